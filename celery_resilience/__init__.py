@@ -1,0 +1,48 @@
+"""Celery tasks that are never lost.
+
+A failing task is classified, retried through the broker with a jittered, growing delay, and
+routed to a dead-letter queue when no retry can help.
+"""
+
+from celery_resilience.classify import classify
+from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.errors import (
+    BrokerError,
+    Discard,
+    PermanentError,
+    RateLimitedError,
+    ResilienceError,
+    Snooze,
+    TransientError,
+)
+from celery_resilience.install import install
+from celery_resilience.letter import DeadLetter
+from celery_resilience.policy import Policy, on
+from celery_resilience.task import ResilientTask
+from celery_resilience.verdict import Kind, Verdict
+
+__all__ = [
+    "BrokerError",
+    "DeadLetter",
+    "Decision",
+    "Discard",
+    "Drop",
+    "Failure",
+    "GiveUp",
+    "Kind",
+    "PermanentError",
+    "Policy",
+    "RateLimitedError",
+    "Reason",
+    "ResilienceError",
+    "ResilientTask",
+    "RetryLater",
+    "Snooze",
+    "TransientError",
+    "Verdict",
+    "classify",
+    "install",
+    "on",
+]
+
+__version__ = "0.1.0"

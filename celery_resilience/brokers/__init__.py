@@ -1,0 +1,96 @@
+"""One Protocol for what is done to messages in a broker, and who implements it.
+
+Everything that settles, waits, is buried or is replayed is the same move: put the copy where it
+belongs, *then* let the original go. ``redis`` does both in one script, ``amqp`` waits for the
+broker's confirm, ``plain`` publishes and then acknowledges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from celery_resilience.envelope import Envelope
+from celery_resilience.errors import BrokerError
+
+__all__ = ["Broker", "Done", "Found", "NotOurs", "Received", "Unroutable", "open_broker"]
+
+#: Called once when a move is over: with None, or with what went wrong.
+Done = Callable[["BaseException | None"], None]
+
+
+class NotOurs(BrokerError):
+    """The original has been handed to somebody else meanwhile: nothing was written."""
+
+
+class Unroutable(BrokerError):
+    """The queue that a copy was meant for does not exist."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message that this worker was given and has not let go yet."""
+
+    #: kombu's message: it knows its channel and its delivery tag.
+    message: Any
+    envelope: Envelope
+    #: Acknowledges it, in the way and the thread that the worker's loop wants.
+    let_go: Callable[[], None]
+    #: It was acknowledged before its body ran: there is nothing left to let go.
+    acked: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A message that was looked at in its queue, where it still is."""
+
+    envelope: Envelope
+    #: What the broker needs to find it again.
+    key: Any
+
+
+class Broker(Protocol):
+    """What celery_resilience needs of a broker; one instance serves one worker or one command."""
+
+    def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
+        """Put *copy* where it waits *delay* seconds for its next attempt; let the original go."""
+
+    def bury(
+        self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
+    ) -> None:
+        """Put *letter* into the dead-letter *queue*, made if need be; let the original go."""
+
+    def flush(self, timeout: float) -> None:
+        """Wait, *timeout* seconds at most, until every move that was begun is over."""
+
+    def count(self, queue: str) -> int:
+        """How many messages lie in *queue*; 0 if there is no such queue."""
+
+    def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
+        """The first *limit* messages of *queue*, the oldest first; all of them stay there."""
+
+    def release(self, found: Found, copy: Envelope, queue: str) -> None:
+        """Put *copy* into *queue*, then remove what was *found*.
+
+        Raises NotOurs if somebody else has removed it, Unroutable if there is no such queue.
+        """
+
+    def close(self) -> None:
+        """Give back what this broker holds: connections, and messages it was looking at."""
+
+
+def open_broker(connection: Any, hub: Any = None) -> Broker:
+    """The Broker that fits a kombu *connection*; *hub* is the worker's event loop, if it has one."""
+    driver = connection.transport.driver_type
+    if driver == "redis":
+        from celery_resilience.brokers.redis import RedisBroker
+
+        return RedisBroker(connection)
+    if driver == "amqp":
+        from celery_resilience.brokers.amqp import AmqpBroker
+
+        return AmqpBroker(connection, hub)
+    from celery_resilience.brokers.plain import PlainBroker
+
+    return PlainBroker(connection)

@@ -1,0 +1,65 @@
+"""Any other broker of kombu's: publish, then acknowledge.
+
+A death between the two makes a duplicate, never a loss. Nothing can be looked at without taking
+it away, so looking is refused.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from celery_resilience.brokers import Done, Found, Received
+from celery_resilience.envelope import Envelope
+from celery_resilience.errors import BrokerError
+
+__all__ = ["PlainBroker"]
+
+
+class PlainBroker:
+    """A :class:`~celery_resilience.brokers.Broker` on what every virtual transport can do."""
+
+    def __init__(self, connection: Any) -> None:
+        self._channel = connection.default_channel
+        self._name = connection.transport.driver_name
+
+    def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
+        self._move(received, copy.due_in(delay), received.envelope.queue, done)
+
+    def bury(
+        self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
+    ) -> None:
+        self._move(received, letter, queue, done)
+
+    def _move(self, received: Received, copy: Envelope, queue: str, done: Done) -> None:
+        try:
+            self._put(copy, queue)
+        except Exception as exc:
+            done(exc)
+            return
+        done(None)
+
+    def flush(self, timeout: float) -> None:
+        """Nothing is ever under way."""
+
+    def count(self, queue: str) -> int:
+        return int(self._channel._size(queue)) if self._channel._has_queue(queue) else 0
+
+    def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
+        raise BrokerError(
+            f"{self._name} can't be looked into without taking messages out of it: "
+            "looking and replaying need Redis or RabbitMQ"
+        )
+
+    def release(self, found: Found, copy: Envelope, queue: str) -> None:
+        raise BrokerError(f"{self._name}: replaying needs Redis or RabbitMQ")
+
+    def close(self) -> None:
+        """The channel is the connection's: it closes with it."""
+
+    def _put(self, copy: Envelope, queue: str) -> None:
+        channel = self._channel
+        if not channel._has_queue(queue):
+            channel._new_queue(queue)
+        channel._put(queue, copy.to_wire(str(uuid.uuid4()), queue))

@@ -1,0 +1,12 @@
+-- Move a message that lies in a list: write the copy, then remove the original.
+--
+-- KEYS  1 list it lies in   2 destination list
+-- ARGV  1 the original      2 copy
+--
+-- Returns 1, or 0 if the original is no longer there: then nothing was written.
+if redis.call("LPOS", KEYS[1], ARGV[1]) == false then
+  return 0
+end
+redis.call("LPUSH", KEYS[2], ARGV[2])
+redis.call("LREM", KEYS[1], -1, ARGV[1])
+return 1

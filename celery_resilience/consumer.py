@@ -1,0 +1,230 @@
+"""The worker's side of the broker: a bootstep that guards what the consumer is handed.
+
+Messages that never become a task (unknown name, unreadable, not a task message) are made dead
+letters here; stock Celery drops them, and two shapes of them kill or stall every worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps, signals
+from celery.exceptions import ImproperlyConfigured, NotRegistered
+
+from celery_resilience.brokers import Received, open_broker
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import Envelope
+from celery_resilience.letter import ErrorFacts
+from celery_resilience.settings import Settings, dead_letter_queues
+from celery_resilience.settle import Settler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ResilientConsumer", "queue_of", "watch"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: Where a virtual transport's payload says which queue it came out of.
+_QUEUE = "resilience-queue"
+#: How long a worker that goes down waits for the confirms of its last settlements, in seconds.
+_DRAIN = 10.0
+
+
+def watch(app: Any) -> None:
+    """Let every worker of *app* settle failures; calling it again changes nothing."""
+    app.steps["consumer"].add(ResilientConsumer)
+
+
+class ResilientConsumer(bootsteps.StartStopStep):
+    """Opens the settler on the worker's connection, and guards the consumer's callbacks."""
+
+    name = "celery_resilience"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, c: Any, dead_letter_queue: Any = None, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        max_worker_losses = kwargs.get("max_worker_losses")
+        self.settings = Settings.of(
+            c.app, dead_letter_queue=dead_letter_queue, max_worker_losses=max_worker_losses
+        )
+        _refuse_to_execute_letters(c.app, self.settings)
+        self.settler = Settler(c, self.settings)
+        self._guard(c)
+
+    def start(self, c: Any) -> None:
+        """Called at every connection: the consumer's queues are declared, nothing is read yet."""
+        transport = c.connection.transport
+        if hasattr(transport, "_callbacks"):  # a virtual transport
+            _name_the_queue(transport)
+        else:
+            tags = c.task_consumer._active_tags
+            c.app.__dict__["_resilience_tags"] = tags
+        self.settler.use(open_broker(c.connection, c.hub))
+
+    def register_with_event_loop(self, c: Any, hub: Any) -> None:
+        """Called by workers that have an event loop, before it runs."""
+        self.settler.watch(hub)
+        check = getattr(self.settler._broker, "check", None)
+        if check is not None:
+            hub.call_repeatedly(5.0, check)
+
+    def stop(self, c: Any) -> None:
+        """The loop has ended, the pool goes on: from now on everything is settled at once."""
+        self.settler.drain(_DRAIN)
+
+    def shutdown(self, c: Any) -> None:
+        """The pool has ended: the last moment before Celery restores what is not let go."""
+        self.settler.drain(_DRAIN)
+        self.settler.close()
+
+    # Messages that never become a task
+
+    def _guard(self, c: Any) -> None:
+        c.on_unknown_message = MethodType(self._on_unknown_message, c)
+        c.on_unknown_task = MethodType(self._on_unknown_task, c)
+        c.on_invalid_task = MethodType(self._on_invalid_task, c)
+        c.on_decode_error = MethodType(self._on_decode_error, c)
+        create = c.create_task_handler
+
+        def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+            handle = create(*args, **kwargs)
+
+            def on_task_received(message: Any) -> Any:
+                try:
+                    return handle(message)
+                except (c.connection_errors, MemoryError):
+                    raise_if_broker(message, c)
+                    return self._bury(c, message, Reason.INVALID)
+                except Exception:
+                    return self._bury(c, message, Reason.INVALID)
+
+            return on_task_received
+
+        c.create_task_handler = create_task_handler
+
+    def _on_unknown_message(self, c: Any, body: Any, message: Any) -> None:
+        self._bury(c, message, Reason.INVALID, rule="neither a name nor an id of a task")
+        signals.task_rejected.send(sender=c, message=message, exc=None)
+
+    def _on_invalid_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
+        reason = (
+            Reason.UNDECODABLE if type(exc).__name__ == "ContentDisallowed" else Reason.INVALID
+        )
+        self._bury(c, message, reason, exc)
+        signals.task_rejected.send(sender=c, message=message, exc=exc)
+
+    def _on_decode_error(self, c: Any, message: Any, exc: BaseException) -> None:
+        self._bury(c, message, Reason.UNDECODABLE, exc)
+
+    def _on_unknown_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
+        envelope = self._bury(c, message, Reason.UNREGISTERED, exc)
+        try:
+            fields = envelope.fields()
+            id_, name = fields["id"], fields["task"]
+            request = _Unknown(name, fields, message.properties or {})
+            c.app.backend.mark_as_failure(id_, NotRegistered(name), request=request)
+            if c.event_dispatcher:
+                c.event_dispatcher.send(
+                    "task-failed", uuid=id_, exception=f"NotRegistered({name!r})"
+                )
+            signals.task_unknown.send(sender=c, message=message, exc=exc, name=name, id=id_)
+        except Exception:
+            logger.exception("an unknown task's failure could not be announced")
+
+    def _bury(
+        self,
+        c: Any,
+        message: Any,
+        reason: Reason,
+        exc: BaseException | None = None,
+        rule: str = "",
+    ) -> Envelope:
+        import sys
+
+        error = exc if exc is not None else sys.exc_info()[1]
+        envelope = Envelope.received(message, queue_of(message, c.app))
+        received = Received(
+            message,
+            envelope,
+            let_go=lambda: message.ack_log_error(logger, c.connection_errors),
+        )
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        self.settler.bury(
+            received,
+            reason,
+            subject=f"{headers.get('task', 'a message')}[{headers.get('id', '?')}]",
+            worker=c.hostname,
+            error=ErrorFacts.of(error) if error is not None else None,
+            rule=rule or f"this worker can't make a task of it ({reason})",
+        )
+        return envelope
+
+
+class _Unknown:
+    """What a result backend wants to know about the request of a task nobody knows."""
+
+    chord = None
+    errbacks = None
+
+    def __init__(self, name: str, fields: Any, properties: Any) -> None:
+        self.name = self.task = name
+        self.root_id = fields.get("root_id")
+        self.reply_to = properties.get("reply_to")
+        self.correlation_id = properties.get("correlation_id")
+
+
+def raise_if_broker(message: Any, c: Any) -> None:
+    """Raise again what the consumer's own connection has raised: that is not the message's fault.
+
+    A missing key counts as a connection error in kombu's Redis transport, and as a reason to
+    reconnect for ever, when all that is wrong is one message.
+    """
+    import sys
+
+    error = sys.exc_info()[1]
+    if not isinstance(error, (KeyError, IndexError, TypeError, ValueError, MemoryError)):
+        raise error  # type: ignore[misc]
+
+
+def queue_of(message: Any, app: Any) -> str:
+    """The queue that *message* was consumed from."""
+    raw = getattr(message, "_raw", None)
+    info = message.delivery_info or {}
+    if raw is not None and _QUEUE in raw:
+        return str(raw[_QUEUE])
+    tag = info.get("consumer_tag")
+    for queue, active in app.__dict__.get("_resilience_tags", {}).items():
+        if active == tag:
+            return str(queue)
+    return str(info.get("routing_key") or "")
+
+
+def _name_the_queue(transport: Any) -> None:
+    """Let a virtual *transport* write down which queue each message came out of.
+
+    kombu knows it at delivery and then forgets it, and the routing key does not tell: a key may
+    lead to several queues.
+    """
+    deliver = type(transport)._deliver
+
+    def _deliver(message: Any, queue: str) -> Any:
+        if isinstance(message, dict):
+            message[_QUEUE] = queue
+        return deliver(transport, message, queue)
+
+    transport._deliver = _deliver
+
+
+def _refuse_to_execute_letters(app: Any, settings: Settings) -> None:
+    consumed = set(app.amqp.queues.consume_from)
+    letters = dead_letter_queues(app, settings, consumed) & consumed
+    if letters:
+        names = ", ".join(sorted(letters))
+        raise ImproperlyConfigured(
+            f"this worker is told to consume {names}, where dead letters lie: it would execute "
+            "them again. Look at them with 'celery dlq ls', publish them again with "
+            "'celery dlq replay', and take the queue off -Q or out of task_queues."
+        )

@@ -1,0 +1,220 @@
+"""A message as it was received: what is copied, kept in a dead letter, and replayed.
+
+An :class:`Envelope` holds the body as it travelled (still compressed) and never decodes it, but
+for one case: protocol 1 keeps ``retries`` and ``eta`` inside the body, so a retry has to open it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from kombu.compression import compress, decompress
+from kombu.serialization import dumps, loads, registry
+
+__all__ = ["HEADER", "Envelope", "encoded"]
+
+#: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
+HEADER = "celery_resilience"
+
+#: Headers that brokers add for themselves. Copied on, they make RabbitMQ see a cycle and drop
+#: the message, or count deliveries that were another message's.
+_BROKERS_OWN = frozenset(
+    {
+        "redelivered",
+        "x-acquired-count",
+        "x-death",
+        "x-delivery-count",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-last-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-reason",
+        "x-opt-deaths",
+    }
+)
+
+#: Properties that belong to one delivery, or that stand in a field of their own. ``expiration``
+#: is RabbitMQ's own clock: it would drop a copy with no worker there to see it. The ``expires``
+#: field, which every worker obeys, says the same and stays.
+_NOT_PROPERTIES = frozenset(
+    {
+        "application_headers",
+        "body_encoding",
+        "content_encoding",
+        "content_type",
+        "delivery_info",
+        "delivery_tag",
+        "expiration",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A task message between two deliveries."""
+
+    #: The body as it travelled, compressed if the sender compressed it.
+    body: bytes
+    content_type: str | None
+    content_encoding: str | None
+    headers: Mapping[str, Any]
+    #: ``priority``, ``correlation_id``, ``reply_to``, ``delivery_mode`` and the like.
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    #: The queue that it was received from.
+    queue: str = ""
+    #: Where its sender had addressed it to, for a person.
+    exchange: str = ""
+    routing_key: str = ""
+
+    @classmethod
+    def received(cls, message: Any, queue: str) -> Envelope:
+        """The envelope of a kombu *message* that came out of *queue*."""
+        raw = getattr(message, "_raw", None)
+        if raw is not None:
+            return cls.from_wire(raw, queue)
+        headers = dict(message.headers or {})
+        body = encoded(message.body)
+        compression = headers.get("compression")
+        if compression and not message.errors:
+            # kombu has decompressed the body but left the header in its place: sent on like
+            # that, nobody could read it.
+            body = compress(body, compression)[0]
+        info = message.delivery_info or {}
+        return cls(
+            body=body,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers=_without(headers, _BROKERS_OWN),
+            properties=_without(message.properties or {}, _NOT_PROPERTIES),
+            queue=queue,
+            exchange=str(info.get("exchange") or ""),
+            routing_key=str(info.get("routing_key") or ""),
+        )
+
+    @classmethod
+    def from_wire(cls, raw: Mapping[str, Any], queue: str) -> Envelope:
+        """The envelope of a kombu virtual transport's payload, as it lies in the broker."""
+        properties = raw.get("properties") or {}
+        body = encoded(raw.get("body"))
+        if properties.get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        info = properties.get("delivery_info") or {}
+        headers = raw.get("headers")
+        return cls(
+            body=body,
+            content_type=raw.get("content-type"),
+            content_encoding=raw.get("content-encoding"),
+            headers=_without(headers, _BROKERS_OWN) if isinstance(headers, Mapping) else {},
+            properties=_without(properties, _NOT_PROPERTIES),
+            queue=queue,
+            exchange=str(info.get("exchange") or ""),
+            routing_key=str(info.get("routing_key") or ""),
+        )
+
+    def to_wire(self, tag: str, queue: str) -> dict[str, Any]:
+        """A payload for kombu's virtual transports, addressed to *queue* and no other.
+
+        The anonymous exchange keeps a restored message from being routed a second time.
+        """
+        return {
+            "body": base64.b64encode(self.body).decode(),
+            "content-type": self.content_type,
+            "content-encoding": self.content_encoding,
+            "headers": dict(self.headers),
+            "properties": {
+                **self.properties,
+                "body_encoding": "base64",
+                "delivery_tag": tag,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+            },
+        }
+
+    def with_header(self, text: str | None) -> Envelope:
+        """The same message with our header set to *text*, or without it for None."""
+        headers = _without(self.headers, frozenset({HEADER}))
+        if text is not None:
+            headers[HEADER] = text
+        return replace(self, headers=headers)
+
+    # What the task message says, wherever its protocol keeps it.
+
+    @property
+    def protocol(self) -> int:
+        """1 or 2: where this message keeps the task's name, id, retries and eta."""
+        return 2 if "task" in self.headers else 1
+
+    def fields(self) -> Mapping[str, Any]:
+        """The task's own fields: the headers in protocol 2, the decoded body in protocol 1.
+
+        Raises whatever the serializer raises on a body that it can't read.
+        """
+        return self.headers if self.protocol == 2 else self._opened()
+
+    def with_fields(self, **fields: Any) -> Envelope:
+        """The same message with some of its task fields set: ``retries``, ``eta``, ``expires``."""
+        if self.protocol == 2:
+            return replace(self, headers={**self.headers, **fields})
+        return self._closed({**self._opened(), **fields})
+
+    def due(self, at: float | None) -> Envelope:
+        """The same message, not to be run before *at* (seconds since the epoch; None: at once)."""
+        eta = None if at is None else datetime.fromtimestamp(at, timezone.utc).isoformat()
+        if self.protocol == 2:
+            return self.with_fields(eta=eta)
+        return self.with_fields(eta=eta, utc=True)
+
+    def due_in(self, delay: float) -> Envelope:
+        """The same message, to be run *delay* seconds from now; at once for 0."""
+        return self.due(time.time() + delay if delay > 0 else None)
+
+    def _opened(self) -> dict[str, Any]:
+        body = self.body
+        if compression := self.headers.get("compression"):
+            body = decompress(body, compression)
+        fields = loads(body, self.content_type, self.content_encoding, accept={self.content_type})
+        if not isinstance(fields, dict):
+            raise TypeError(f"a protocol 1 body is a mapping, got {type(fields).__name__}")
+        return fields
+
+    def _closed(self, fields: Mapping[str, Any]) -> Envelope:
+        serializer = registry.type_to_name[self.content_type]
+        _, _, body = dumps(fields, serializer=serializer)
+        body = encoded(body)
+        if compression := self.headers.get("compression"):
+            body = compress(body, compression)[0]
+        return replace(self, body=body)
+
+    # As text, for a place that takes only text.
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that JSON can hold: keys as the fields, the body in base64."""
+        return {
+            "body": base64.b64encode(self.body).decode(),
+            "content_type": self.content_type,
+            "content_encoding": self.content_encoding,
+            "headers": json.loads(json.dumps(dict(self.headers), default=str)),
+            "properties": json.loads(json.dumps(dict(self.properties), default=str)),
+            "queue": self.queue,
+            "exchange": self.exchange,
+            "routing_key": self.routing_key,
+        }
+
+
+def encoded(body: Any) -> bytes:
+    """Bytes, whatever a transport calls a body."""
+    if body is None:
+        return b""
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogateescape")
+    return bytes(body)
+
+
+def _without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name not in names}

@@ -1,0 +1,99 @@
+"""Errors that a task raises to say what it deserves, and errors of our own.
+
+::
+
+    ResilienceError
+    ├── TransientError        retry me
+    │   └── RateLimitedError  retry me, but later: this does not use up a retry
+    ├── PermanentError        do not retry me: dead letter now
+    ├── Snooze                run me again after a while: this does not use up a retry
+    ├── Discard               drop me: neither a retry nor a dead letter
+    ├── BodyExited            the body raised something that would have ended the process
+    └── BrokerError           a broker could not do what was asked of it
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+__all__ = [
+    "BodyExited",
+    "BrokerError",
+    "Discard",
+    "PermanentError",
+    "RateLimitedError",
+    "ResilienceError",
+    "Snooze",
+    "TransientError",
+]
+
+
+class ResilienceError(Exception):
+    """The base of every error in this package."""
+
+
+class TransientError(ResilienceError):
+    """Raise it from a task whose next attempt may well succeed.
+
+    *retry_after*, in seconds or as a timedelta, is the least time to wait before that attempt.
+    """
+
+    def __init__(self, *args: object, retry_after: float | timedelta | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after = _seconds(retry_after, type(self).__name__, "retry_after")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.args, {"retry_after": self.retry_after})
+
+
+class RateLimitedError(TransientError):
+    """Raise it when a service asked for patience; waiting does not use up a retry."""
+
+
+class PermanentError(ResilienceError):
+    """Raise it when no retry can help: the message becomes a dead letter at once."""
+
+
+class Snooze(ResilienceError):
+    """Raise it to be run again after *delay* seconds without using up a retry."""
+
+    def __init__(self, delay: float | timedelta, why: str = "snoozed") -> None:
+        seconds = _seconds(delay, "Snooze", "delay")
+        assert seconds is not None
+        super().__init__(seconds, why)
+        self.delay = seconds
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.why}, again in {self.delay:g} s"
+
+
+class Discard(ResilienceError):
+    """Raise it when the work is no longer wanted: no retry and no dead letter."""
+
+    def __init__(self, why: str = "discarded") -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class BodyExited(ResilienceError):
+    """A body raised SystemExit, KeyboardInterrupt or the like; the worker stays up.
+
+    The exception that the body raised is the ``__cause__``.
+    """
+
+
+class BrokerError(ResilienceError):
+    """A broker could not be reached, or could not do what was asked of it."""
+
+
+def _seconds(value: float | timedelta | None, owner: str, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{owner}: {name} takes seconds or a timedelta, got {value!r}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{owner}: {name} must be at least 0 and finite, got {value!r}")
+    return float(value)

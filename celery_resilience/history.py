@@ -1,0 +1,165 @@
+"""The attempts that lie behind a message, and how they travel with it.
+
+They travel as one JSON object in one header (:data:`~celery_resilience.envelope.HEADER`), which
+every attempt reads and writes anew, so it is bounded: the first two attempts and the last eight
+are kept, the others only counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+__all__ = ["Attempt", "History", "clipped"]
+
+_FIRST, _LAST = 2, 8
+_LINEAGE = 10
+_TEXT = 500
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One failed execution of the body."""
+
+    #: Counted from 1.
+    number: int
+    #: When it began, in seconds since the epoch.
+    at: float
+    #: How long it ran, in seconds.
+    ran: float
+    #: The worker's node name: ``celery@host``.
+    worker: str
+    #: The exception's type, ``module.Name``.
+    error: str
+    #: What it said, at most 500 characters.
+    message: str
+    #: The classifier's verdict and the rule that decided.
+    kind: str
+    rule: str
+    #: Seconds until the retry that followed; None where none did.
+    delay: float | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known about the attempts before this delivery."""
+
+    #: When the first attempt began, in seconds since the epoch; None before it has.
+    first: float | None = None
+    #: How many attempts there were, those that are not kept included.
+    count: int = 0
+    #: The first two and the last eight.
+    attempts: tuple[Attempt, ...] = ()
+    #: How many of them ended with the death of the process that ran them.
+    losses: int = 0
+    #: The letters that this message has been replayed from, oldest first.
+    lineage: tuple[str, ...] = ()
+
+    def add(self, attempt: Attempt, *, lost: bool = False) -> History:
+        """This history and one failed *attempt* more."""
+        kept = (*self.attempts, attempt)
+        if len(kept) > _FIRST + _LAST:
+            kept = kept[:_FIRST] + kept[-_LAST:]
+        return replace(
+            self,
+            first=attempt.at if self.first is None else self.first,
+            count=self.count + 1,
+            attempts=kept,
+            losses=self.losses + lost,
+        )
+
+    def replayed(self, letter: str) -> History:
+        """The history of a message that is published again from *letter*: a new life."""
+        return History(lineage=(*self.lineage, letter)[-_LINEAGE:])
+
+    def clipped(self, limit: int) -> History:
+        """The same with at most *limit* // 10 characters of every attempt's message."""
+        return replace(
+            self,
+            attempts=tuple(
+                replace(attempt, message=clipped(attempt.message, limit // 10 + 20))
+                for attempt in self.attempts
+            ),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict with short keys; :meth:`from_json` reads it back."""
+        return {
+            "v": 1,
+            "first": self.first,
+            "count": self.count,
+            "attempts": [asdict(attempt) for attempt in self.attempts],
+            "losses": self.losses,
+            "lineage": list(self.lineage),
+        }
+
+    def dumps(self) -> str:
+        """The header's text."""
+        return json.dumps(self.to_json(), separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: object) -> History:
+        """The history in a header's *text*; an empty one where it can't be read.
+
+        A header comes from the network: nothing in it may stop a worker.
+        """
+        if not isinstance(text, (str, bytes)):
+            return cls()
+        try:
+            return cls.from_json(json.loads(text))
+        except (ValueError, RecursionError):
+            return cls()
+
+    @classmethod
+    def from_json(cls, data: object) -> History:
+        """The history in *data*, as :meth:`to_json` wrote it; what can't be read is left out."""
+        if not isinstance(data, Mapping):
+            return cls()
+        listed = data.get("attempts")
+        read = [_attempt(item) for item in listed[-50:]] if isinstance(listed, list) else []
+        kept = tuple(attempt for attempt in read if attempt is not None)
+        lineage = data.get("lineage")
+        ids = [i for i in lineage if isinstance(i, str)] if isinstance(lineage, list) else []
+        return cls(
+            first=_number(data.get("first")),
+            count=max(_whole(data.get("count")), len(kept)),
+            attempts=kept[:_FIRST] + kept[_FIRST:][-_LAST:],
+            losses=_whole(data.get("losses")),
+            lineage=tuple(i[:64] for i in ids[-_LINEAGE:]),
+        )
+
+
+def clipped(text: str, limit: int = _TEXT) -> str:
+    """At most *limit* characters of *text*, with a sign where some are missing."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _attempt(data: object) -> Attempt | None:
+    if not isinstance(data, Mapping):
+        return None
+    at, ran, delay = (_number(data.get(name)) for name in ("at", "ran", "delay"))
+    texts = {
+        f.name: clipped(str(data.get(f.name, ""))) for f in fields(Attempt) if f.type == "str"
+    }
+    return Attempt(
+        number=_whole(data.get("number")), at=at or 0.0, ran=ran or 0.0, delay=delay, **texts
+    )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return min(max(value, 0), 2**31)

@@ -1,0 +1,325 @@
+"""A dead letter: a message as it was received, and why it died.
+
+The letter travels as that message plus one header, so that whoever can read the queue can read
+the letter, and a replay has only to take the header away. JSON version 1; at most 64 KB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.history import History, clipped
+
+__all__ = ["Cause", "DeadLetter", "ErrorFacts"]
+
+#: The most that the header may weigh, in bytes: it is ASCII, as json.dumps writes it.
+_HEADER = 60_000
+_MESSAGE = 2_000
+_TRACEBACK = 24_000
+_CAUSES = 8
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One link of an exception's chain of causes."""
+
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ErrorFacts:
+    """What is kept of an exception: text, never the object."""
+
+    #: The exception's type, ``module.Name``.
+    error: str = ""
+    message: str = ""
+    #: What it was raised from, nearest first.
+    causes: tuple[Cause, ...] = ()
+    #: The last part of the traceback: the innermost frames are the ones kept.
+    traceback: str = ""
+    #: The innermost frame of the task's own code, ``module.function``; groups letters.
+    frame: str = ""
+
+    @classmethod
+    def of(cls, exception: BaseException, with_traceback: bool = True) -> ErrorFacts:
+        """The facts of *exception*; whatever its methods raise, this does not."""
+        causes = []
+        seen = {id(exception)}
+        link = _cause(exception)
+        while link is not None and id(link) not in seen and len(causes) < _CAUSES:
+            seen.add(id(link))
+            causes.append(Cause(type_name(link), clipped(_said(link))))
+            link = _cause(link)
+        return cls(
+            error=type_name(exception),
+            message=clipped(_said(exception), _MESSAGE),
+            causes=tuple(causes),
+            traceback=_traceback(exception) if with_traceback else "",
+            frame=_frame(exception) if with_traceback else "",
+        )
+
+    def clipped(self, limit: int) -> ErrorFacts:
+        """The same with at most *limit* characters of traceback, and little more of the rest."""
+        return replace(
+            self,
+            message=clipped(self.message, 200 + limit // 4),
+            causes=self.causes if limit > 2_000 else (),
+            traceback=_innermost(self.traceback, limit),
+        )
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that no retry will be made of, and its whole story."""
+
+    id: str
+    reason: Reason
+    #: When it died, in seconds since the epoch.
+    at: float
+    #: The message as it was received; its headers without ours.
+    envelope: Envelope
+    history: History = field(default_factory=History)
+    error: ErrorFacts = field(default_factory=ErrorFacts)
+    #: The classifier's verdict: its kind, rule, category and hint. Empty where none was asked.
+    kind: str = ""
+    verdict_rule: str = ""
+    category: str = ""
+    hint: str = ""
+    #: What decided: "rule 2 (Timeout)", "classifier: http.status.400".
+    rule: str = ""
+    worker: str = ""
+    app_version: str = ""
+
+    @classmethod
+    def write(cls, reason: Reason, envelope: Envelope, **facts: Any) -> DeadLetter:
+        """A new letter about *envelope*; *facts* are any of the other fields."""
+        return cls(
+            id=uuid.uuid4().hex[:12],
+            reason=reason,
+            at=facts.pop("at", None) or time.time(),
+            envelope=envelope.with_header(None),
+            **facts,
+        )
+
+    @property
+    def task(self) -> str:
+        """The task's name; empty where the message did not tell."""
+        return self._told("task")
+
+    @property
+    def task_id(self) -> str:
+        """The task's id; empty where the message did not tell."""
+        return self._told("id")
+
+    @property
+    def arguments(self) -> str:
+        """The arguments as the sender let them be shown: what it masked stays masked."""
+        args, kwargs = self._told("argsrepr"), self._told("kwargsrepr")
+        return f"args={args} kwargs={kwargs}" if args or kwargs else ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Letters with the same one died of the same: task, error type, innermost own frame."""
+        parts = (self.task, self.error.error or self.reason.value, self.error.frame)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+    def _told(self, name: str) -> str:
+        try:
+            value = self.envelope.fields().get(name)
+        except Exception:  # an undecodable body is what many a letter is about
+            return ""
+        return value if isinstance(value, str) else ""
+
+    # On its way
+
+    def to_envelope(self) -> Envelope:
+        """The message that is put into the dead-letter queue."""
+        text = self._dumps()
+        for part in (4_000, 1_000, 0):
+            if len(text) > _HEADER:
+                text = replace(
+                    self, error=self.error.clipped(part), history=self.history.clipped(part)
+                )._dumps()
+        return self.envelope.with_header(text)
+
+    def _dumps(self) -> str:
+        facts = {
+            "id": self.id,
+            "reason": self.reason.value,
+            "at": self.at,
+            "error": asdict(self.error),
+            "queue": self.envelope.queue,
+            "exchange": self.envelope.exchange,
+            "routing_key": self.envelope.routing_key,
+            **{name: getattr(self, name) for name in _TEXTS},
+        }
+        data = {**self.history.to_json(), "letter": facts}
+        return json.dumps(data, separators=(",", ":"))
+
+    @classmethod
+    def from_envelope(cls, envelope: Envelope) -> DeadLetter:
+        """The letter in a message from a dead-letter queue.
+
+        A message without our header is a letter too: a broker's own dead-lettering, or a
+        queue that has gone, put it there (reason ``unroutable``).
+        """
+        text = envelope.headers.get(HEADER)
+        data = _object(text)
+        facts = data.get("letter")
+        bare = envelope.with_header(None)
+        if not isinstance(facts, Mapping):
+            digest = hashlib.sha256(envelope.body + repr(sorted(bare.headers)).encode())
+            told = bare.headers.get("id") or bare.properties.get("correlation_id")
+            name = str(told) if told else digest.hexdigest()
+            return cls(
+                id="x" + hashlib.sha256(name.encode()).hexdigest()[:11],
+                reason=Reason.UNROUTABLE,
+                at=0.0,
+                envelope=bare,
+                history=History.loads(text),
+                rule="it came without a letter's header",
+            )
+        said = {name: clipped(str(facts.get(name) or ""), _MESSAGE) for name in _TEXTS}
+        at = facts.get("at")
+        return cls(
+            id=str(facts.get("id") or "")[:64],
+            reason=_reason(facts.get("reason")),
+            at=float(at) if isinstance(at, (int, float)) else 0.0,
+            envelope=replace(
+                bare,
+                queue=str(facts.get("queue") or ""),
+                exchange=str(facts.get("exchange") or ""),
+                routing_key=str(facts.get("routing_key") or ""),
+            ),
+            history=History.from_json(data),
+            error=_error(facts.get("error")),
+            **said,
+        )
+
+    def replayed(self) -> Envelope:
+        """The message to publish again: a new life, linked to this letter.
+
+        Retries start at 0. An ``expires`` that has passed is taken away: whoever replays a
+        letter wants it to run.
+        """
+        fields: dict[str, Any] = {"retries": 0, "eta": None}
+        told = self.envelope.fields()
+        if _passed(told.get("expires")):
+            fields["expires"] = None
+        if self.envelope.protocol == 1 and told.get("retries", 0) == 0 and not told.get("eta"):
+            fields = {name: v for name, v in fields.items() if name == "expires"}
+        envelope = self.envelope.with_fields(**fields) if fields else self.envelope
+        return envelope.with_header(self.history.replayed(self.id).dumps())
+
+
+_TEXTS = tuple(
+    f.name for f in fields(DeadLetter) if f.type == "str" and f.name != "id"
+)  # kind, verdict_rule, category, hint, rule, worker, app_version
+
+
+def type_name(exception: BaseException) -> str:
+    """``module.Name`` of an exception, ``Name`` alone for a built-in one."""
+    cls = type(exception)
+    module, name = str(cls.__module__), cls.__qualname__
+    return clipped(name if module in ("builtins", "") else f"{module}.{name}", 200)
+
+
+def _said(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except BaseException as problem:
+        return f"<its __str__ raised {type(problem).__name__}>"
+
+
+def _cause(exception: BaseException) -> BaseException | None:
+    if exception.__cause__ is not None:
+        return exception.__cause__
+    return None if exception.__suppress_context__ else exception.__context__
+
+
+def _traceback(exception: BaseException) -> str:
+    try:
+        # A frame limit below zero keeps the innermost ones.
+        lines = traceback.format_exception(
+            type(exception), exception, exception.__traceback__, limit=-60
+        )
+        text = "".join(lines)
+    except Exception as problem:
+        return f"<its traceback could not be formatted: {type(problem).__name__}>"
+    return _innermost(text, _TRACEBACK)
+
+
+def _innermost(text: str, limit: int) -> str:
+    return text if len(text) <= limit else "…\n" + text[len(text) - limit :]
+
+
+#: Frames of these are the machinery, not the task.
+_MACHINERY = ("celery.", "billiard.", "kombu.", "celery_resilience.")
+
+
+def _frame(exception: BaseException) -> str:
+    own = ""
+    tb = exception.__traceback__
+    for _ in range(100_000):
+        if tb is None:
+            break
+        module = str(tb.tb_frame.f_globals.get("__name__", ""))
+        path = tb.tb_frame.f_code.co_filename
+        if not module.startswith(_MACHINERY) and "site-packages" not in path:
+            own = f"{module}.{tb.tb_frame.f_code.co_name}"
+        tb = tb.tb_next
+    return own
+
+
+def _object(text: object) -> Mapping[str, Any]:
+    try:
+        data = json.loads(text) if isinstance(text, (str, bytes)) else None
+    except (ValueError, RecursionError):
+        data = None
+    return data if isinstance(data, Mapping) else {}
+
+
+def _reason(value: object) -> Reason:
+    try:
+        return Reason(value)
+    except ValueError:
+        return Reason.INVALID
+
+
+def _error(data: object) -> ErrorFacts:
+    if not isinstance(data, Mapping):
+        return ErrorFacts()
+    causes = data.get("causes")
+    links = [c for c in causes if isinstance(c, Mapping)] if isinstance(causes, list) else []
+    return ErrorFacts(
+        causes=tuple(
+            Cause(clipped(str(c.get("error", ""))), clipped(str(c.get("message", ""))))
+            for c in links[:_CAUSES]
+        ),
+        **{
+            name: str(data.get(name) or "")[-_TRACEBACK - 2 :]
+            for name in ("error", "message", "traceback", "frame")
+        },
+    )
+
+
+def _passed(expires: object) -> bool:
+    from celery.utils.time import maybe_iso8601, maybe_make_aware
+
+    if not expires:
+        return False
+    try:
+        moment = maybe_make_aware(maybe_iso8601(expires))
+        return bool(moment.timestamp() <= time.time())
+    except Exception:
+        return False  # the worker will say what is wrong with it

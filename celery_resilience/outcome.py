@@ -1,0 +1,37 @@
+"""What became of one failed attempt: the record that crosses from the child to the parent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_resilience.decision import Decision
+from celery_resilience.letter import ErrorFacts
+from celery_resilience.verdict import Verdict
+
+__all__ = ["Outcome", "carried", "carry"]
+
+#: The attribute of an ExceptionInfo that an outcome rides on.
+_RIDER = "resilience_outcome"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One failed attempt and what was decided about it; text and numbers only, so it pickles."""
+
+    decision: Decision
+    verdict: Verdict
+    error: ErrorFacts
+    #: When the attempt began, in seconds since the epoch, and how long it ran.
+    at: float
+    ran: float
+
+
+def carry(einfo: object, outcome: Outcome) -> None:
+    """Let *outcome* ride on the ExceptionInfo that the tracer returns to the parent."""
+    setattr(einfo, _RIDER, outcome)
+
+
+def carried(einfo: object) -> Outcome | None:
+    """The outcome that rides on *einfo*; None if nobody decided where the body ran."""
+    outcome = getattr(einfo, _RIDER, None)
+    return outcome if isinstance(outcome, Outcome) else None

@@ -1,0 +1,237 @@
+"""Where the message is: what the parent does with the ruling that comes back.
+
+A :class:`ResilientRequest` settles each message once. If no ruling came back (the child died,
+or ran into its hard time limit), it asks the same policy itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import datetime
+from typing import Any
+
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import signals, states
+from celery.exceptions import Reject, Retry
+from celery.utils.saferepr import saferepr
+from celery.worker import state
+from celery.worker.request import Request
+
+from celery_resilience.brokers import Received
+from celery_resilience.classify import classify, is_control_flow
+from celery_resilience.consumer import queue_of
+from celery_resilience.decision import GiveUp, Reason, RetryLater
+from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.history import History
+from celery_resilience.letter import ErrorFacts
+from celery_resilience.outcome import Outcome, carried
+from celery_resilience.settle import Settler, settler_of
+from celery_resilience.tracer import judge
+
+__all__ = ["ResilientRequest"]
+
+logger = logging.getLogger("celery_resilience")
+
+
+class ResilientRequest(Request):
+    """Celery's Request, which moves the message before it lets it go."""
+
+    #: The message is being settled: nothing else may acknowledge or reject it.
+    _settled = False
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        """The attempt did not succeed: settle what the child decided, or decide here."""
+        settler = settler_of(self._app)
+        if self._settled:
+            return None
+        exc = _exception(exc_info)
+        outcome = carried(exc_info)
+        here = outcome is None
+        if settler is None or state.should_terminate or (here and self._is_celerys_own(exc)):
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        lost = here and _is_lost(exc)
+        if lost and self._success_is_stored():
+            # It died after its success was stored: running it again would be twice.
+            state.task_ready(self, successful=True)
+            return self.acknowledge()
+        if outcome is None:
+            outcome = self._judge(exc, settler, lost)
+        self._settled = True
+        state.task_ready(self)
+        try:
+            if isinstance(outcome.decision, RetryLater):
+                self._announce_retry(exc, exc_info, outcome, here)
+            else:
+                self._announce_failure(exc, exc_info, here, send_failed_event)
+        except Exception:
+            logger.exception("%s[%s]: its failure could not be announced", self.name, self.id)
+        finally:
+            settler.settle(
+                self._received(settler),
+                outcome,
+                subject=f"{self.name}[{self.id}]",
+                worker=self._hostname,
+                task_queue=getattr(self._task, "dead_letter_queue", None),
+                lost=lost,
+            )
+        return None
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """A hard limit that came without :meth:`on_failure`, as gevent's does, is settled here."""
+        if soft or settler_of(self._app) is None or state.should_terminate:
+            super().on_timeout(soft, timeout)
+        elif not self._settled:
+            try:
+                raise TimeLimitExceeded(timeout)
+            except TimeLimitExceeded:
+                self.on_failure(ExceptionInfo())
+
+    def acknowledge(self) -> None:
+        """Let the message go, unless a settlement does that when the copy is written."""
+        if not self._settled:
+            super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:
+        """A rejected message is a dead letter: Redis would lose it, RabbitMQ may have no DLX."""
+        settler = settler_of(self._app)
+        if self._settled:
+            return
+        if requeue or settler is None:
+            super().reject(requeue=requeue)
+            return
+        self._settled = True
+        settler.bury(
+            self._received(settler),
+            Reason.REJECTED if self.time_start else Reason.INVALID,
+            subject=f"{self.name}[{self.id}]",
+            worker=self._hostname,
+            rule="the task rejected it" if self.time_start else "Celery refused it",
+            queues=(getattr(self._task, "dead_letter_queue", None),),
+        )
+        self.send_event("task-rejected", requeue=False)
+
+    # Deciding here
+
+    def _is_celerys_own(self, exc: BaseException) -> bool:
+        return is_control_flow(exc) or isinstance(exc, (Reject, Retry))
+
+    def _judge(self, exc: BaseException, settler: Settler, lost: bool) -> Outcome:
+        began = self.time_start or time.time()
+        header = self._request_dict.get(HEADER)
+        if header is None:
+            header = (self._request_dict.get("headers") or {}).get(HEADER)
+        history = History.loads(header)
+        error = ErrorFacts.of(exc)
+        try:
+            verdict, decision = judge(
+                self._task,
+                exc,
+                history,
+                retries=self._request_dict.get("retries") or 0,
+                began=began,
+                expires=_text(self._expires),
+                reason=Reason.WORKER_LOST if lost else None,
+                in_child=False,
+            )
+        except Exception:
+            logger.exception("%s[%s]: its policy raised", self.name, self.id)
+            verdict, decision = classify(exc), GiveUp(Reason.PERMANENT, rule="its policy raised")
+        limit = settler.settings.max_worker_losses
+        if lost and isinstance(decision, RetryLater) and history.losses + 1 >= limit:
+            decision = GiveUp(Reason.WORKER_LOST, rule=f"max_worker_losses={limit}")
+        return Outcome(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
+
+    def _success_is_stored(self) -> bool:
+        if self.ignore_result:
+            return False
+        backend = self._task.backend
+        if getattr(backend, "as_uri", str)() == "rpc://":
+            return False  # a look would declare a reply queue of this worker's
+        try:
+            return bool(backend._get_task_meta_for(self.id)["status"] == states.SUCCESS)
+        except Exception:
+            return False
+
+    # Telling Celery's world, for what the child could not tell
+
+    def _announce_retry(
+        self, exc: BaseException, exc_info: Any, outcome: Outcome, here: bool
+    ) -> None:
+        cause = getattr(exc, "exc", None) or exc
+        if here:
+            task, context = self._task, self._context
+            assert isinstance(outcome.decision, RetryLater)
+            if self.store_errors:
+                task.backend.mark_as_retry(self.id, cause, exc_info.traceback, request=context)
+            reason = Retry(exc=cause, when=outcome.decision.delay)
+            signals.task_retry.send(sender=task, request=context, reason=reason, einfo=exc_info)
+        if self._wants_events():
+            self.send_event(
+                "task-retried", exception=saferepr(cause), traceback=str(exc_info.traceback)
+            )
+
+    def _announce_failure(
+        self, exc: BaseException, exc_info: Any, here: bool, send_event: bool
+    ) -> None:
+        if here:
+            task, context = self._task, self._context
+            try:
+                task.backend.mark_as_failure(
+                    self.id, exc, request=context, store_result=self.store_errors
+                )
+            finally:
+                task.request_stack.push(context)
+                try:
+                    signals.task_failure.send(
+                        sender=task, task_id=self.id, exception=exc, args=self.args,
+                        kwargs=self.kwargs, traceback=exc_info.traceback, einfo=exc_info,
+                    )  # fmt: skip
+                finally:
+                    task.request_stack.pop()
+            logger.error("Task handler raised error: %r", exc)
+        if send_event and self._wants_events():
+            self.send_event(
+                "task-failed", exception=saferepr(exc), traceback=str(exc_info.traceback)
+            )
+
+    def _wants_events(self) -> bool:
+        return bool(self._eventer and self._eventer.enabled and self._task.send_events)
+
+    # Letting go
+
+    def _received(self, settler: Settler) -> Received:
+        message = self._message
+
+        def let_go() -> None:
+            if settler.looping:
+                Request.acknowledge(self)
+            elif not self.acknowledged:
+                message.ack_log_error(logger, self._connection_errors)
+                self.acknowledged = True
+
+        return Received(
+            message=message,
+            envelope=Envelope.received(message, queue_of(message, self._app)),
+            let_go=let_go,
+            acked=self.acknowledged,
+        )
+
+
+def _exception(exc_info: Any) -> BaseException:
+    exc = exc_info.exception
+    if isinstance(exc, ExceptionWithTraceback):
+        exc = exc.exc
+    return exc if isinstance(exc, BaseException) else RuntimeError(str(exc))
+
+
+def _is_lost(exc: BaseException) -> bool:
+    # billiard 4.3 reports the exit of a child before it reports the child as lost.
+    return isinstance(exc, (WorkerLostError, SystemExit, KeyboardInterrupt))
+
+
+def _text(moment: Any) -> str | None:
+    return moment.isoformat() if isinstance(moment, datetime) else moment

@@ -1,0 +1,129 @@
+"""The ``resilience_*`` settings of an app, read once and checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from celery.exceptions import ImproperlyConfigured
+
+__all__ = ["PREFIX", "Settings", "dead_letter_queues"]
+
+PREFIX = "resilience_"
+
+Redaction = tuple["str | Callable[[str], str]", ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, with its default; each is written ``resilience_<name>`` in the app's conf."""
+
+    #: The queue that dead letters are routed to; ``{queue}`` stands for the queue that the
+    #: message came from.
+    dead_letter_queue: str = "dead_letter"
+    #: Queue arguments for declaring the dead-letter queue on RabbitMQ, such as
+    #: ``{"x-queue-type": "quorum"}``. An existing queue is taken as it is.
+    dead_letter_queue_arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: How often a message may be started by a process that dies of it before it is a dead letter.
+    max_worker_losses: int = 3
+    #: The app's version, kept in every letter.
+    app_version: str = ""
+    #: What no output may show: names of keyword arguments, and functions from text to text.
+    redact: Redaction = ()
+
+    @classmethod
+    def of(cls, app: Any, **flags: Any) -> Settings:
+        """The settings of a Celery *app*; *flags* that are not None override them.
+
+        Raises ImproperlyConfigured for a setting that does not exist, with what was meant, and
+        for a value that can't be used.
+        """
+        known = {f.name: f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for key in _keys(app):
+            name = key[len(PREFIX) :]
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                meant = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+                raise ImproperlyConfigured(
+                    f"{key} is no setting of celery_resilience{meant} "
+                    f"Known are: {', '.join(PREFIX + n for n in sorted(known))}"
+                )
+            values[name] = app.conf.get(key)
+        values.update({name: value for name, value in flags.items() if value is not None})
+        return cls(**{name: _checked(name, value) for name, value in values.items()})
+
+    def queue_for(self, queue: str, *choices: str | None) -> str:
+        """Where letters of messages from *queue* go: the first of *choices* that is given
+        (rule, then task), else the setting; ``{queue}`` is filled in."""
+        chosen = next((c for c in choices if c is not None), self.dead_letter_queue)
+        return chosen.replace("{queue}", queue)
+
+
+def _keys(app: Any) -> list[str]:
+    """The ``resilience_*`` keys that somebody has set, whatever namespace they were read with."""
+    namespace = (getattr(app, "namespace", None) or "").lower()
+    prefix = f"{namespace}_{PREFIX}" if namespace else PREFIX
+    found = set()
+    for key in app.conf:
+        name = str(key).lower()
+        if name.startswith(prefix):
+            name = name[len(prefix) - len(PREFIX) :]
+        if name.startswith(PREFIX):
+            found.add(name)
+    return sorted(found)
+
+
+def _checked(name: str, value: Any) -> Any:
+    def refuse(wanted: str) -> ImproperlyConfigured:
+        return ImproperlyConfigured(f"{PREFIX}{name} takes {wanted}, got {value!r}")
+
+    if name == "dead_letter_queue":
+        return queue_name(value, f"{PREFIX}{name}")
+    if name == "dead_letter_queue_arguments":
+        if not isinstance(value, Mapping):
+            raise refuse("a mapping of queue arguments")
+        return dict(value)
+    if name == "max_worker_losses":
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise refuse("a whole number of at least 1")
+        return value
+    if name == "app_version":
+        return str(value)
+    if name == "redact":
+        items = (value,) if isinstance(value, str) or callable(value) else tuple(value)
+        if not all(isinstance(item, str) or callable(item) for item in items):
+            raise refuse("names of keyword arguments and functions from text to text")
+        return items
+    raise AssertionError(name)
+
+
+def queue_name(value: object, where: str) -> str:
+    """*value* if it can name a dead-letter queue; raises ImproperlyConfigured, naming *where*."""
+    if not isinstance(value, str) or not value.strip():
+        raise ImproperlyConfigured(f"{where} takes the name of a queue, got {value!r}")
+    rest = value.replace("{queue}", "")
+    if "{" in rest or "}" in rest:
+        raise ImproperlyConfigured(
+            f"{where}: only {{queue}} is filled in, as in 'dead.{{queue}}'; got {value!r}"
+        )
+    return value
+
+
+def dead_letter_queues(app: Any, settings: Settings, queues: Iterable[str]) -> set[str]:
+    """Every dead-letter queue that the setting, a task or a rule names; ``{queue}`` is filled in
+    with each of *queues*."""
+    named: set[str] = {settings.dead_letter_queue}
+    for task in app.tasks.values():
+        own = getattr(task, "dead_letter_queue", None)
+        if isinstance(own, str):
+            named.add(own)
+        policy = getattr(task, "policy_in_force", None)
+        named.update(rule.queue for rule in getattr(policy, "rules", ()) if rule.queue)
+    return {
+        name.replace("{queue}", queue) if "{queue}" in name else name
+        for name in named
+        for queue in (queues or [""])
+    }

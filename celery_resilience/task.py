@@ -1,0 +1,155 @@
+"""The base class of a task that is never lost."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.exceptions import Reject, Retry
+from celery.utils.serialization import raise_with_context
+
+from celery_resilience.celery_options import policy_from_celery_options
+from celery_resilience.consumer import watch
+from celery_resilience.decision import RetryLater
+from celery_resilience.policy import Policy
+from celery_resilience.tracer import Running, Tracer, running
+
+if TYPE_CHECKING:
+    BaseTask = Task[Any, Any]
+else:
+    BaseTask = Task
+
+__all__ = ["ResilientTask"]
+
+
+class ResilientTask(BaseTask):
+    """Use it as a task's ``base``: its failures are classified, retried and dead-lettered.
+
+    ::
+
+        @app.task(base=ResilientTask)
+        def sync(customer_id): ...
+
+    What each error deserves is said by :attr:`failure_policy`; without one by Celery's own
+    options (``autoretry_for`` and its kin); without those by the classifier.
+    """
+
+    abstract = True
+    Request = "celery_resilience.request:ResilientRequest"
+    #: A message is let go only after its attempt: what a dying worker held runs again.
+    acks_late = True
+
+    #: What each error deserves; None: Celery's options decide, or the classifier.
+    failure_policy: Policy | None = None
+    #: The queue for this task's dead letters; ``{queue}`` is filled in. None: the app's setting.
+    dead_letter_queue: str | None = None
+    #: Whether the classifier decides where neither a policy nor Celery's options do.
+    classify_failures: bool = True
+
+    __trace__ = Tracer()
+
+    @property
+    def _orig_run(self) -> Any:
+        # Celery's own autoretry keeps the undecorated body under this name and leaves a task
+        # alone that already has one: its options are read by the policy instead.
+        return self.run
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        super().on_bound(app)
+        watch(app)
+
+    @property
+    def policy_in_force(self) -> Policy:
+        """The policy that decides about this task's failures."""
+        policy = self.__dict__.get("_policy_in_force")
+        if policy is None:
+            policy = self.__dict__["_policy_in_force"] = self._find_policy()
+        return policy
+
+    def _find_policy(self) -> Policy:
+        if self.failure_policy is not None:
+            return self.failure_policy
+        stated = policy_from_celery_options(
+            where=self.name,
+            autoretry_for=getattr(self, "autoretry_for", ()),
+            dont_autoretry_for=getattr(self, "dont_autoretry_for", ()),
+            max_retries=self.max_retries,
+            retry_backoff=getattr(self, "retry_backoff", False),
+            retry_backoff_max=getattr(self, "retry_backoff_max", 600),
+            retry_jitter=getattr(self, "retry_jitter", True),
+            default_retry_delay=self.default_retry_delay,
+            retry_kwargs=getattr(self, "retry_kwargs", {}),
+        )
+        if stated is not None:
+            return stated
+        return Policy(
+            max_retries=self.max_retries, unmatched="classify" if self.classify_failures else "give_up"
+        )
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Any = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: Any = None,
+        max_retries: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Celery's ``self.retry``; the message that is sent again is the one received.
+
+        With new arguments or options, or ``throw=False``, a new message is published as Celery
+        does it; should that fail, the received one is tried again instead.
+        """
+        attempt = running.get()
+        request = self.request
+        if attempt is None or request.called_directly or request.is_eager:
+            return super().retry(
+                args, kwargs, exc, throw, eta, countdown, max_retries, **options
+            )
+        delay = _delay(eta, self.default_retry_delay if countdown is None else countdown)
+        later = RetryLater(delay, rule="self.retry")
+        if args is not None or kwargs is not None or options or not throw:
+            return self._retry_anew(
+                attempt, later, args, kwargs, exc, throw, eta, countdown, max_retries, options
+            )
+        limit = self.max_retries if max_retries is None else max_retries
+        if limit is not None and request.retries + 1 > limit:
+            attempt.exhausted = error = exc or self.MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}]: {limit} retries are used up",
+                task_args=request.args,
+                task_kwargs=request.kwargs,
+            )
+            raise_with_context(error)
+        retry = Retry(exc=exc, when=eta or delay)
+        attempt.asked = later
+        attempt.publish = lambda: self.signature_from_request(
+            request, countdown=delay, retries=request.retries + 1
+        ).apply_async()
+        raise retry
+
+    def _retry_anew(
+        self, attempt: Running, later: RetryLater, args: Any, kwargs: Any, exc: Any,
+        throw: bool, eta: Any, countdown: Any, max_retries: Any, options: Any,
+    ) -> Any:  # fmt: skip
+        try:
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        except Reject as reject:
+            # The publish failed. Celery would let the message go now, and the task with it.
+            attempt.asked = later
+            attempt.publish = None
+            raise Retry(exc=reject.reason, when=later.delay) from reject
+        except Exception as error:
+            if error is exc or isinstance(error, self.MaxRetriesExceededError):
+                attempt.exhausted = error
+            raise
+
+
+def _delay(eta: Any, countdown: Any) -> float:
+    if isinstance(eta, datetime):
+        now = datetime.now(timezone.utc) if eta.tzinfo else datetime.now()
+        return max(0.0, (eta - now).total_seconds())
+    return max(0.0, float(countdown or 0))

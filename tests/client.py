@@ -1,0 +1,78 @@
+"""The other end of a test's broker: sends tasks, reads letters, counts executions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+from celery_resilience.brokers import open_broker
+from celery_resilience.letter import DeadLetter
+from tests.worker import Broker
+
+
+class Client:
+    """A producer that knows no task, as in another code base than the worker's."""
+
+    def __init__(self, broker: Broker, record: Path) -> None:
+        self.app = Celery("client", broker=broker.broker_url, backend=broker.backend_url)
+        arguments = {"x-queue-type": broker.queue_type}
+        self.app.conf.update(
+            task_default_queue="shop",
+            task_queues=[Queue(name, queue_arguments=arguments) for name in ("shop", "other")],
+            task_default_queue_type=broker.queue_type,
+            accept_content=["json", "pickle", "msgpack", "yaml"],
+        )
+        self.record = record
+        self.env = {"RECORD": str(record)}
+
+    def close(self) -> None:
+        """Close every connection."""
+        backend = self.app.backend
+        backend.result_consumer.stop()
+        backend.client.connection_pool.disconnect()
+        self.app.close()
+
+    def send(self, task: str, *args: Any, **options: Any) -> Any:
+        """Send ``tests.apps.shop.<task>``; the AsyncResult."""
+        return self.app.send_task(f"tests.apps.shop.{task}", args, **options)
+
+    def put(self, queue: str, body: Any, **options: Any) -> None:
+        """Put a message that Celery did not make into *queue*."""
+        with self.app.connection_for_write() as connection:
+            producer = connection.Producer(auto_declare=False)
+            producer.publish(body, exchange="", routing_key=queue, **options)
+
+    def letters(self, *queues: str) -> list[DeadLetter]:
+        """The dead letters in *queues*, ``dead_letter`` if none is named, the oldest first."""
+        with self.app.connection_for_read() as connection:
+            broker = open_broker(connection)
+            try:
+                return [
+                    DeadLetter.from_envelope(found.envelope)
+                    for queue in queues or ("dead_letter",)
+                    for found in broker.look(queue)
+                ]
+            finally:
+                broker.close()
+
+    def count(self, queue: str) -> int:
+        """How many messages lie in *queue*, ready to be delivered."""
+        with self.app.connection_for_read() as connection:
+            broker = open_broker(connection)
+            try:
+                return broker.count(queue)
+            finally:
+                broker.close()
+
+    def executions(self) -> Counter[str]:
+        """How often each body was started, by the name that it was given."""
+        return Counter(line.split()[0] for line in self.lines())
+
+    def lines(self) -> Sequence[str]:
+        """Every line of the record."""
+        return self.record.read_text().splitlines() if self.record.exists() else []

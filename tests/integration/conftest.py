@@ -1,0 +1,46 @@
+"""What every test with a real worker needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.servers import RabbitServer
+from tests.worker import Broker
+
+
+@pytest.fixture
+def broker_named(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Broker]]:
+    """``broker_named("rabbitmq-quorum")``: that broker, empty; results go to Redis everywhere."""
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str) -> Broker:
+            redis: Broker = request.getfixturevalue("redis_broker")
+            if name == "redis":
+                return redis
+            rabbit: RabbitServer = request.getfixturevalue("rabbitmq_server")
+            vhost = rabbit.add_vhost()
+            stack.callback(rabbit.delete_vhost, vhost)
+            stack.callback(rabbit.start)  # the test may have left it dead
+            queue_type = name.removeprefix("rabbitmq-")
+            return replace(redis, name=name, broker_url=rabbit.url(vhost), queue_type=queue_type)
+
+        yield make
+
+
+@pytest.fixture(params=["redis", "rabbitmq-classic", "rabbitmq-quorum"])
+def broker(request: pytest.FixtureRequest, broker_named: Callable[[str], Broker]) -> Broker:
+    """Each broker in turn; ``parametrize("broker", ["redis"], indirect=True)`` picks some."""
+    return broker_named(request.param)
+
+
+@pytest.fixture
+def client(broker: Broker, tmp_path: Path) -> Iterator[Client]:
+    """A producer on the test's broker."""
+    with contextlib.closing(Client(broker, tmp_path / "record")) as made:
+        yield made

@@ -1,0 +1,314 @@
+"""The conformance suite: what every Broker does, on every broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kombu import Connection, Queue
+from kombu.transport import memory
+
+from celery_resilience.brokers import Broker as Moves
+from celery_resilience.brokers import NotOurs, Received, Unroutable, open_broker
+from celery_resilience.envelope import HEADER, Envelope
+from tests.worker import Broker
+
+ALL = ["redis", "rabbitmq-classic", "rabbitmq-quorum", "memory"]
+LOOKABLE = ALL[:3]
+RABBITS = ALL[1:3]
+
+
+class Rig:
+    """A queue, a consumer on it, and the Broker under test, all on one connection."""
+
+    def __init__(self, url: str, queue_type: str) -> None:
+        self.connection = Connection(url)
+        self.connection.connect()
+        self.channel = self.connection.channel()
+        self.arguments = {"x-queue-type": queue_type}
+        self.queue = self.declare("work")
+        self.moves: Moves = open_broker(self.connection)
+        self._consumer: Any = None
+        self._messages: list[Any] = []
+
+    def declare(self, name: str) -> Queue:
+        queue = Queue(name, durable=True, queue_arguments=self.arguments)
+        queue = queue.bind(self.channel)
+        queue.declare()
+        return queue
+
+    def publish(self, body: Any, **options: Any) -> None:
+        options = {"headers": {"task": "t", "id": "1", "retries": 0}, **options}
+        self.connection.Producer().publish(body, routing_key="work", exchange="", **options)
+
+    def receive(self, acked: bool = False) -> Received:
+        """The next message, unacknowledged; the other ones stay with the broker."""
+        if self._consumer is None:
+            self.channel.basic_qos(0, 1, False)
+            self._consumer = self.connection.Consumer(
+                [self.queue], channel=self.channel, on_message=self._messages.append,
+                accept=["json", "pickle", "msgpack", "yaml"],
+            )  # fmt: skip
+            self._consumer.consume()
+        while not self._messages:
+            self.connection.drain_events(timeout=5)
+        message = self._messages.pop()
+        if acked:
+            message.ack()
+        return Received(message, Envelope.received(message, "work"), message.ack, acked)
+
+    def stop_receiving(self) -> None:
+        """Cancel the consumer and give back what it has not let go."""
+        if self._consumer is not None:
+            self._consumer.cancel()
+            self._consumer = None
+        self.channel.close()
+        self.channel = self.connection.channel()
+        self.queue = self.queue.bind(self.channel)
+
+    def lying(self, queue: str = "work") -> list[Any]:
+        """All that lies in *queue*; it is taken out."""
+        found = []
+        while (message := Queue(queue).bind(self.channel).get()) is not None:
+            found.append(message)
+            message.ack()
+        return found
+
+
+class Result:
+    """What a move has called ``done`` with."""
+
+    def __init__(self) -> None:
+        self.calls: list[BaseException | None] = []
+
+    def __call__(self, problem: BaseException | None) -> None:
+        self.calls.append(problem)
+
+    @property
+    def only(self) -> BaseException | None:
+        (problem,) = self.calls
+        return problem
+
+
+@pytest.fixture
+def rig(
+    request: pytest.FixtureRequest, broker_named: Callable[[str], Broker]
+) -> Iterator[Rig]:
+    if request.param == "memory":
+        memory.Channel.queues.clear()  # they are the process's own, not the connection's
+        made = Rig("memory://", "classic")
+    else:
+        broker = broker_named(request.param)
+        made = Rig(broker.broker_url, broker.queue_type)
+    yield made
+    made.moves.close()
+    made.connection.release()
+
+
+def on(names: list[str]) -> Any:
+    return pytest.mark.parametrize("rig", names, indirect=True)
+
+
+def let_go(received: Received, result: Result) -> None:
+    assert result.only is None
+    received.let_go()
+
+
+@on(ALL)
+def test_hold_puts_the_copy_where_the_original_came_from(rig: Rig) -> None:
+    """After the move there is one message: the copy; letting go of the original takes nothing."""
+    rig.publish([[1], {}, {}], priority=3, correlation_id="1", headers={"task": "t", "id": "1"})
+    received = rig.receive()
+    result = Result()
+    rig.moves.hold(received, received.envelope.with_header("{}"), 0, result)
+    let_go(received, result)
+    rig.stop_receiving()
+    (copy,) = rig.lying()
+    assert copy.payload == [[1], {}, {}]
+    headers = Envelope.received(copy, "work").headers
+    assert headers == {"task": "t", "id": "1", "eta": None, HEADER: "{}"}
+    assert copy.properties["priority"] == 3
+    assert copy.properties["correlation_id"] == "1"
+
+
+@on(ALL)
+@pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack", "yaml"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_the_copy_can_be_read_like_the_original(
+    rig: Rig, serializer: str, compression: str | None
+) -> None:
+    """Body, content type and encoding are the received ones, whatever they are."""
+    body = [["é", 1.5], {"n": None}, {"chain": None}]
+    rig.publish(body, serializer=serializer, compression=compression)
+    received = rig.receive()
+    original = (received.message.body, received.message.content_type)
+    result = Result()
+    rig.moves.hold(received, received.envelope, 0, result)
+    let_go(received, result)
+    again = rig.receive()
+    assert (again.message.body, again.message.content_type) == original
+    assert again.message.content_encoding == received.message.content_encoding
+    assert again.message.payload == body
+    again.let_go()
+
+
+@on(ALL)
+def test_a_copy_is_delivered_under_a_tag_of_its_own(rig: Rig) -> None:
+    """The late acknowledgement of the old holder can't take it away from the new one."""
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    result = Result()
+    rig.moves.hold(received, received.envelope, 0, result)
+    let_go(received, result)
+    assert rig.receive().message.delivery_tag != received.message.delivery_tag
+
+
+@on(ALL)
+def test_bury_makes_the_dead_letter_queue(rig: Rig) -> None:
+    """The first letter declares its queue; the work queue is empty afterwards."""
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    result = Result()
+    rig.moves.bury(received, received.envelope.with_header('{"v":1}'), "dead_letter", {}, result)
+    let_go(received, result)
+    rig.stop_receiving()
+    assert rig.moves.count("dead_letter") == 1
+    assert rig.lying() == []
+
+
+@on(ALL)
+def test_a_message_acknowledged_before_is_written_all_the_same(rig: Rig) -> None:
+    """With early acknowledgement there is nothing to let go, and everything to write."""
+    rig.publish([[], {}, {}])
+    received = rig.receive(acked=True)
+    result = Result()
+    rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+    assert result.only is None
+    assert rig.moves.count("dead_letter") == 1
+
+
+@on(LOOKABLE)
+def test_what_has_been_taken_back_is_not_written_twice(rig: Rig) -> None:
+    """A message that the broker has given to somebody else meanwhile is left to them."""
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    rig.stop_receiving()  # the broker takes it back
+    result = Result()
+    rig.moves.hold(received, received.envelope, 0, result)
+    assert isinstance(result.only, NotOurs)
+    assert len(rig.lying()) == 1
+
+
+@on(LOOKABLE)
+def test_looking_takes_nothing_and_changes_no_order(rig: Rig) -> None:
+    """Two looks see the same messages in the same order, the oldest first."""
+    for n in range(250):
+        rig.publish([[n], {}, {}], headers={"task": "t", "id": str(n)})
+    first = [found.envelope.headers["id"] for found in rig.moves.look("work")]
+    rig.moves.close()
+    second = [found.envelope.headers["id"] for found in rig.moves.look("work")]
+    rig.moves.close()
+    assert first == second == [str(n) for n in range(250)]
+    assert rig.moves.count("work") == 250
+
+
+@on(LOOKABLE)
+def test_looking_stops_at_the_limit(rig: Rig) -> None:
+    for _ in range(5):
+        rig.publish([[], {}, {}])
+    assert len(list(rig.moves.look("work", limit=3))) == 3
+    assert list(rig.moves.look("work", limit=0)) == []
+
+
+@on(LOOKABLE)
+def test_a_queue_that_is_not_there_is_empty(rig: Rig) -> None:
+    assert rig.moves.count("nowhere") == 0
+    assert list(rig.moves.look("nowhere")) == []
+
+
+@on(LOOKABLE)
+def test_release_moves_one_message_and_no_other(rig: Rig) -> None:
+    """The copy lies in the other queue, the one found has gone, its neighbours are there."""
+    rig.declare("other")
+    for n in range(3):
+        rig.publish([[n], {}, {}], headers={"task": "t", "id": str(n)})
+    found = list(rig.moves.look("work"))[1]
+    rig.moves.release(found, found.envelope.with_header(None), "other")
+    rig.moves.close()
+    assert [f.envelope.headers["id"] for f in rig.moves.look("other")] == ["1"]
+    assert [f.envelope.headers["id"] for f in rig.moves.look("work")] == ["0", "2"]
+
+
+@pytest.mark.parametrize("rig", ["redis"], indirect=True)
+def test_release_of_what_somebody_else_removed_writes_nothing(rig: Rig) -> None:
+    rig.publish([[], {}, {}])
+    (found,) = rig.moves.look("work")
+    rig.moves.release(found, found.envelope, "other")
+    with pytest.raises(NotOurs):
+        rig.moves.release(found, found.envelope, "other")
+    assert rig.moves.count("other") == 1
+
+
+@on(RABBITS)
+def test_a_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
+    """RabbitMQ would drop it without a word; the original is still there to be buried."""
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    elsewhere = replace(received, envelope=replace(received.envelope, queue="gone"))
+    result = Result()
+    rig.moves.hold(elsewhere, elsewhere.envelope, 0, result)
+    assert isinstance(result.only, Unroutable)
+
+
+@on(LOOKABLE)
+def test_a_delayed_copy_says_when_it_is_due(rig: Rig) -> None:
+    """Its eta lies in the future, in protocol 1 inside of the body."""
+    for headers, body in (
+        ({"task": "t", "id": "1"}, [[], {}, {}]),
+        ({}, {"task": "t", "id": "1", "args": [], "kwargs": {}, "retries": 1, "eta": None}),
+    ):
+        rig.publish(body, headers=headers)
+        received = rig.receive()
+        result = Result()
+        rig.moves.hold(received, received.envelope, 60, result)
+        let_go(received, result)
+        again = rig.receive()
+        assert again.envelope.fields()["eta"] is not None
+        again.let_go()
+
+
+@pytest.mark.parametrize("rig", ["redis"], indirect=True)
+def test_garbage_in_a_list_is_shown_as_what_it_is(rig: Rig) -> None:
+    import redis
+
+    client = redis.Redis(connection_pool=rig.connection.default_channel.pool)
+    client.lpush("dead_letter", b"\xff\x00 not json", json.dumps({"no": "properties"}))
+    bodies = [found.envelope.body for found in rig.moves.look("dead_letter")]
+    assert bodies == [b"\xff\x00 not json", b""]
+
+
+def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> None:
+    """With global_keyprefix every key that is touched begins with it."""
+    import redis
+
+    connection = Connection(
+        redis_broker.broker_url, transport_options={"global_keyprefix": "shop:"}
+    )
+    channel = connection.channel()
+    queue = Queue("work").bind(channel)
+    queue.declare()
+    connection.Producer().publish([[], {}, {}], routing_key="work", exchange="")
+    message = queue.get()
+    received = Received(message, Envelope.received(message, "work"), message.ack)
+    moves = open_broker(connection)
+    result = Result()
+    moves.bury(received, received.envelope, "dead_letter", {}, result)
+    let_go(received, result)
+    client = redis.Redis(connection_pool=channel.pool)
+    assert client.llen("shop:dead_letter") == 1
+    assert all(key.startswith(b"shop:") for key in client.keys())
+    assert client.hlen("shop:unacked") == 0
+    connection.release()

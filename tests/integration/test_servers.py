@@ -1,0 +1,54 @@
+"""The fixtures that the other tests stand on."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+from kombu import Connection, Queue
+
+from tests.servers import eventually
+
+APP = "tests.integration.plain_app"
+
+
+def test_a_worker_runs_a_task(broker, start_worker):
+    worker = start_worker(APP, broker, pool="solo")
+    with Celery("client", broker=broker.broker_url, backend=broker.backend_url) as client:
+        client.conf.task_default_queue_type = broker.queue_type
+        result = client.send_task(f"{APP}.add", (1, 2))
+        assert result.get(timeout=20) == 3
+    assert worker.terminate() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_every_pool_starts(redis_broker, start_worker, pool):
+    start_worker(APP, redis_broker, pool=pool)
+
+
+def test_a_killed_worker_can_be_started_again(redis_broker, start_worker):
+    worker = start_worker(APP, redis_broker)
+    worker.kill()
+    worker.start()
+    worker.wait_ready()
+    assert worker.log().count(f"{worker.name} ready.") == 2
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_rabbitmq_keeps_what_it_confirmed_when_it_is_killed(rabbitmq_server, queue_type):
+    vhost = rabbitmq_server.add_vhost()
+    queue = Queue("kept", durable=True, queue_arguments={"x-queue-type": queue_type})
+    confirm = {"confirm_publish": True}
+    with Connection(rabbitmq_server.url(vhost), transport_options=confirm) as connection:
+        producer = connection.Producer()
+        producer.publish({"a": 1}, routing_key="kept", declare=[queue], delivery_mode=2)
+    rabbitmq_server.kill()
+    rabbitmq_server.start()
+    with Connection(rabbitmq_server.url(vhost)) as connection:
+        message = eventually(lambda: queue(connection.default_channel).get())
+    assert message.payload == {"a": 1}
+    rabbitmq_server.delete_vhost(vhost)
+
+
+def test_eventually_says_what_it_waited_for():
+    with pytest.raises(AssertionError, match="the moon: not within 0 s, the last value was 0"):
+        eventually(lambda: 0, timeout=0, message="the moon")
