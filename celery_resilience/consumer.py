@@ -16,7 +16,7 @@ from celery.exceptions import ImproperlyConfigured, NotRegistered
 from celery_resilience.brokers import Received, open_broker
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
-from celery_resilience.letter import ErrorFacts
+from celery_resilience.facts import ErrorFacts
 from celery_resilience.settings import Settings, dead_letter_queues
 from celery_resilience.settle import Settler
 
@@ -95,11 +95,10 @@ class ResilientConsumer(bootsteps.StartStopStep):
             def on_task_received(message: Any) -> Any:
                 try:
                     return handle(message)
-                except (c.connection_errors, MemoryError):
-                    raise_if_broker(message, c)
-                    return self._bury(c, message, Reason.INVALID)
-                except Exception:
-                    return self._bury(c, message, Reason.INVALID)
+                except Exception as exc:
+                    if _is_the_connections(exc, c):
+                        raise
+                    return self._bury(c, message, Reason.INVALID, exc)
 
             return on_task_received
 
@@ -110,9 +109,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         signals.task_rejected.send(sender=c, message=message, exc=None)
 
     def _on_invalid_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
-        reason = (
-            Reason.UNDECODABLE if type(exc).__name__ == "ContentDisallowed" else Reason.INVALID
-        )
+        reason = Reason.UNDECODABLE if type(exc).__name__ == "ContentDisallowed" else Reason.INVALID
         self._bury(c, message, reason, exc)
         signals.task_rejected.send(sender=c, message=message, exc=exc)
 
@@ -139,12 +136,9 @@ class ResilientConsumer(bootsteps.StartStopStep):
         c: Any,
         message: Any,
         reason: Reason,
-        exc: BaseException | None = None,
+        error: BaseException | None = None,
         rule: str = "",
     ) -> Envelope:
-        import sys
-
-        error = exc if exc is not None else sys.exc_info()[1]
         envelope = Envelope.received(message, queue_of(message, c.app))
         received = Received(
             message,
@@ -176,17 +170,13 @@ class _Unknown:
         self.correlation_id = properties.get("correlation_id")
 
 
-def raise_if_broker(message: Any, c: Any) -> None:
-    """Raise again what the consumer's own connection has raised: that is not the message's fault.
+def _is_the_connections(exc: BaseException, c: Any) -> bool:
+    """Whether the worker has to reconnect; else it is the message's fault.
 
-    A missing key counts as a connection error in kombu's Redis transport, and as a reason to
-    reconnect for ever, when all that is wrong is one message.
+    A missing key counts as a connection error in kombu's Redis transport, and so would make
+    every worker reconnect for ever, when all that is wrong is one message.
     """
-    import sys
-
-    error = sys.exc_info()[1]
-    if not isinstance(error, (KeyError, IndexError, TypeError, ValueError, MemoryError)):
-        raise error  # type: ignore[misc]
+    return isinstance(exc, c.connection_errors) and not isinstance(exc, (LookupError, ValueError))
 
 
 def queue_of(message: Any, app: Any) -> str:

@@ -80,4 +80,4 @@ class Drop:
     rule: str = ""
 
 
-Decision = Union[RetryLater, GiveUp, Drop]
+Decision = Union[RetryLater, GiveUp, Drop]  # noqa: UP007

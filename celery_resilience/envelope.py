@@ -14,10 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu import serialization as _serialization
 from kombu.compression import compress, decompress
-from kombu.serialization import dumps, loads, registry
 
-__all__ = ["HEADER", "Envelope", "encoded"]
+# The stubs miss its registry.
+serialization: Any = _serialization
+
+__all__ = ["HEADER", "Envelope", "encoded", "seconds_until"]
 
 #: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
 HEADER = "celery_resilience"
@@ -178,15 +182,16 @@ class Envelope:
         body = self.body
         if compression := self.headers.get("compression"):
             body = decompress(body, compression)
-        fields = loads(body, self.content_type, self.content_encoding, accept={self.content_type})
+        fields = serialization.loads(
+            body, self.content_type, self.content_encoding, accept={self.content_type}
+        )
         if not isinstance(fields, dict):
             raise TypeError(f"a protocol 1 body is a mapping, got {type(fields).__name__}")
         return fields
 
     def _closed(self, fields: Mapping[str, Any]) -> Envelope:
-        serializer = registry.type_to_name[self.content_type]
-        _, _, body = dumps(fields, serializer=serializer)
-        body = encoded(body)
+        serializer = serialization.registry.type_to_name[self.content_type]
+        body = encoded(serialization.dumps(fields, serializer=serializer)[2])
         if compression := self.headers.get("compression"):
             body = compress(body, compression)[0]
         return replace(self, body=body)
@@ -214,6 +219,20 @@ def encoded(body: Any) -> bytes:
     if isinstance(body, str):
         return body.encode("utf-8", "surrogateescape")
     return bytes(body)
+
+
+def seconds_until(moment: Any, now: float | None = None, zone: Any = None) -> float | None:
+    """Seconds from *now* until *moment*, a message's ``eta`` or ``expires``; None if it has none.
+
+    None too where nobody can read it: Celery refuses such a message by itself.
+    """
+    if not moment:
+        return None
+    try:
+        aware: Any = maybe_make_aware(maybe_iso8601(moment), zone)  # type: ignore[arg-type]
+        return float(aware.timestamp() - (time.time() if now is None else now))
+    except Exception:
+        return None
 
 
 def _without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:

@@ -141,9 +141,7 @@ def _attempt(data: object) -> Attempt | None:
     if not isinstance(data, Mapping):
         return None
     at, ran, delay = (_number(data.get(name)) for name in ("at", "ran", "delay"))
-    texts = {
-        f.name: clipped(str(data.get(f.name, ""))) for f in fields(Attempt) if f.type == "str"
-    }
+    texts = {f.name: clipped(str(data.get(f.name, ""))) for f in fields(Attempt) if f.type == "str"}
     return Attempt(
         number=_whole(data.get("number")), at=at or 0.0, ran=ran or 0.0, delay=delay, **texts
     )

@@ -9,73 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import HEADER, Envelope, seconds_until
+from celery_resilience.facts import MESSAGE, ErrorFacts
 from celery_resilience.history import History, clipped
 
-__all__ = ["Cause", "DeadLetter", "ErrorFacts"]
+__all__ = ["DeadLetter"]
+
+#: Bodies that are opened to be shown. A pickle would run what is in it, and a letter may lie here
+#: because a worker refused to do that.
+_HARMLESS = frozenset({"application/json", "application/x-msgpack", "application/x-yaml"})
 
 #: The most that the header may weigh, in bytes: it is ASCII, as json.dumps writes it.
 _HEADER = 60_000
-_MESSAGE = 2_000
-_TRACEBACK = 24_000
-_CAUSES = 8
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One link of an exception's chain of causes."""
-
-    error: str
-    message: str
-
-
-@dataclass(frozen=True)
-class ErrorFacts:
-    """What is kept of an exception: text, never the object."""
-
-    #: The exception's type, ``module.Name``.
-    error: str = ""
-    message: str = ""
-    #: What it was raised from, nearest first.
-    causes: tuple[Cause, ...] = ()
-    #: The last part of the traceback: the innermost frames are the ones kept.
-    traceback: str = ""
-    #: The innermost frame of the task's own code, ``module.function``; groups letters.
-    frame: str = ""
-
-    @classmethod
-    def of(cls, exception: BaseException, with_traceback: bool = True) -> ErrorFacts:
-        """The facts of *exception*; whatever its methods raise, this does not."""
-        causes = []
-        seen = {id(exception)}
-        link = _cause(exception)
-        while link is not None and id(link) not in seen and len(causes) < _CAUSES:
-            seen.add(id(link))
-            causes.append(Cause(type_name(link), clipped(_said(link))))
-            link = _cause(link)
-        return cls(
-            error=type_name(exception),
-            message=clipped(_said(exception), _MESSAGE),
-            causes=tuple(causes),
-            traceback=_traceback(exception) if with_traceback else "",
-            frame=_frame(exception) if with_traceback else "",
-        )
-
-    def clipped(self, limit: int) -> ErrorFacts:
-        """The same with at most *limit* characters of traceback, and little more of the rest."""
-        return replace(
-            self,
-            message=clipped(self.message, 200 + limit // 4),
-            causes=self.causes if limit > 2_000 else (),
-            traceback=_innermost(self.traceback, limit),
-        )
 
 
 @dataclass(frozen=True)
@@ -134,6 +85,8 @@ class DeadLetter:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
     def _told(self, name: str) -> str:
+        if self.envelope.protocol == 1 and self.envelope.content_type not in _HARMLESS:
+            return ""
         try:
             value = self.envelope.fields().get(name)
         except Exception:  # an undecodable body is what many a letter is about
@@ -189,7 +142,7 @@ class DeadLetter:
                 history=History.loads(text),
                 rule="it came without a letter's header",
             )
-        said = {name: clipped(str(facts.get(name) or ""), _MESSAGE) for name in _TEXTS}
+        said = {name: clipped(str(facts.get(name) or ""), MESSAGE) for name in _TEXTS}
         at = facts.get("at")
         return cls(
             id=str(facts.get("id") or "")[:64],
@@ -202,7 +155,7 @@ class DeadLetter:
                 routing_key=str(facts.get("routing_key") or ""),
             ),
             history=History.from_json(data),
-            error=_error(facts.get("error")),
+            error=ErrorFacts.from_json(facts.get("error")),
             **said,
         )
 
@@ -227,60 +180,6 @@ _TEXTS = tuple(
 )  # kind, verdict_rule, category, hint, rule, worker, app_version
 
 
-def type_name(exception: BaseException) -> str:
-    """``module.Name`` of an exception, ``Name`` alone for a built-in one."""
-    cls = type(exception)
-    module, name = str(cls.__module__), cls.__qualname__
-    return clipped(name if module in ("builtins", "") else f"{module}.{name}", 200)
-
-
-def _said(exception: BaseException) -> str:
-    try:
-        return str(exception)
-    except BaseException as problem:
-        return f"<its __str__ raised {type(problem).__name__}>"
-
-
-def _cause(exception: BaseException) -> BaseException | None:
-    if exception.__cause__ is not None:
-        return exception.__cause__
-    return None if exception.__suppress_context__ else exception.__context__
-
-
-def _traceback(exception: BaseException) -> str:
-    try:
-        # A frame limit below zero keeps the innermost ones.
-        lines = traceback.format_exception(
-            type(exception), exception, exception.__traceback__, limit=-60
-        )
-        text = "".join(lines)
-    except Exception as problem:
-        return f"<its traceback could not be formatted: {type(problem).__name__}>"
-    return _innermost(text, _TRACEBACK)
-
-
-def _innermost(text: str, limit: int) -> str:
-    return text if len(text) <= limit else "…\n" + text[len(text) - limit :]
-
-
-#: Frames of these are the machinery, not the task.
-_MACHINERY = ("celery.", "billiard.", "kombu.", "celery_resilience.")
-
-
-def _frame(exception: BaseException) -> str:
-    own = ""
-    tb = exception.__traceback__
-    for _ in range(100_000):
-        if tb is None:
-            break
-        module = str(tb.tb_frame.f_globals.get("__name__", ""))
-        path = tb.tb_frame.f_code.co_filename
-        if not module.startswith(_MACHINERY) and "site-packages" not in path:
-            own = f"{module}.{tb.tb_frame.f_code.co_name}"
-        tb = tb.tb_next
-    return own
-
-
 def _object(text: object) -> Mapping[str, Any]:
     try:
         data = json.loads(text) if isinstance(text, (str, bytes)) else None
@@ -296,30 +195,6 @@ def _reason(value: object) -> Reason:
         return Reason.INVALID
 
 
-def _error(data: object) -> ErrorFacts:
-    if not isinstance(data, Mapping):
-        return ErrorFacts()
-    causes = data.get("causes")
-    links = [c for c in causes if isinstance(c, Mapping)] if isinstance(causes, list) else []
-    return ErrorFacts(
-        causes=tuple(
-            Cause(clipped(str(c.get("error", ""))), clipped(str(c.get("message", ""))))
-            for c in links[:_CAUSES]
-        ),
-        **{
-            name: str(data.get(name) or "")[-_TRACEBACK - 2 :]
-            for name in ("error", "message", "traceback", "frame")
-        },
-    )
-
-
 def _passed(expires: object) -> bool:
-    from celery.utils.time import maybe_iso8601, maybe_make_aware
-
-    if not expires:
-        return False
-    try:
-        moment = maybe_make_aware(maybe_iso8601(expires))
-        return bool(moment.timestamp() <= time.time())
-    except Exception:
-        return False  # the worker will say what is wrong with it
+    left = seconds_until(expires)
+    return left is not None and left <= 0

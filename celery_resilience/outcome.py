@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_resilience.decision import Decision
-from celery_resilience.letter import ErrorFacts
+from celery_resilience.facts import ErrorFacts
 from celery_resilience.verdict import Verdict
 
 __all__ = ["Outcome", "carried", "carry"]

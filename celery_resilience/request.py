@@ -11,35 +11,41 @@ import time
 from datetime import datetime
 from typing import Any
 
-from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard import einfo as _einfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import exceptions as _exceptions
 from celery import signals, states
-from celery.exceptions import Reject, Retry
 from celery.utils.saferepr import saferepr
+from celery.worker import request as _request
 from celery.worker import state
-from celery.worker.request import Request
 
 from celery_resilience.brokers import Received
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.consumer import queue_of
 from celery_resilience.decision import GiveUp, Reason, RetryLater
 from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import History
-from celery_resilience.letter import ErrorFacts
 from celery_resilience.outcome import Outcome, carried
+from celery_resilience.ruling import judge
 from celery_resilience.settle import Settler, settler_of
-from celery_resilience.tracer import judge
 
 __all__ = ["ResilientRequest"]
 
 logger = logging.getLogger("celery_resilience")
 
+# The stubs describe what tasks use of these, not what makes them.
+Request: Any = _request.Request
+Retry: Any = _exceptions.Retry
+einfo: Any = _einfo
 
-class ResilientRequest(Request):
+
+class ResilientRequest(Request):  # type: ignore[misc]
     """Celery's Request, which moves the message before it lets it go."""
 
     #: The message is being settled: nothing else may acknowledge or reject it.
     _settled = False
+    acknowledged: bool
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -88,7 +94,7 @@ class ResilientRequest(Request):
             try:
                 raise TimeLimitExceeded(timeout)
             except TimeLimitExceeded:
-                self.on_failure(ExceptionInfo())
+                self.on_failure(einfo.ExceptionInfo())
 
     def acknowledge(self) -> None:
         """Let the message go, unless a settlement does that when the copy is written."""
@@ -117,7 +123,7 @@ class ResilientRequest(Request):
     # Deciding here
 
     def _is_celerys_own(self, exc: BaseException) -> bool:
-        return is_control_flow(exc) or isinstance(exc, (Reject, Retry))
+        return is_control_flow(exc) or isinstance(exc, (_exceptions.Reject, Retry))
 
     def _judge(self, exc: BaseException, settler: Settler, lost: bool) -> Outcome:
         began = self.time_start or time.time()
@@ -223,7 +229,7 @@ class ResilientRequest(Request):
 
 def _exception(exc_info: Any) -> BaseException:
     exc = exc_info.exception
-    if isinstance(exc, ExceptionWithTraceback):
+    if isinstance(exc, einfo.ExceptionWithTraceback):
         exc = exc.exc
     return exc if isinstance(exc, BaseException) else RuntimeError(str(exc))
 

@@ -13,17 +13,19 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery.bootsteps import RUN
+from celery import bootsteps
 
 from celery_resilience.brokers import Broker, Done, NotOurs, Received, Unroutable
 from celery_resilience.decision import Drop, GiveUp, Reason, RetryLater
 from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import Attempt, History, clipped
-from celery_resilience.letter import DeadLetter, ErrorFacts
+from celery_resilience.letter import DeadLetter
 from celery_resilience.outcome import Outcome
 from celery_resilience.settings import Settings
 from celery_resilience.verdict import Verdict
@@ -33,6 +35,9 @@ __all__ = ["Settler", "settler_of"]
 logger = logging.getLogger("celery_resilience")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+
+#: The state of a worker whose loop runs; the stubs do not know it.
+_RUN: int = bootsteps.RUN  # type: ignore[attr-defined]
 
 _settlers: WeakKeyDictionary[Any, Settler] = WeakKeyDictionary()
 
@@ -92,7 +97,7 @@ class Settler:
     @property
     def looping(self) -> bool:
         """Whether the worker's loop runs: before and after, everything is done at once."""
-        return bool(self._consumer.blueprint.state == RUN)
+        return bool(self._consumer.blueprint.state == _RUN)
 
     @property
     def unfinished(self) -> int:
@@ -289,17 +294,13 @@ class Settler:
     def _post(self, call: Callable[[], None]) -> None:
         self._posted.append(call)
         assert self._wake is not None
-        try:
+        with suppress(BlockingIOError):  # the pipe is full: the loop is awake already
             os.write(self._wake[1], b"!")
-        except BlockingIOError:
-            pass  # the pipe is full: the loop is awake already
 
     def _read_posted(self) -> None:
         if self._wake is not None:
-            try:
+            with suppress(BlockingIOError):
                 os.read(self._wake[0], 65536)
-            except BlockingIOError:
-                pass
         while self._posted:
             self._posted.popleft()()
 

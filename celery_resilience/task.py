@@ -6,14 +6,15 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.exceptions import Reject, Retry
+from celery import exceptions as _exceptions
 from celery.utils.serialization import raise_with_context
 
 from celery_resilience.celery_options import policy_from_celery_options
 from celery_resilience.consumer import watch
 from celery_resilience.decision import RetryLater
-from celery_resilience.policy import Policy
-from celery_resilience.tracer import Running, Tracer, running
+from celery_resilience.policy import Policy, Unmatched
+from celery_resilience.ruling import Running, running
+from celery_resilience.tracer import Tracer
 
 if TYPE_CHECKING:
     BaseTask = Task[Any, Any]
@@ -21,6 +22,11 @@ else:
     BaseTask = Task
 
 __all__ = ["ResilientTask"]
+
+
+# The stubs know how these are raised, not how they are made.
+Retry: Any = _exceptions.Retry
+Reject: Any = _exceptions.Reject
 
 
 class ResilientTask(BaseTask):
@@ -84,9 +90,8 @@ class ResilientTask(BaseTask):
         )
         if stated is not None:
             return stated
-        return Policy(
-            max_retries=self.max_retries, unmatched="classify" if self.classify_failures else "give_up"
-        )
+        unmatched: Unmatched = "classify" if self.classify_failures else "give_up"
+        return Policy(max_retries=self.max_retries, unmatched=unmatched)
 
     def retry(
         self,
@@ -107,9 +112,7 @@ class ResilientTask(BaseTask):
         attempt = running.get()
         request = self.request
         if attempt is None or request.called_directly or request.is_eager:
-            return super().retry(
-                args, kwargs, exc, throw, eta, countdown, max_retries, **options
-            )
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
         delay = _delay(eta, self.default_retry_delay if countdown is None else countdown)
         later = RetryLater(delay, rule="self.retry")
         if args is not None or kwargs is not None or options or not throw:
@@ -117,8 +120,9 @@ class ResilientTask(BaseTask):
                 attempt, later, args, kwargs, exc, throw, eta, countdown, max_retries, options
             )
         limit = self.max_retries if max_retries is None else max_retries
+        exceeded: Any = self.MaxRetriesExceededError
         if limit is not None and request.retries + 1 > limit:
-            attempt.exhausted = error = exc or self.MaxRetriesExceededError(
+            attempt.exhausted = error = exc or exceeded(
                 f"Can't retry {self.name}[{request.id}]: {limit} retries are used up",
                 task_args=request.args,
                 task_kwargs=request.kwargs,

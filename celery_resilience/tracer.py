@@ -7,64 +7,38 @@ signals, errbacks) is Celery's own doing. A task that succeeds passes through on
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 import traceback
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo, Traceback
-from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from celery import exceptions as _exceptions
 from celery import signals, states
-from celery.app import trace
+from celery.app import trace as _celerys
 from celery.app.task import Context
-from celery.exceptions import Reject, Retry, WorkerShutdown, WorkerTerminate
+from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from celery.utils.log import get_logger
 from celery.utils.serialization import get_pickleable_exception
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 
-from celery_resilience.classify import classify, is_control_flow
-from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
-from celery_resilience.envelope import HEADER
+from celery_resilience.decision import RetryLater
 from celery_resilience.errors import BodyExited, BrokerError
-from celery_resilience.history import History
-from celery_resilience.letter import ErrorFacts
 from celery_resilience.outcome import Outcome, carry
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.ruling import Running, rule_on, running, what_was_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from celery_resilience.task import ResilientTask
 
-__all__ = ["RetryInfo", "Running", "Tracer", "judge", "running"]
+__all__ = ["RetryInfo", "Tracer"]
 
 logger = get_logger("celery_resilience")
 
-#: Not the module's own generator: children of one fork would draw the same numbers.
-_random = random.SystemRandom()
-
-
-@dataclass
-class Running:
-    """The attempt that is under way in this thread or greenlet."""
-
-    #: When it began, in seconds since the epoch.
-    at: float
-    #: What was decided about it; the first decision stands.
-    outcome: Outcome | None = None
-    #: A retry that the body asked for and that has not been published.
-    asked: RetryLater | None = None
-    #: Publishes it Celery's way, for a body that caught the Retry and went on.
-    publish: Callable[[], Any] | None = None
-    #: What ``self.retry`` raised because its retries were used up.
-    exhausted: BaseException | None = None
-
-
-#: The attempt under way; None outside of a worker.
-running: ContextVar[Running | None] = ContextVar("running", default=None)
+# The stubs describe what tasks use of these, not what makes them.
+trace: Any = _celerys
+Retry: Any = _exceptions.Retry
+_ExceptionInfo: Any = ExceptionInfo
 
 
 class Tracer:
@@ -88,19 +62,15 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
         Info=ResilientTraceInfo,
     )
 
-    def trace_task(
-        uuid: str, args: Any, kwargs: Any, request: dict[str, Any] | None = None
-    ) -> Any:
+    def trace_task(uuid: str, args: Any, kwargs: Any, request: dict[str, Any] | None = None) -> Any:
         attempt = Running(time.time())
         token = running.set(attempt)
         try:
             result = inner(uuid, args, kwargs, request)
             if attempt.asked is not None and result[1] is None:
                 result = _asked_after_all(attempt, attempt.asked, result)
-        except (WorkerShutdown, WorkerTerminate, GeneratorExit):
-            raise
         except BaseException as exc:
-            if type(exc).__name__ == "GreenletExit":
+            if _is_the_workers(exc, task, request):
                 raise
             result = _escaped(task, args, kwargs, request, exc)
         finally:
@@ -127,6 +97,18 @@ def _hostname(assigned: Any) -> str | None:
         return None
 
 
+def _is_the_workers(
+    exc: BaseException, task: ResilientTask, request: Mapping[str, Any] | None
+) -> bool:
+    """Whether *exc* is for the worker, not about the task: shutdown, a greenlet's end or limit."""
+    if isinstance(exc, (WorkerShutdown, WorkerTerminate, GeneratorExit)):
+        return True
+    if not type(exc).__module__.startswith(("gevent", "eventlet", "greenlet")):
+        return False
+    limited = (request or {}).get("timelimit") or (None, None)
+    return type(exc).__name__ == "GreenletExit" or bool(limited[0] or task.time_limit)
+
+
 def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:
     """A body that caught the Retry it had asked for, and went on, still has asked for it."""
     try:
@@ -137,7 +119,7 @@ def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:
     except Exception as exc:
         problem = exc
     retry = Retry(exc=problem, when=asked.delay)
-    attempt.outcome = _outcome(attempt, problem, asked, _own_words("self.retry"))
+    attempt.outcome = what_was_asked(attempt, problem, asked)
     info = ResilientTraceInfo(states.RETRY, retry)
     return trace.trace_ok_t(RetryInfo(retry, None), info, result[2], None)
 
@@ -156,7 +138,7 @@ def _escaped(
     if not isinstance(exc, Exception):
         error = BodyExited(f"the body raised {type(exc).__name__}: {exc}")
         error.__cause__ = exc
-    context = Context(request or {}, args=args, kwargs=kwargs, called_directly=False)
+    context = Context(dict(request or {}), args=args, kwargs=kwargs, called_directly=False)
     info = ResilientTraceInfo(states.FAILURE, error)
     task.request_stack.push(context)
     try:
@@ -167,10 +149,12 @@ def _escaped(
         task.request_stack.pop()
 
 
-class ResilientTraceInfo(trace.TraceInfo):
+class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
     """Celery's TraceInfo, which asks the policy before it believes in a failure."""
 
     __slots__ = ()
+    state: str
+    retval: Any
 
     def handle_error_state(
         self, task: Any, req: Any, eager: bool = False, call_errbacks: bool = True
@@ -178,7 +162,7 @@ class ResilientTraceInfo(trace.TraceInfo):
         attempt = running.get()
         if attempt is not None and not eager:
             if attempt.outcome is None:
-                attempt.outcome = _ruling(task, req, self.retval, attempt)
+                attempt.outcome = rule_on(task, req, self.retval, attempt)
             decision = attempt.outcome.decision if attempt.outcome is not None else None
             if isinstance(decision, RetryLater) and not isinstance(self.retval, Retry):
                 self.state = states.RETRY
@@ -197,9 +181,7 @@ class ResilientTraceInfo(trace.TraceInfo):
                 "the result backend",
                 lambda: task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req),
             )
-        _guarded(
-            "on_retry", lambda: task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo)
-        )
+        _guarded("on_retry", lambda: task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo))
         signals.task_retry.send(sender=task, request=req, reason=retry, einfo=einfo)
         return einfo
 
@@ -223,7 +205,7 @@ class ResilientTraceInfo(trace.TraceInfo):
             return ExceptionInfo((type(exc), exc, exc.__traceback__))
 
 
-class RetryInfo(ExceptionInfo):  # type: ignore[misc]
+class RetryInfo(_ExceptionInfo):  # type: ignore[misc]
     """The ExceptionInfo of a retry: formats its traceback only for those who look.
 
     Celery's own formats it and pickles a copy of every frame for the parent, some 48 KB that
@@ -237,7 +219,7 @@ class RetryInfo(ExceptionInfo):  # type: ignore[misc]
         self._tb = tb
 
     @property
-    def traceback(self) -> str:  # type: ignore[override]
+    def traceback(self) -> str:
         return "".join(traceback.format_exception(Retry, self.exception, self._tb))
 
     @property
@@ -253,126 +235,6 @@ def _received_retry(retry: Any, outcome: Outcome | None) -> RetryInfo:
     if outcome is not None:
         carry(einfo, outcome)
     return einfo
-
-
-def _ruling(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcome | None:
-    """What is to become of the attempt that ended in *exc*; None: Celery's own affair."""
-    if isinstance(exc, Retry):
-        if attempt.asked is None:
-            return None  # published by Celery
-        return _outcome(attempt, exc.exc or exc, attempt.asked, _own_words("self.retry"))
-    if is_control_flow(exc):
-        return None
-    if _body_returned(exc):
-        decision: Decision
-        if _follows(req) and not _was_published(exc):
-            decision = GiveUp(Reason.CHAIN, rule="what was to follow could not be published")
-        else:
-            decision = Drop("its body succeeded", rule="its result could not be stored")
-        return _outcome(attempt, exc, decision, classify(exc))
-    if exc is attempt.exhausted:
-        given_up = GiveUp(Reason.EXHAUSTED, rule="self.retry, past its limit")
-        return _outcome(attempt, exc, given_up, classify(exc))
-    history = History.loads(header(req))
-    verdict, decision = judge(
-        task,
-        exc,
-        history,
-        retries=req.retries or 0,
-        began=attempt.at,
-        expires=req.expires,
-    )
-    return _outcome(attempt, exc, decision, verdict)
-
-
-def judge(
-    task: Any,
-    exc: BaseException,
-    history: History,
-    *,
-    retries: int,
-    began: float,
-    expires: Any = None,
-    reason: Reason | None = None,
-    in_child: bool = True,
-) -> tuple[Verdict, Decision]:
-    """Ask *task*'s policy what the attempt that *began* then and ended in *exc* deserves."""
-    now = time.time()
-    subject = exc.__cause__ if isinstance(exc, BodyExited) and exc.__cause__ else exc
-    if task.throws and isinstance(exc, tuple(task.throws)):
-        verdict = Verdict(Kind.EXPECTED, "throws", "code", f"{task.name} lists it in throws")
-    else:
-        verdict = classify(subject)
-    if reason is None and isinstance(exc, (SoftTimeLimitExceeded, TimeLimitExceeded)):
-        reason = Reason.TIME_LIMIT
-    failure = Failure(
-        exception=exc,
-        verdict=verdict,
-        task=task.name,
-        attempt=history.count + 1,
-        retries=retries,
-        age=max(0.0, now - (began if history.first is None else history.first)),
-        expires_in=_expires_in(task, expires, now),
-        reason=reason,
-    )
-    return verdict, task.policy_in_force.decide(failure, _random, call_user_code=in_child)
-
-
-def header(req: Any) -> Any:
-    """The text of our header, wherever the message's protocol has put it."""
-    text = getattr(req, HEADER, None)
-    return text if text is not None else (req.headers or {}).get(HEADER)
-
-
-def _outcome(
-    attempt: Running, exc: BaseException, decision: Decision, verdict: Verdict
-) -> Outcome:
-    return Outcome(
-        decision=decision,
-        verdict=verdict,
-        error=ErrorFacts.of(exc, with_traceback=not isinstance(decision, RetryLater)),
-        at=attempt.at,
-        ran=max(0.0, time.time() - attempt.at),
-    )
-
-
-def _own_words(rule: str) -> Verdict:
-    return Verdict(Kind.UNKNOWN, rule, "code", "the task asked for it")
-
-
-def _body_returned(exc: BaseException) -> bool:
-    """Whether the body had already succeeded: what is done must never be done again.
-
-    Celery does not say; but its tracer, where the exception was caught, keeps the state that
-    it had reached in a local variable.
-    """
-    local = _tracers_locals(exc)
-    return local.get("state") == states.SUCCESS
-
-
-def _was_published(exc: BaseException) -> bool:
-    return bool(_tracers_locals(exc).get("callbacks_sent"))
-
-
-def _tracers_locals(exc: BaseException) -> Mapping[str, Any]:
-    tb = exc.__traceback__
-    if tb is None or tb.tb_frame.f_code.co_filename != trace.__file__:
-        return {}
-    return tb.tb_frame.f_locals
-
-
-def _follows(req: Any) -> bool:
-    return bool(req.chain or req.callbacks)
-
-
-def _expires_in(task: Any, expires: Any, now: float) -> float | None:
-    if expires is None:
-        return None
-    try:
-        moment = maybe_make_aware(maybe_iso8601(expires), task.app.timezone)
-        return float(moment.timestamp() - now)
-    except Exception:  # Celery has refused the message if it can't read this
-        return None
 
 
 def _guarded(what: str, call: Callable[[], Any]) -> None:

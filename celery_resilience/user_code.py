@@ -76,7 +76,7 @@ def seconds_of(value: Any) -> float | None:
         value = value.total_seconds()
     try:
         return checked_number("delay", value)
-    except (TypeError, ValueError):
+    except Exception:  # its error shows the value, whose repr is the user's code too
         return None
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.result import GroupResult
 from kombu import Queue
 
 from celery_resilience.brokers import open_broker
 from celery_resilience.letter import DeadLetter
+from tests.servers import eventually
 from tests.worker import Broker
 
 
@@ -27,19 +29,33 @@ class Client:
             task_default_queue_type=broker.queue_type,
             accept_content=["json", "pickle", "msgpack", "yaml"],
         )
+        # Results are polled for: Celery's subscription outlives the test's server, and complains.
+        consumer = self.app.backend.result_consumer
+        consumer.consume_from = consumer.cancel_for = lambda task_id: None
         self.record = record
         self.env = {"RECORD": str(record)}
 
     def close(self) -> None:
         """Close every connection."""
-        backend = self.app.backend
-        backend.result_consumer.stop()
-        backend.client.connection_pool.disconnect()
+        self.app.backend.client.connection_pool.disconnect()
         self.app.close()
 
     def send(self, task: str, *args: Any, **options: Any) -> Any:
         """Send ``tests.apps.shop.<task>``; the AsyncResult."""
         return self.app.send_task(f"tests.apps.shop.{task}", args, **options)
+
+    def state(self, result: Any) -> str:
+        """The state that is stored for *result* now."""
+        return str(self.app.backend.get_task_meta(result.id)["status"])
+
+    def value(self, result: Any, timeout: float = 40) -> Any:
+        """What *result*'s task has returned, once it has; a list for a group's."""
+        if isinstance(result, GroupResult):
+            return [self.value(each, timeout) for each in result.results]
+        eventually(
+            lambda: self.state(result) == "SUCCESS", timeout, message=f"{result.id} succeeds"
+        )
+        return self.app.backend.get_task_meta(result.id)["result"]
 
     def put(self, queue: str, body: Any, **options: Any) -> None:
         """Put a message that Celery did not make into *queue*."""

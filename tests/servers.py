@@ -74,7 +74,7 @@ class RabbitServer:
         """
         if self._processes and all(process.poll() is None for process in self._processes):
             return
-        self.kill()
+        self._end()
         epmd = [self._epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)]
         self._run(epmd, "epmd.log")
         eventually(lambda: _accepts(self._epmd_port), 10, message="epmd listens")
@@ -84,21 +84,23 @@ class RabbitServer:
         while not self._accepts_a_login():
             if server.poll() is not None or time.monotonic() >= deadline:
                 log = self.log()
-                self.kill()
+                self._end()
                 raise AssertionError(f"RabbitMQ did not start; the end of its log:\n{log[-3000:]}")
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """End the node as ``kill -9`` does; the data stay for the next *start*."""
-        for process in reversed(self._processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._processes.clear()
+        """End the node as ``kill -9`` does; the data stay for the next *start*.
+
+        What it knows of its queues is written first: a quorum queue that is younger than half a
+        second when its only node is killed never elects a leader again (seen on 3.10.8).
+        """
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            self.evaluate("[dets:sync(Table) || Table <- dets:all()].")
+        self._end()
 
     def stop(self) -> None:
         """End the node and remove its data."""
-        self.kill()
+        self._end()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self) -> str:
@@ -117,7 +119,7 @@ class RabbitServer:
             input=f"{erlang}\n".encode(),
             env=self._environment(),
             capture_output=True,
-            timeout=30,
+            timeout=10,
             check=False,
         )
         answer = done.stdout.decode()
@@ -138,6 +140,13 @@ class RabbitServer:
     def delete_vhost(self, name: str) -> None:
         """Delete the virtual host and all that is in it; its connections are closed."""
         self.evaluate(f'rabbit_vhost:delete(<<"{name}">>, <<"tests">>).')
+
+    def _end(self) -> None:
+        for process in reversed(self._processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._processes.clear()
 
     def _accepts_a_login(self) -> bool:
         import amqp

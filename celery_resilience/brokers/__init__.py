@@ -81,7 +81,7 @@ class Broker(Protocol):
 
 
 def open_broker(connection: Any, hub: Any = None) -> Broker:
-    """The Broker that fits a kombu *connection*; *hub* is the worker's event loop, if it has one."""
+    """The Broker that fits a kombu *connection*; *hub* is the worker's loop, if it has one."""
     driver = connection.transport.driver_type
     if driver == "redis":
         from celery_resilience.brokers.redis import RedisBroker

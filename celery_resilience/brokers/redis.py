@@ -8,6 +8,7 @@ settings (Sentinel, TLS, credentials), the keys its ``global_keyprefix``.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
@@ -39,6 +40,8 @@ class RedisBroker:
         self._client: Redis = Redis(connection_pool=channel.pool)
         self._channel = channel
         self._prefix: str = channel.global_keyprefix or ""
+        #: How many messages this has released from each list.
+        self._released: Counter[str] = Counter()
         self._settle = self._client.register_script(_script("settle"))
         self._release = self._client.register_script(_script("release"))
 
@@ -82,12 +85,14 @@ class RedisBroker:
             end = -1  # the right end of the list is the oldest message
             while limit is None or limit > 0:
                 size = _PAGE if limit is None else min(_PAGE, limit)
+                released = self._released[key]
                 page = self._client.lrange(key, end - size + 1, end)
                 for payload in reversed(page):
                     yield Found(_read(payload, queue), key=(key, payload))
                 if limit is not None:
                     limit -= len(page)
-                end -= size
+                # What was released meanwhile has moved the rest towards the end.
+                end = min(-1, end + self._released[key] - released - size)
                 if len(page) < size:
                     break
 
@@ -97,6 +102,7 @@ class RedisBroker:
             keys=[key, self._key(queue, copy)], args=[payload, self._payload(copy, queue)]
         ):
             raise NotOurs("somebody else has removed it meanwhile")
+        self._released[key] += 1
 
     def close(self) -> None:
         """The pool is the connection's: it closes with it."""

@@ -4,7 +4,8 @@
 -- ARGV  1 the original      2 copy
 --
 -- Returns 1, or 0 if the original is no longer there: then nothing was written.
-if redis.call("LPOS", KEYS[1], ARGV[1]) == false then
+-- RANK -1: from the oldest message on, where those that are replayed lie.
+if redis.call("LPOS", KEYS[1], ARGV[1], "RANK", -1) == false then
   return 0
 end
 redis.call("LPUSH", KEYS[2], ARGV[2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -97,7 +98,7 @@ def expected(name: str) -> None:
 @app.task(base=Quick, bind=True)
 def limited(self: Any, name: str) -> str:
     record(name, self.request.retries)
-    if len(open(os.environ["RECORD"]).read().split(name)) <= 3:
+    if Path(os.environ["RECORD"]).read_text().count(name) < 3:
         raise RateLimitedError("slow down", retry_after=0.1)
     return "served"
 
@@ -156,7 +157,9 @@ def asks(self: Any, name: str, countdown: float = 0.05) -> str:
         raise self.retry(exc=exc, countdown=countdown)  # noqa: B904
 
 
-@app.task(base=ResilientTask, autoretry_for=(ZeroDivisionError,), max_retries=2, default_retry_delay=0)
+@app.task(
+    base=ResilientTask, autoretry_for=(ZeroDivisionError,), max_retries=2, default_retry_delay=0
+)
 def stated(name: str) -> None:
     record(name)
     1 / 0  # noqa: B018
@@ -175,7 +178,9 @@ def own_letters(name: str) -> None:
     raise PermanentError("it has a queue of its own")
 
 
-@app.task(base=ResilientTask, failure_policy=Policy(on(ValueError).dead_letter(queue="dead_values")))
+@app.task(
+    base=ResilientTask, failure_policy=Policy(on(ValueError).dead_letter(queue="dead_values"))
+)
 def rule_letters(name: str) -> None:
     record(name)
     raise ValueError(name)

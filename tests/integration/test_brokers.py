@@ -94,9 +94,7 @@ class Result:
 
 
 @pytest.fixture
-def rig(
-    request: pytest.FixtureRequest, broker_named: Callable[[str], Broker]
-) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest, broker_named: Callable[[str], Broker]) -> Iterator[Rig]:
     if request.param == "memory":
         memory.Channel.queues.clear()  # they are the process's own, not the connection's
         made = Rig("memory://", "classic")
@@ -309,6 +307,6 @@ def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> N
     let_go(received, result)
     client = redis.Redis(connection_pool=channel.pool)
     assert client.llen("shop:dead_letter") == 1
-    assert all(key.startswith(b"shop:") for key in client.keys())
+    assert all(key.startswith(b"shop:") for key in client.scan_iter())
     assert client.hlen("shop:unacked") == 0
     connection.release()

@@ -47,9 +47,7 @@ def send_all(client: Client) -> int:
     chain(parks(), parks(), parks()).apply_async()
     group([parks(), parks()]).apply_async()
     chord([parks(), parks()], parks()).apply_async()
-    app.conf.task_protocol = 1
-    app.amqp.__dict__.pop("_create_task_sender", None)
-    first = type(app)("client1", broker=app.conf.broker_url, backend=app.conf.result_backend)
+    first = type(app)("client1", broker=app.conf.broker_url)
     first.conf.update(
         {k: app.conf[k] for k in ("task_default_queue", "task_queues", "task_default_queue_type")},
         task_protocol=1,
@@ -84,7 +82,7 @@ def opened(envelope: Envelope) -> Any:
 def test_a_retry_is_the_message_received(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
-    """Body, type, headers, properties and queue are the same; only the retry's own fields differ."""
+    """Body, type, headers, properties, queue are the same; only the retry's fields differ."""
     sent = send_all(client)
     before = lying(client)
     assert len(before) == sent
@@ -141,9 +139,9 @@ def test_canvas_goes_on_after_a_retry(
     chained = chain(add(1, 2), add(10)).apply_async()
     grouped = group([add(1, 1), add(2, 2)]).apply_async()
     chorded = chord([add(3, 3), add(4, 4), add(5, 5)], total).apply_async()
-    assert chained.get(timeout=30) == 13
-    assert grouped.get(timeout=30) == [2, 4]
-    assert chorded.get(timeout=30) == 24
+    assert client.value(chained) == 13
+    assert client.value(grouped) == [2, 4]
+    assert client.value(chorded) == 24
     assert client.executions()["total"] == 1
 
 

@@ -1,0 +1,1 @@
+"""What an operator types: ``celery dlq``, ``celery resilience`` and ``celery-resilience``."""

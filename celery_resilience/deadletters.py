@@ -1,0 +1,369 @@
+"""Dead letters, looked at and replayed: what ``celery dlq`` types, from Python.
+
+::
+
+    with DeadLetters(app) as letters:
+        for filed in letters.list(limit=20):
+            print(filed.letter.id, filed.letter.task, filed.letter.reason)
+        for replayed in letters.replay("4f3a9c01b2d4"):
+            print(replayed.result, replayed.why)
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Literal
+
+from kombu.serialization import prepare_accept_content
+
+from celery_resilience.brokers import Broker, Found, NotOurs, Unroutable, open_broker
+from celery_resilience.envelope import Envelope
+from celery_resilience.errors import BrokerError, ResilienceError
+from celery_resilience.letter import DeadLetter
+from celery_resilience.settings import Settings, dead_letter_queues, queue_name
+
+__all__ = ["AmbiguousId", "DeadLetters", "Filed", "NoSuchLetter", "ReplayResult", "Replayed"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: How many letters are held in memory while they are replayed.
+_BATCH = 100
+#: The beginning of an id has to be at least this long to be taken for it.
+_SHORTEST_ID = 4
+#: How long to wait for a broker that does not answer, in seconds.
+_CONNECT = 5.0
+
+
+class NoSuchLetter(ResilienceError, LookupError):
+    """No letter has this id, or one that begins with it."""
+
+
+class AmbiguousId(NoSuchLetter):
+    """More than one letter's id begins with this."""
+
+
+@dataclass(frozen=True)
+class Filed:
+    """A letter, and the dead-letter queue that it lies in."""
+
+    letter: DeadLetter
+    queue: str
+
+
+class ReplayResult(str, Enum):
+    """What became of one letter in a replay."""
+
+    REPLAYED = "replayed"  #: its message is published and confirmed, the letter is removed
+    SKIPPED = "skipped"  #: nothing was done: it is not there any more, or was not meant
+    FAILED = "failed"  #: it could not be published; the letter is where it was
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One letter of a replay, and what became of it."""
+
+    letter: DeadLetter
+    #: The dead-letter queue that it lay in.
+    queue: str
+    #: The queue that its message was meant for.
+    to: str
+    result: ReplayResult
+    #: Why it was skipped or failed, and the way out; empty if it was replayed.
+    why: str = ""
+
+
+class DeadLetters:
+    """The dead letters of a Celery *app*, in the broker's own queues.
+
+    Looking takes nothing out: no letter is removed, reordered or delayed. On RabbitMQ a letter
+    that is being looked at is invisible to others until the iteration is over or its process has
+    died, so finish one iteration before the next begins, and don't keep one open.
+
+    *dead_letter_queue* takes the place of all that settings, tasks and rules name; *queues* are
+    what ``{queue}`` stands for, by default every queue that the app knows.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        queues: Iterable[str] | None = None,
+        dead_letter_queue: str | None = None,
+    ) -> None:
+        self._app = app
+        self.settings = Settings.of(app)
+        self._work_queues = None if queues is None else tuple(queues)
+        self._own = dead_letter_queue and queue_name(dead_letter_queue, "--dead-letter-queue")
+        self._queues: tuple[str, ...] | None = None
+        self._connection: Any = None
+        self._broker: Broker | None = None
+        self._looking = False
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Every dead-letter queue that the setting, a task or a rule names."""
+        if self._queues is None:
+            load_tasks(self._app)
+            work_queues = self._work_queues or tuple(known_queues(self._app))
+            if self._own:
+                found = {self._own.replace("{queue}", queue) for queue in work_queues or ("",)}
+            else:
+                found = dead_letter_queues(self._app, self.settings, work_queues)
+            self._queues = tuple(sorted(found))
+        return self._queues
+
+    def count(self) -> dict[str, int]:
+        """How many letters lie in each dead-letter queue."""
+        with self._turn() as broker:
+            return {queue: broker.count(queue) for queue in self.queues}
+
+    def list(self, limit: int | None = None) -> Iterator[Filed]:
+        """The first *limit* letters, the oldest of each queue first."""
+        with self._turn() as broker:
+            filed = (filed for _, filed in self._look(broker))
+            yield from itertools.islice(filed, limit)
+
+    def find(self, letter_id: str) -> Filed:
+        """The letter with this id, or the only one whose id begins so (4 characters at least)."""
+        (filed,) = self.find_all([letter_id])
+        return filed
+
+    def find_all(self, ids: Iterable[str]) -> Sequence[Filed]:
+        """The letters with these ids, in their order; raises NoSuchLetter if one is not there."""
+        with self._turn() as broker:
+            return [filed for _, filed in self._find(broker, list(ids))]
+
+    def replay(
+        self,
+        letters: str | Iterable[str] | Literal["all"],
+        *,
+        limit: int | None = None,
+        to_queue: str | None = None,
+    ) -> Iterator[Replayed]:
+        """Publish the messages of *letters* (an id, ids, or ``"all"``) again, each for a new life.
+
+        Each goes to the queue that it was received from, or to *to_queue*; its letter is removed
+        when the broker has confirmed the message, so a crash in between leaves both. With
+        ``"all"`` it ends with the letters that lay there when it began, whatever dies meanwhile.
+        Nothing happens before the first result is asked for.
+        """
+        if to_queue is not None and to_queue in self.queues:
+            raise ValueError(f"{to_queue} is a dead-letter queue: nothing would run there")
+        with self._turn() as broker:
+            began = time.time()
+            #: The ids of those that stay where they are.
+            kept: set[str] = set()
+            chosen: Iterable[tuple[Found, Filed]]
+            if letters == "all":
+                chosen = self._all(broker, kept)
+            else:
+                ids = [letters] if isinstance(letters, str) else list(dict.fromkeys(letters))
+                chosen, began = self._find(broker, ids), float("inf")
+            for found, filed in itertools.islice(chosen, limit):
+                replayed = self._replay(broker, found, filed, to_queue, began)
+                if replayed.result is not ReplayResult.REPLAYED:
+                    kept.add(filed.letter.id)
+                yield replayed
+
+    def close(self) -> None:
+        """Close the connection to the broker; it is opened again when needed."""
+        broker, connection = self._broker, self._connection
+        self._broker = self._connection = None
+        if broker is not None:
+            broker.close()
+        if connection is not None:
+            connection.release()
+
+    def __enter__(self) -> DeadLetters:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # One letter after the other
+
+    def _look(self, broker: Broker) -> Iterator[tuple[Found, Filed]]:
+        for queue in self.queues:
+            for found in broker.look(queue):
+                yield found, Filed(DeadLetter.from_envelope(found.envelope), queue)
+
+    def _find(self, broker: Broker, ids: Sequence[str]) -> Sequence[tuple[Found, Filed]]:
+        """The letters that *ids* mean, in their order; nothing is kept of the others."""
+        for wanted in ids:
+            if len(wanted) < _SHORTEST_ID:
+                raise NoSuchLetter(
+                    f"{wanted!r} is too short for an id: at least {_SHORTEST_ID} characters"
+                )
+        exact: dict[str, tuple[Found, Filed]] = {}
+        begun: dict[str, dict[str, tuple[Found, Filed]]] = {wanted: {} for wanted in ids}
+        for found, filed in self._look(broker):
+            for wanted in ids:
+                if filed.letter.id == wanted:
+                    exact.setdefault(wanted, (found, filed))
+                elif filed.letter.id.startswith(wanted) and len(begun[wanted]) < 10:
+                    begun[wanted].setdefault(filed.letter.id, (found, filed))
+            if len(exact) == len(ids):
+                break
+        chosen = [exact.get(wanted) or self._only(wanted, begun[wanted]) for wanted in ids]
+        # Two beginnings may mean the same letter.
+        return list({filed.letter.id: (found, filed) for found, filed in chosen}.values())
+
+    def _only(self, wanted: str, begun: dict[str, tuple[Found, Filed]]) -> tuple[Found, Filed]:
+        if len(begun) > 1:
+            raise AmbiguousId(
+                f"{wanted} is how several ids begin: {', '.join(sorted(begun))}; type more of it"
+            )
+        if not begun:
+            raise NoSuchLetter(f"no dead letter {wanted} in {', '.join(self.queues)}")
+        return next(iter(begun.values()))
+
+    def _all(self, broker: Broker, kept: Collection[str]) -> Iterator[tuple[Found, Filed]]:
+        """As many letters of each queue as lie there now, each once, though they are removed
+        while this goes on; *kept* tells which of them are not."""
+        for queue in self.queues:
+            left = broker.count(queue)
+            again = True
+            # What somebody else removes meanwhile may move a letter past the place where a broker
+            # goes on reading: so once more, until nothing new is found.
+            while again and left > 0:
+                again = False
+                look = broker.look(queue)
+                while left > 0 and (batch := list(itertools.islice(look, _BATCH))):
+                    for found in batch:
+                        letter = DeadLetter.from_envelope(found.envelope)
+                        if left > 0 and letter.id not in kept:
+                            left -= 1
+                            again = True
+                            yield found, Filed(letter, queue)
+
+    def _replay(
+        self, broker: Broker, found: Found, filed: Filed, to_queue: str | None, began: float
+    ) -> Replayed:
+        letter = filed.letter
+        origin = letter.envelope.queue
+        to = to_queue or ("" if origin in self.queues else origin)
+        replayed = Replayed(letter, filed.queue, to, ReplayResult.REPLAYED)
+        if letter.at > began:
+            return replace(
+                replayed, result=ReplayResult.SKIPPED, why="it died after this replay began"
+            )
+        if not to:
+            return replace(
+                replayed,
+                result=ReplayResult.FAILED,
+                why="it does not tell which queue it came from: choose one with --to-queue",
+            )
+        try:
+            broker.release(found, self._message(letter), to)
+        except NotOurs:
+            return replace(
+                replayed, result=ReplayResult.SKIPPED, why="somebody else has removed it"
+            )
+        except Unroutable:
+            return replace(
+                replayed,
+                result=ReplayResult.FAILED,
+                why=f"there is no queue {to}: start a worker on it, or choose another "
+                "with --to-queue",
+            )
+        except BrokerError as exc:
+            return replace(replayed, result=ReplayResult.FAILED, why=str(exc))
+        return replayed
+
+    def _message(self, letter: DeadLetter) -> Envelope:
+        """The message to publish; as it was received where it can't be opened."""
+        envelope = letter.envelope
+        if envelope.protocol == 2 or envelope.content_type in self._accepted:
+            try:
+                return letter.replayed()
+            except Exception:
+                logger.debug("letter %s can't be opened", letter.id, exc_info=True)
+        return envelope.with_header(letter.history.replayed(letter.id).dumps())
+
+    @cached_property
+    def _accepted(self) -> Collection[str]:
+        # What the workers would refuse to open is not opened here either: it may be a pickle.
+        return prepare_accept_content(self._app.conf.accept_content) or ()
+
+    # The broker
+
+    @contextmanager
+    def _turn(self) -> Iterator[Broker]:
+        """The broker, for one iteration; afterwards every letter is where it was."""
+        if self._looking:
+            raise RuntimeError("finish or close() the iteration over these letters first")
+        self._looking = True
+        try:
+            broker = self._opened()
+            yield broker
+            broker.close()  # gives back what was looked at
+        except BaseException as exc:
+            lost = self._connection is not None and isinstance(
+                exc, (*self._connection.connection_errors, *self._connection.channel_errors)
+            )
+            where = self._connection.as_uri() if lost else ""
+            with suppress(Exception):
+                self.close()
+            if lost:
+                raise BrokerError(f"lost {where}: {exc}") from exc
+            raise
+        finally:
+            self._looking = False
+
+    def _opened(self) -> Broker:
+        if self._broker is None:
+            connection = self._app.connection_for_read()
+            if connection.transport.driver_type == "redis":
+                connection.transport_options.setdefault("socket_connect_timeout", _CONNECT)
+            try:
+                connection.ensure_connection(max_retries=max(1, len(connection.alt)))
+                self._broker = open_broker(connection)
+            except Exception as exc:
+                connection.release()
+                said = str(exc)
+                if connection.password:
+                    said = said.replace(str(connection.password), "**")
+                raise BrokerError(f"can't reach {connection.as_uri()}: {said}") from exc
+            self._connection = connection
+        return self._broker
+
+
+def load_tasks(app: Any) -> None:
+    """Import every module that has tasks of *app*; one that can't be imported is logged."""
+    try:
+        app.loader.import_default_modules()
+    except Exception as exc:
+        logger.warning(
+            "not all tasks could be imported (%s: %s): what only they name is not known",
+            type(exc).__name__, exc,
+        )  # fmt: skip
+
+
+def known_queues(app: Any) -> set[str]:
+    """The queues that *app* can be seen to use: declared, routed to, or named by a task."""
+    names = set(app.amqp.queues)
+    routes = app.conf.task_routes
+    for route in routes.values() if isinstance(routes, Mapping) else ():
+        names.add(route.get("queue") if isinstance(route, Mapping) else None)
+    names.update(getattr(task, "queue", None) for task in app.tasks.values())
+    return {name for name in map(_name, names) if name}
+
+
+def _name(queue: object) -> str:
+    name = getattr(queue, "name", queue)
+    return name if isinstance(name, str) else ""

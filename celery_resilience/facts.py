@@ -1,0 +1,138 @@
+"""What is kept of an exception: text, never the object."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from celery_resilience.history import clipped
+
+__all__ = ["MESSAGE", "Cause", "ErrorFacts", "type_name"]
+
+#: The most characters of an exception's own words, and of a traceback, that are kept.
+MESSAGE = 2_000
+_TRACEBACK = 24_000
+_CAUSES = 8
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One link of an exception's chain of causes."""
+
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ErrorFacts:
+    """What is kept of an exception: text, never the object."""
+
+    #: The exception's type, ``module.Name``.
+    error: str = ""
+    message: str = ""
+    #: What it was raised from, nearest first.
+    causes: tuple[Cause, ...] = ()
+    #: The last part of the traceback: the innermost frames are the ones kept.
+    traceback: str = ""
+    #: The innermost frame of the task's own code, ``module.function``; groups letters.
+    frame: str = ""
+
+    @classmethod
+    def of(cls, exception: BaseException, with_traceback: bool = True) -> ErrorFacts:
+        """The facts of *exception*; whatever its methods raise, this does not."""
+        causes: list[Cause] = []
+        seen = {id(exception)}
+        link = _cause(exception)
+        while link is not None and id(link) not in seen and len(causes) < _CAUSES:
+            seen.add(id(link))
+            causes.append(Cause(type_name(link), clipped(_said(link))))
+            link = _cause(link)
+        return cls(
+            error=type_name(exception),
+            message=clipped(_said(exception), MESSAGE),
+            causes=tuple(causes),
+            traceback=_traceback(exception) if with_traceback else "",
+            frame=_frame(exception) if with_traceback else "",
+        )
+
+    def clipped(self, limit: int) -> ErrorFacts:
+        """The same with at most *limit* characters of traceback, and little more of the rest."""
+        return replace(
+            self,
+            message=clipped(self.message, 200 + limit // 4),
+            causes=self.causes if limit > 2_000 else (),
+            traceback=_innermost(self.traceback, limit),
+        )
+
+    @classmethod
+    def from_json(cls, data: object) -> ErrorFacts:
+        """The facts in *data*, a letter's ``error``; what can't be read is left out."""
+        if not isinstance(data, Mapping):
+            return cls()
+        causes = data.get("causes")
+        links = [c for c in causes if isinstance(c, Mapping)] if isinstance(causes, list) else []
+        return cls(
+            causes=tuple(
+                Cause(clipped(str(c.get("error", ""))), clipped(str(c.get("message", ""))))
+                for c in links[:_CAUSES]
+            ),
+            **{
+                name: str(data.get(name) or "")[-_TRACEBACK - 2 :]
+                for name in ("error", "message", "traceback", "frame")
+            },
+        )
+
+
+def type_name(exception: BaseException) -> str:
+    """``module.Name`` of an exception, ``Name`` alone for a built-in one."""
+    cls = type(exception)
+    module, name = str(cls.__module__), cls.__qualname__
+    return clipped(name if module in ("builtins", "") else f"{module}.{name}", 200)
+
+
+def _said(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except BaseException as problem:
+        return f"<its __str__ raised {type(problem).__name__}>"
+
+
+def _cause(exception: BaseException) -> BaseException | None:
+    if exception.__cause__ is not None:
+        return exception.__cause__
+    return None if exception.__suppress_context__ else exception.__context__
+
+
+def _traceback(exception: BaseException) -> str:
+    try:
+        # A frame limit below zero keeps the innermost ones.
+        lines = traceback.format_exception(
+            type(exception), exception, exception.__traceback__, limit=-60
+        )
+        text = "".join(lines)
+    except Exception as problem:
+        return f"<its traceback could not be formatted: {type(problem).__name__}>"
+    return _innermost(text, _TRACEBACK)
+
+
+def _innermost(text: str, limit: int) -> str:
+    return text if len(text) <= limit else "…\n" + text[len(text) - limit :]
+
+
+#: Frames of these are the machinery, not the task.
+_MACHINERY = ("celery.", "billiard.", "kombu.", "celery_resilience.")
+
+
+def _frame(exception: BaseException) -> str:
+    own = ""
+    tb = exception.__traceback__
+    for _ in range(100_000):
+        if tb is None:
+            break
+        module = str(tb.tb_frame.f_globals.get("__name__", ""))
+        path = tb.tb_frame.f_code.co_filename
+        if not module.startswith(_MACHINERY) and "site-packages" not in path:
+            own = f"{module}.{tb.tb_frame.f_code.co_name}"
+        tb = tb.tb_next
+    return own

@@ -1,0 +1,165 @@
+"""What is to become of a failed attempt: the facts are gathered, the policy is asked.
+
+The same question is asked in two places: where the body ran, about what it raised, and in the
+worker's main process, about a body that could not tell because its process died.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from celery import states
+from celery.app import trace
+from celery.exceptions import Retry
+
+from celery_resilience.classify import classify, is_control_flow
+from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.envelope import HEADER, seconds_until
+from celery_resilience.errors import BodyExited
+from celery_resilience.facts import ErrorFacts
+from celery_resilience.history import History
+from celery_resilience.outcome import Outcome
+from celery_resilience.verdict import Kind, Verdict
+
+__all__ = ["Running", "judge", "rule_on", "running", "what_was_asked"]
+
+#: Not the module's own generator: children of one fork would draw the same numbers.
+_random = random.SystemRandom()
+
+
+@dataclass
+class Running:
+    """The attempt that is under way in this thread or greenlet."""
+
+    #: When it began, in seconds since the epoch.
+    at: float
+    #: What was decided about it; the first decision stands.
+    outcome: Outcome | None = None
+    #: A retry that the body asked for and that has not been published.
+    asked: RetryLater | None = None
+    #: Publishes it Celery's way, for a body that caught the Retry and went on.
+    publish: Callable[[], Any] | None = None
+    #: What ``self.retry`` raised because its retries were used up.
+    exhausted: BaseException | None = None
+
+
+#: The attempt under way; None outside of a worker.
+running: ContextVar[Running | None] = ContextVar("running", default=None)
+
+
+def rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcome | None:
+    """What is to become of the attempt that ended in *exc*; None: Celery's own affair."""
+    if isinstance(exc, Retry):
+        if attempt.asked is None:
+            return None  # published by Celery
+        return what_was_asked(attempt, exc.exc or exc, attempt.asked)
+    if is_control_flow(exc):
+        return None
+    if _body_returned(exc):
+        decision: Decision
+        if _follows(req) and not _was_published(exc):
+            decision = GiveUp(Reason.CHAIN, rule="what was to follow could not be published")
+        else:
+            decision = Drop("its body succeeded", rule="its result could not be stored")
+        return _outcome(attempt, exc, decision, classify(exc))
+    if exc is attempt.exhausted:
+        given_up = GiveUp(Reason.EXHAUSTED, rule="self.retry, past its limit")
+        return _outcome(attempt, exc, given_up, classify(exc))
+    history = History.loads(header(req))
+    verdict, decision = judge(
+        task,
+        exc,
+        history,
+        retries=req.retries or 0,
+        began=attempt.at,
+        expires=req.expires,
+    )
+    return _outcome(attempt, exc, decision, verdict)
+
+
+def judge(
+    task: Any,
+    exc: BaseException,
+    history: History,
+    *,
+    retries: int,
+    began: float,
+    expires: Any = None,
+    reason: Reason | None = None,
+    in_child: bool = True,
+) -> tuple[Verdict, Decision]:
+    """Ask *task*'s policy what the attempt that *began* then and ended in *exc* deserves."""
+    now = time.time()
+    subject = exc.__cause__ if isinstance(exc, BodyExited) and exc.__cause__ else exc
+    if task.throws and isinstance(exc, tuple(task.throws)):
+        verdict = Verdict(Kind.EXPECTED, "throws", "code", f"{task.name} lists it in throws")
+    else:
+        verdict = classify(subject)
+    if reason is None and isinstance(exc, (SoftTimeLimitExceeded, TimeLimitExceeded)):
+        reason = Reason.TIME_LIMIT
+    failure = Failure(
+        exception=exc,
+        verdict=verdict,
+        task=task.name,
+        attempt=history.count + 1,
+        retries=retries,
+        age=max(0.0, now - (began if history.first is None else history.first)),
+        expires_in=seconds_until(expires, now, task.app.timezone),
+        reason=reason,
+    )
+    return verdict, task.policy_in_force.decide(failure, _random, call_user_code=in_child)
+
+
+def header(req: Any) -> Any:
+    """The text of our header, wherever the message's protocol has put it."""
+    text = getattr(req, HEADER, None)
+    return text if text is not None else (req.headers or {}).get(HEADER)
+
+
+def _outcome(attempt: Running, exc: BaseException, decision: Decision, verdict: Verdict) -> Outcome:
+    return Outcome(
+        decision=decision,
+        verdict=verdict,
+        error=ErrorFacts.of(exc, with_traceback=not isinstance(decision, RetryLater)),
+        at=attempt.at,
+        ran=max(0.0, time.time() - attempt.at),
+    )
+
+
+_OWN_WORDS = Verdict(Kind.UNKNOWN, "self.retry", "code", "the task asked for a retry")
+
+
+def what_was_asked(attempt: Running, exc: BaseException, asked: RetryLater) -> Outcome:
+    """The outcome of an attempt whose body has *asked* for a retry."""
+    return _outcome(attempt, exc, asked, _OWN_WORDS)
+
+
+def _body_returned(exc: BaseException) -> bool:
+    """Whether the body had already succeeded: what is done must never be done again.
+
+    Celery does not say; but its tracer, where the exception was caught, keeps the state that
+    it had reached in a local variable.
+    """
+    local = _tracers_locals(exc)
+    return local.get("state") == states.SUCCESS
+
+
+def _was_published(exc: BaseException) -> bool:
+    return bool(_tracers_locals(exc).get("callbacks_sent"))
+
+
+def _tracers_locals(exc: BaseException) -> Mapping[str, Any]:
+    tb = exc.__traceback__
+    if tb is None or tb.tb_frame.f_code.co_filename != trace.__file__:
+        return {}
+    return tb.tb_frame.f_locals
+
+
+def _follows(req: Any) -> bool:
+    return bool(req.chain or req.callbacks)
