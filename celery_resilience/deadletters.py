@@ -16,21 +16,26 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from enum import Enum
-from functools import cached_property
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-from kombu.serialization import prepare_accept_content
-
-from celery_resilience.brokers import Broker, Found, NotOurs, Unroutable, open_broker
-from celery_resilience.envelope import Envelope
-from celery_resilience.errors import BrokerError, ResilienceError
+from celery_resilience.brokers import Broker, Found
+from celery_resilience.brokers.reach import Unreachable, reach
+from celery_resilience.errors import ResilienceError
 from celery_resilience.letter import DeadLetter
+from celery_resilience.replay import Replay, Replayed, ReplayResult
 from celery_resilience.settings import Settings, dead_letter_queues, queue_name
 
-__all__ = ["AmbiguousId", "DeadLetters", "Filed", "NoSuchLetter", "ReplayResult", "Replayed"]
+__all__ = [
+    "AmbiguousId",
+    "DeadLetters",
+    "Filed",
+    "NoSuchLetter",
+    "ReplayResult",
+    "Replayed",
+    "Unreachable",
+]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -38,8 +43,6 @@ logger = logging.getLogger("celery_resilience")
 _BATCH = 100
 #: The beginning of an id has to be at least this long to be taken for it.
 _SHORTEST_ID = 4
-#: How long to wait for a broker that does not answer, in seconds.
-_CONNECT = 5.0
 
 
 class NoSuchLetter(ResilienceError, LookupError):
@@ -56,31 +59,6 @@ class Filed:
 
     letter: DeadLetter
     queue: str
-
-
-class ReplayResult(str, Enum):
-    """What became of one letter in a replay."""
-
-    REPLAYED = "replayed"  #: its message is published and confirmed, the letter is removed
-    SKIPPED = "skipped"  #: nothing was done: it is not there any more, or was not meant
-    FAILED = "failed"  #: it could not be published; the letter is where it was
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """One letter of a replay, and what became of it."""
-
-    letter: DeadLetter
-    #: The dead-letter queue that it lay in.
-    queue: str
-    #: The queue that its message was meant for.
-    to: str
-    result: ReplayResult
-    #: Why it was skipped or failed, and the way out; empty if it was replayed.
-    why: str = ""
 
 
 class DeadLetters:
@@ -160,7 +138,7 @@ class DeadLetters:
         if to_queue is not None and to_queue in self.queues:
             raise ValueError(f"{to_queue} is a dead-letter queue: nothing would run there")
         with self._turn() as broker:
-            began = time.time()
+            until = time.time()
             #: The ids of those that stay where they are.
             kept: set[str] = set()
             chosen: Iterable[tuple[Found, Filed]]
@@ -168,9 +146,10 @@ class DeadLetters:
                 chosen = self._all(broker, kept)
             else:
                 ids = [letters] if isinstance(letters, str) else list(dict.fromkeys(letters))
-                chosen, began = self._find(broker, ids), float("inf")
+                chosen, until = self._find(broker, ids), float("inf")
+            replay = Replay.of(self._app, broker, self.queues, to_queue, until)
             for found, filed in itertools.islice(chosen, limit):
-                replayed = self._replay(broker, found, filed, to_queue, began)
+                replayed = replay.one(found, filed.letter, filed.queue)
                 if replayed.result is not ReplayResult.REPLAYED:
                     kept.add(filed.letter.id)
                 yield replayed
@@ -251,62 +230,13 @@ class DeadLetters:
                             again = True
                             yield found, Filed(letter, queue)
 
-    def _replay(
-        self, broker: Broker, found: Found, filed: Filed, to_queue: str | None, began: float
-    ) -> Replayed:
-        letter = filed.letter
-        origin = letter.envelope.queue
-        to = to_queue or ("" if origin in self.queues else origin)
-        replayed = Replayed(letter, filed.queue, to, ReplayResult.REPLAYED)
-        if letter.at > began:
-            return replace(
-                replayed, result=ReplayResult.SKIPPED, why="it died after this replay began"
-            )
-        if not to:
-            return replace(
-                replayed,
-                result=ReplayResult.FAILED,
-                why="it does not tell which queue it came from: choose one with --to-queue",
-            )
-        try:
-            broker.release(found, self._message(letter), to)
-        except NotOurs:
-            return replace(
-                replayed, result=ReplayResult.SKIPPED, why="somebody else has removed it"
-            )
-        except Unroutable:
-            return replace(
-                replayed,
-                result=ReplayResult.FAILED,
-                why=f"there is no queue {to}: start a worker on it, or choose another "
-                "with --to-queue",
-            )
-        except BrokerError as exc:
-            return replace(replayed, result=ReplayResult.FAILED, why=str(exc))
-        return replayed
-
-    def _message(self, letter: DeadLetter) -> Envelope:
-        """The message to publish; as it was received where it can't be opened."""
-        envelope = letter.envelope
-        if envelope.protocol == 2 or envelope.content_type in self._accepted:
-            try:
-                return letter.replayed()
-            except Exception:
-                logger.debug("letter %s can't be opened", letter.id, exc_info=True)
-        return envelope.with_header(letter.history.replayed(letter.id).dumps())
-
-    @cached_property
-    def _accepted(self) -> Collection[str]:
-        # What the workers would refuse to open is not opened here either: it may be a pickle.
-        return prepare_accept_content(self._app.conf.accept_content) or ()
-
     # The broker
 
     @contextmanager
     def _turn(self) -> Iterator[Broker]:
         """The broker, for one iteration; afterwards every letter is where it was."""
         if self._looking:
-            raise RuntimeError("finish or close() the iteration over these letters first")
+            raise RuntimeError("finish the iteration over these letters first")
         self._looking = True
         try:
             broker = self._opened()
@@ -320,26 +250,14 @@ class DeadLetters:
             with suppress(Exception):
                 self.close()
             if lost:
-                raise BrokerError(f"lost {where}: {exc}") from exc
+                raise Unreachable(f"lost {where}: {exc}") from exc
             raise
         finally:
             self._looking = False
 
     def _opened(self) -> Broker:
         if self._broker is None:
-            connection = self._app.connection_for_read()
-            if connection.transport.driver_type == "redis":
-                connection.transport_options.setdefault("socket_connect_timeout", _CONNECT)
-            try:
-                connection.ensure_connection(max_retries=max(1, len(connection.alt)))
-                self._broker = open_broker(connection)
-            except Exception as exc:
-                connection.release()
-                said = str(exc)
-                if connection.password:
-                    said = said.replace(str(connection.password), "**")
-                raise BrokerError(f"can't reach {connection.as_uri()}: {said}") from exc
-            self._connection = connection
+            self._connection, self._broker = reach(self._app)
         return self._broker
 
 

@@ -63,6 +63,7 @@ class ErrorFacts:
             message=clipped(self.message, 200 + limit // 4),
             causes=self.causes if limit > 2_000 else (),
             traceback=_innermost(self.traceback, limit),
+            frame=clipped(self.frame, 200),
         )
 
     @classmethod

@@ -76,14 +76,14 @@ class History:
         return History(lineage=(*self.lineage, letter)[-_LINEAGE:])
 
     def clipped(self, limit: int) -> History:
-        """The same with at most *limit* // 10 characters of every attempt's message."""
-        return replace(
-            self,
-            attempts=tuple(
-                replace(attempt, message=clipped(attempt.message, limit // 10 + 20))
-                for attempt in self.attempts
-            ),
-        )
+        """The same with at most *limit* // 10 characters, and a few more, of every text."""
+        names = [f.name for f in fields(Attempt) if f.type == "str"]
+
+        def short(attempt: Attempt) -> Attempt:
+            texts: Any = {n: clipped(getattr(attempt, n), limit // 10 + 20) for n in names}
+            return replace(attempt, **texts)
+
+        return replace(self, attempts=tuple(map(short, self.attempts)))
 
     def to_json(self) -> dict[str, Any]:
         """A dict with short keys; :meth:`from_json` reads it back."""

@@ -100,9 +100,11 @@ class DeadLetter:
         text = self._dumps()
         for part in (4_000, 1_000, 0):
             if len(text) > _HEADER:
-                text = replace(
-                    self, error=self.error.clipped(part), history=self.history.clipped(part)
-                )._dumps()
+                # Of a text that is not ASCII a character may weigh 12 bytes.
+                most = 200 + part // 4
+                texts: Any = {name: clipped(getattr(self, name), most) for name in _TEXTS}
+                error, history = self.error.clipped(part), self.history.clipped(part)
+                text = replace(self, error=error, history=history, **texts)._dumps()
         return self.envelope.with_header(text)
 
     def _dumps(self) -> str:

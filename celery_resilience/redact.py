@@ -27,7 +27,7 @@ _FINDS = 200
 #: What lies deeper than this in a value is masked.
 _DEEPEST = 20
 _OPENING = {"(": ")", "[": "]", "{": "}", "<": ">"}
-_CLOSING = frozenset(_OPENING.values())
+_OPENING_OF = {closing: opening for opening, closing in _OPENING.items()}
 #: The letters that Python writes in front of a quoted string.
 _PREFIXES = frozenset("bBrRuUfF")
 _QUOTE = re.compile(r"""(\\*)(['"])""")
@@ -140,10 +140,7 @@ def printable(text: str, lines: bool = False) -> str:
     They are written as escapes. Line ends and tabs stay as they are where *lines* is true,
     elsewhere each run of white space becomes one space.
     """
-    if lines:
-        text = text.replace("\r\n", "\n").expandtabs(4)
-    else:
-        text = " ".join(text.split())
+    text = text.replace("\r\n", "\n").expandtabs(4) if lines else " ".join(text.split())
     return "".join(c if _harmless(c) or (lines and c == "\n") else _escaped(c) for c in text)
 
 
@@ -164,104 +161,108 @@ def _pattern(name: str) -> str:
 
 
 def _end_of_value(text: str, find: re.Match[str]) -> int:
-    """Where the value ends that begins at the end of *find*."""
-    start = find.end()
-    string = _opening_quote(text, start)
-    if string is not None:
-        return _end_of_strings(text, string)
-    if find["quote"]:
-        return _end_of_item(text, start)
-    if find["bare"] == ":":  # a header, a line of YAML, a word in a sentence
-        end = text.find("\n", start)
-        return len(text) if end < 0 else end
-    return _end_of_word(text, start)
+    """Where the value ends that begins at the end of *find*, however the text was quoted."""
+    return max(_Reader(text, nested).end_of_value(find) for nested in (2, 4, 8))
 
 
-def _opening_quote(text: str, at: int) -> re.Match[str] | None:
-    """The quote that opens a string at *at*, whatever letters and backslashes come before it."""
-    for _ in range(3):
-        found = _QUOTE.match(text, at)
-        if found is not None:
-            return found
-        if text[at : at + 1] not in _PREFIXES:
-            return None
-        at += 1
-    return None
+class _Reader:
+    """Finds ends in a *text*, supposing how often what it holds was quoted again.
 
-
-def _end_of_strings(text: str, opening: re.Match[str]) -> int:
-    """Where the string ends, with those that follow it as pprint writes a long one.
-
-    A quote inside of it has more backslashes in front of it than the one that opens it. Some that
-    have as many as an ending one are inside of it all the same (JSON in a repr): so what follows
-    has to look like an end, too.
+    A quote inside of a string has backslashes in front of it: one in a repr or in JSON, two in
+    the repr of JSON, and so on. *nested* is the number of them that end up as one in the text
+    which was quoted first, times two.
     """
-    at = opening.end()
-    while True:
-        closing = _QUOTE.search(text, at)
-        if closing is None:
-            return len(text)
-        at = closing.end()
-        if closing.groups() != opening.groups():
-            continue
-        after = _behind_space(text, at)
-        following = _opening_quote(text, after) if after > at else None
-        if following is not None:
-            opening, at = following, following.end()
-        elif after > at or at == len(text) or text[at] in ",;:.!?)]}>&'\"\\":
-            return at
 
+    def __init__(self, text: str, nested: int) -> None:
+        self.text = text
+        self.nested = nested
 
-def _behind_space(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
+    def end_of_value(self, find: re.Match[str]) -> int:
+        start = find.end()
+        string = self._opening_quote(start)
+        if string is not None:
+            return self._end_of_strings(string)
+        if find["quote"]:
+            return self._end_of_item(start)
+        if find["bare"] == ":":  # a header, a line of YAML, a word in a sentence
+            end = self.text.find("\n", start)
+            return len(self.text) if end < 0 else end
+        return self._end_of_word(start)
 
+    def _opening_quote(self, at: int) -> re.Match[str] | None:
+        """The quote that opens a string at *at*, whatever letters and backslashes precede it."""
+        for _ in range(3):
+            found = _QUOTE.match(self.text, at)
+            if found is not None:
+                return found
+            if self.text[at : at + 1] not in _PREFIXES:
+                return None
+            at += 1
+        return None
 
-def _end_of_item(text: str, at: int) -> int:
-    """Where an item of a mapping ends that is not a string: at the comma or the closing bracket."""
-    open_brackets: list[str] = []
-    while at < len(text):
-        character = text[at]
-        if character in "'\"\\":
-            string = _opening_quote(text, at)
-            if string is not None:
-                at = _end_of_strings(text, string)
-                continue
-        elif not open_brackets and character in ",)]}":
-            return at
-        elif character in _OPENING:
-            open_brackets.append(_OPENING[character])
-        elif open_brackets and character == open_brackets[-1]:
-            open_brackets.pop()
-        at += 1
-    return at
+    def _end_of_strings(self, opening: re.Match[str]) -> int:
+        """Where the string ends, with those that follow it as pprint writes a long one.
 
-
-def _end_of_word(text: str, at: int) -> int:
-    """Where the value in ``name=value`` ends: at white space or ``&`` outside of brackets."""
-    start = at
-    while at < len(text) and not text[at].isspace() and text[at] != "&":
-        if text[at] in _OPENING:
-            closing = _end_of_brackets(text, at)
+        What follows it has to look like an end, too: not everybody's repr escapes quotes.
+        """
+        text, at = self.text, opening.end()
+        while True:
+            closing = _QUOTE.search(text, at)
             if closing is None:
                 return len(text)
-            at = closing
-        else:
+            at = closing.end()
+            if not self._closes(opening, closing):
+                continue
+            after = at
+            while after < len(text) and text[after].isspace():
+                after += 1
+            following = self._opening_quote(after) if after > at else None
+            if following is not None:
+                opening, at = following, following.end()
+            elif after > at or at == len(text) or text[at] in ",)]}'\"\\":
+                return at
+
+    def _closes(self, opening: re.Match[str], closing: re.Match[str]) -> bool:
+        more = len(closing[1]) - len(opening[1])
+        per_level = (len(opening[1]) + 1) * self.nested
+        return closing[2] == opening[2] and more >= 0 and more % per_level == 0
+
+    def _end_of_item(self, at: int) -> int:
+        """Where an item ends that is not a string: at a comma or the bracket around it."""
+        text = self.text
+        open_brackets: list[str] = []
+        while at < len(text):
+            character = text[at]
+            if character in "'\"\\":
+                string = self._opening_quote(at)
+                if string is not None:
+                    at = self._end_of_strings(string)
+                    continue
+            elif not open_brackets and character in ",)]}":
+                return at
+            elif character in _OPENING:
+                open_brackets.append(_OPENING[character])
+            elif open_brackets and character == open_brackets[-1]:
+                open_brackets.pop()
             at += 1
-    while at > start and text[at - 1] in ",;)]}>'\"":
-        if text[at - 1] in _CLOSING and _OPENING_OF[text[at - 1]] in text[start:at]:
-            break
-        at -= 1
-    return at
+        return at
 
+    def _end_of_word(self, at: int) -> int:
+        """Where the value in ``name=value`` ends: at white space or ``&`` outside of brackets."""
+        text, start = self.text, at
+        while at < len(text) and not text[at].isspace() and text[at] != "&":
+            at = self._end_of_brackets(at) if text[at] in _OPENING else at + 1
+        while at > start and text[at - 1] in ",;)]}>'\"":
+            opened = _OPENING_OF.get(text[at - 1])
+            if opened is not None and opened in text[start:at]:
+                break
+            at -= 1
+        return at
 
-_OPENING_OF = {closing: opening for opening, closing in _OPENING.items()}
-
-
-def _end_of_brackets(text: str, at: int) -> int | None:
-    """Behind the bracket that closes the one at *at*; None if none does."""
-    end = _end_of_item(text, at + 1)
-    while end < len(text) and text[end] != _OPENING[text[at]]:
-        end = _end_of_item(text, end + 1)
-    return end + 1 if end < len(text) else None
+    def _end_of_brackets(self, at: int) -> int:
+        """Behind the bracket that closes the one at *at*; the end of the text if none does."""
+        text, closing = self.text, _OPENING[self.text[at]]
+        end = self._end_of_item(at + 1)
+        while end < len(text) and text[end] != closing:
+            end = self._end_of_item(end + 1)
+        return min(end + 1, len(text))

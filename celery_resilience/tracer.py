@@ -165,7 +165,7 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
                 attempt.outcome = rule_on(task, req, self.retval, attempt)
             decision = attempt.outcome.decision if attempt.outcome is not None else None
             if isinstance(decision, RetryLater) and not isinstance(self.retval, Retry):
-                self.state = states.RETRY
+                self.state = states.RETRY  # type: ignore[misc]
                 self.retval = Retry(exc=self.retval, when=decision.delay)
         return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
 

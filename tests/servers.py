@@ -215,7 +215,7 @@ class RabbitServer:
 
 
 def _find(program: str) -> str:
-    # Debian's /usr/sbin/rabbitmq-server changes to the user rabbitmq; the script behind it does not.
+    # Debian's /usr/sbin/rabbitmq-server becomes the user rabbitmq; the script behind it does not.
     for folder in ("/usr/lib/rabbitmq/bin", *_folders()):
         path = shutil.which(program, path=folder)
         if path is not None:

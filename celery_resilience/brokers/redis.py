@@ -7,6 +7,7 @@ settings (Sentinel, TLS, credentials), the keys its ``global_keyprefix``.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
 __all__ = ["RedisBroker"]
+
+logger = logging.getLogger("celery_resilience")
 
 _PAGE = 100
 
@@ -44,6 +47,7 @@ class RedisBroker:
         self._released: Counter[str] = Counter()
         self._settle = self._client.register_script(_script("settle"))
         self._release = self._client.register_script(_script("release"))
+        _survive_an_outage(channel)
 
     def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
         self._move(received, copy.due_in(delay), received.envelope.queue, done)
@@ -134,6 +138,25 @@ def _forget(message: Any) -> None:
         message._state = "ACK"
 
     message.ack = ack
+
+
+def _survive_an_outage(channel: Any) -> None:
+    """Keep a worker alive whose Redis goes away while it holds messages.
+
+    kombu restores them when it closes the channel, finds that the channel's connection has
+    gone already, and the AttributeError ends the worker. What is not restored stays where it
+    was: a settlement that is under way finds it there.
+    """
+    qos = channel.qos
+    restore = qos.restore_unacked
+
+    def restore_unacked(client: Any = None) -> None:
+        try:
+            restore(client)
+        except (AttributeError, OSError) as exc:
+            logger.warning("could not give back %d messages: %r", len(qos._delivered), exc)
+
+    qos.restore_unacked = restore_unacked
 
 
 def _read(payload: bytes | str, queue: str) -> Envelope:

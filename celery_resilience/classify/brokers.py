@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery_resilience.classify.family import Family, Look, each
 from celery_resilience.classify.finding import Finding, permanent, transient
-from celery_resilience.classify.reading import arguments, called, number, peek, text
+from celery_resilience.classify.reading import arguments, called, lineage, number, peek, text
 from celery_resilience.verdict import Verdict
 
 __all__ = ["AMQP", "CONFLUENT", "KAFKA", "KOMBU", "PARAMIKO"]
@@ -70,7 +70,7 @@ _FLAG: dict[object, Finding] = {True: _KAFKA_AGAIN, False: _KAFKA_NEVER}
 
 def _read_kafka(exception: BaseException, look: Look) -> Verdict | None:
     # Its `errno` is Kafka's own code, 6 being a partition without a leader.
-    if type(exception).__name__ in _KAFKA:
+    if any(name in _KAFKA_CLASSES for _, name in lineage(type(exception))):
         return None
     flag = peek(exception, "retriable")
     if type(flag) is not bool:
@@ -78,19 +78,17 @@ def _read_kafka(exception: BaseException, look: Look) -> Verdict | None:
     return _FLAG[flag].verdict(f"kafka.{type(exception).__name__}")
 
 
-_KAFKA = {
-    # Not flagged as retriable: the client does not retry them, a task can.
+#: Not flagged as retriable: the client does not retry them, a task can.
+_KAFKA_CLASSES = {
     "BrokerNotAvailableError": transient("broker", "the Kafka broker is not there"),
     "RebalanceInProgressError": transient("broker", "the consumer group is being rebalanced"),
-    # Bases say nothing of their own.
-    "KafkaError": _KAFKA_NEVER,
 }
 
 KAFKA = Family(
     name="kafka-python",
     roots=frozenset({"kafka", "aiokafka"}),
     reads="`retriable`, else class",
-    classes=_KAFKA,
+    classes=_KAFKA_CLASSES,
     codes={"retriable": _FLAG},
     read=_read_kafka,
     http=False,

@@ -5,9 +5,13 @@ from __future__ import annotations
 from celery_resilience.classify.family import Look
 from celery_resilience.classify.plans import Plan, plan_of
 from celery_resilience.classify.protocol import heed, said
-from celery_resilience.verdict import Verdict
+from celery_resilience.verdict import Kind, Verdict
 
 __all__ = ["classify", "examine", "is_control_flow"]
+
+_UNREADABLE = Verdict(
+    Kind.UNKNOWN, "unknown", "unknown", "the exception can't be read: the policy decides"
+)
 
 
 def classify(exception: BaseException, *, now: float | None = None) -> Verdict:
@@ -15,12 +19,18 @@ def classify(exception: BaseException, *, now: float | None = None) -> Verdict:
 
     *now*, in seconds since the epoch, is for dates in headers; None takes the clock.
     """
-    return examine(exception, Look(now, examine))
+    try:
+        return examine(exception, Look(now, examine))
+    except BaseException:  # the stack is full, or the class itself is hostile
+        return _UNREADABLE
 
 
 def is_control_flow(exception: BaseException) -> bool:
     """Celery's own signal to the worker (Retry, Ignore, Reject ...), to be let through."""
-    return plan_of(type(exception)).control_flow
+    try:
+        return plan_of(type(exception)).control_flow
+    except BaseException:
+        return False
 
 
 def examine(exception: BaseException, look: Look) -> Verdict:

@@ -47,7 +47,7 @@ def classify_name(name: str) -> Verdict:
 
 def _status(name: str) -> Verdict:
     written = name[len("http:") :]
-    status = int(written) if written.isdecimal() and len(written) == 3 else 0
+    status = int(written) if written.isascii() and written.isdecimal() and len(written) == 3 else 0
     verdict = by_status(status, {}, Look(None, examine))
     if verdict is None:
         raise ValueError(f"{name!r} is no status of a failure: give one from 300 to 599: http:503")
@@ -73,7 +73,7 @@ def _load(name: str) -> type[BaseException] | None:
             if not hasattr(found, part):
                 close = get_close_matches(part, dir(found), n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
-                raise ValueError(f"{name!r}: {module_name} has no {part!r}{hint}")
+                raise ValueError(f"{name!r}: {module_name} has no {part!r}{hint}; {_EXPECTED}")
             found = getattr(found, part)
         return _exception(found, name)
     return None

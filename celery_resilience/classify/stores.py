@@ -7,7 +7,7 @@ from itertools import islice
 
 from celery_resilience.classify.family import Family, Look, each
 from celery_resilience.classify.finding import Finding, limited, permanent, transient
-from celery_resilience.classify.reading import arguments, called, entry, number, peek, text
+from celery_resilience.classify.reading import arguments, called, entry, lineage, number, peek, text
 from celery_resilience.verdict import Verdict
 
 __all__ = ["MONGO", "REDIS"]
@@ -57,14 +57,14 @@ _REDIS = {
 
 def _read_redis(exception: BaseException, look: Look) -> Verdict | None:
     given = arguments(exception)
-    nearest = type(exception).__name__
+    nearest = next((name for _, name in lineage(type(exception)) if name in _REDIS), None)
     if nearest == "ResponseError":
         words = (text(given[0]) or "").split(None, 1) if given else []
         finding = REPLIES.get(words[0]) if words else None
         return None if finding is None else finding.verdict(f"redis.reply.{words[0]}")
-    if nearest in _REDIS:
-        return None
     kind = text(peek(peek(exception, "error_type"), "value"))
+    if not (nearest is None or (nearest == "ConnectionError" and kind == "auth")):
+        return None
     finding = ERROR_TYPES.get(kind)
     return None if finding is None else finding.verdict(f"redis.error_type.{kind}")
 

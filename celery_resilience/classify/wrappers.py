@@ -65,7 +65,7 @@ def has_more(exception: BaseException) -> bool:
     return (
         cause_of(exception) is not None
         or context_of(exception) is not None
-        or any(issubclass(type(one), BaseException) for one in arguments(exception))
+        or any(issubclass(type(one), BaseException) for one in arguments(exception)[:_FAR])
         or issubclass(type(peek(exception, "reason")), BaseException)
     )
 
@@ -76,7 +76,7 @@ def is_certificate(cls: type) -> bool:
 
 
 def _near(exception: BaseException) -> Iterable[object]:
-    yield from islice(arguments(exception), _FAR)
+    yield from arguments(exception)[:_FAR]
     yield peek(exception, "reason")
     if not context_is_suppressed(exception):
         yield context_of(exception)

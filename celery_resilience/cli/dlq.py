@@ -5,22 +5,23 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
-from click_didyoumean import DYMGroup
 
 if TYPE_CHECKING:
-    from celery_resilience.deadletters import DeadLetters, Filed, Replayed
+    from celery_resilience.deadletters import DeadLetters, Filed
     from celery_resilience.redact import Redactor
+
+    DYMGroup = click.Group
+else:
+    from click_didyoumean import DYMGroup
 
 __all__ = ["dlq"]
 
@@ -34,8 +35,6 @@ Exit codes:
   2   wrong usage
   69  the broker can't be reached"""
 
-#: So many lines of a table are set at once; longer ones come in several pieces.
-_PIECE = 200
 _DRY_RUN_ROWS = 20
 
 
@@ -59,28 +58,28 @@ queue_option = option(
 )
 
 
-def _verb(command: F) -> F:
+def _verb(command: Callable[..., None]) -> Callable[..., Any]:
     """Give a verb the app's letters, and end it with the exit code of whatever goes wrong."""
 
     @functools.wraps(command)
-    def run(ctx: click.Context, dead_letter_queue: str | None, **options: Any) -> Any:
+    def run(ctx: click.Context, /, dead_letter_queue: str | None, **options: Any) -> None:
         from celery.exceptions import ImproperlyConfigured
 
-        from celery_resilience.deadletters import DeadLetters
-        from celery_resilience.errors import BrokerError, ResilienceError
+        from celery_resilience.deadletters import DeadLetters, Unreachable
+        from celery_resilience.errors import ResilienceError
         from celery_resilience.redact import Redactor, printable
 
         if dead_letter_queue is None and ctx.parent is not None:
             dead_letter_queue = ctx.parent.params.get("dead_letter_queue")
         try:
             with DeadLetters(ctx.obj.app, dead_letter_queue=dead_letter_queue) as letters:
-                return command(ctx, letters, Redactor(letters.settings.redact), **options)
-        except BrokerError as exc:
+                command(ctx, letters, Redactor(letters.settings.redact), **options)
+        except Unreachable as exc:
             raise CeleryCommandException(printable(str(exc)), EX_UNAVAILABLE) from exc
         except (ResilienceError, ImproperlyConfigured) as exc:
             raise CeleryCommandException(printable(str(exc)), EX_FAILURE) from exc
 
-    return queue_option(run)
+    return queue_option(click.pass_context(run))
 
 
 @click.group(cls=DYMGroup, epilog=EXIT_CODES)
@@ -106,7 +105,6 @@ def dlq(ctx: click.Context, **kwargs: Any) -> None:
     help="List the first N, the oldest of each queue first.",
 )
 @json_option
-@click.pass_context
 @_verb
 def ls(
     ctx: click.Context,
@@ -118,23 +116,22 @@ def ls(
     **kwargs: Any,
 ) -> None:
     """List dead letters, the oldest first."""
-    from celery_resilience.cli import story
+    from celery_resilience.cli import printing, story
 
     if as_json:
-        _print_array(story.as_json(filed, redactor) for filed in letters.list(limit))
+        printing.print_array(story.as_json(filed, redactor) for filed in letters.list(limit))
         return
     total = sum(letters.count().values())
-    shown = _print_table(ctx, letters, redactor, letters.list(limit))
+    shown = printing.print_table(ctx, letters, redactor, letters.list(limit))
     if shown == 0 and total == 0:
-        ctx.obj.echo(f"No dead letters in {_names(letters)}.")
+        ctx.obj.echo(f"No dead letters in {printing.names(letters)}.")
     elif shown < total:
-        ctx.obj.echo(f"{shown:,} of {total:,} dead letters: --limit N shows more.", err=True)
+        ctx.obj.echo(f"{shown:,} of {printing.many(total)}: --limit N shows more.", err=True)
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @click.argument("letter_id", metavar="ID")
 @json_option
-@click.pass_context
 @_verb
 def show(
     ctx: click.Context,
@@ -145,9 +142,10 @@ def show(
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """Tell a dead letter's story: what died, why, when and where, and every attempt.
+    """Tell the story of one dead letter.
 
-    ID may be the beginning of an id, 4 characters at least.
+    What died, why, when and where, every attempt, and what came with it. ID may be the beginning
+    of an id, 4 characters at least.
     """
     from celery_resilience.cli import story
     from celery_resilience.redact import printable
@@ -169,7 +167,6 @@ def show(
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @option("--fail-if-any", is_flag=True, help="Exit with 1 if there are dead letters.")
 @json_option
-@click.pass_context
 @_verb
 def count(
     ctx: click.Context,
@@ -204,7 +201,6 @@ def count(
 @option("--dry-run", is_flag=True, help="Show what would be replayed, and replay nothing.")
 @option("-y", "--yes", is_flag=True, help="Don't ask.")
 @json_option
-@click.pass_context
 @_verb
 def replay(
     ctx: click.Context,
@@ -220,11 +216,14 @@ def replay(
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """Publish the messages of dead letters again, with all their retries.
+    """Publish the messages of dead letters again.
 
-    Each goes to the queue that it came from. A letter is removed when the broker has confirmed
-    its message: a crash in between leaves both, never neither.
+    They have all their retries before them, and go to the queues that they came from. A letter
+    is removed when the broker has confirmed its message: a crash in between leaves both, never
+    neither.
     """
+    from celery_resilience.cli import printing
+
     if bool(ids) == everything:
         raise click.UsageError("Give the ids of letters, or --all.")
     if limit is not None and not everything:
@@ -247,7 +246,7 @@ def replay(
         limit=number if everything else None,
         to_queue=to_queue,
     )
-    if not _carry_out(ctx, results, number, as_json):
+    if not printing.carry_out(ctx, results, number, as_json):
         ctx.exit(EX_FAILURE)
 
 
@@ -255,27 +254,28 @@ def _would_replay(
     ctx: click.Context,
     letters: DeadLetters,
     redactor: Redactor,
-    chosen: list[Filed] | None,
+    chosen: Sequence[Filed] | None,
     number: int,
     as_json: bool,
 ) -> None:
-    from celery_resilience.cli import story
+    from celery_resilience.cli import printing, story
 
     if as_json:
         filed = letters.list(number) if chosen is None else chosen
-        _print_array(story.as_json(one, redactor) for one in filed)
+        printing.print_array(story.as_json(one, redactor) for one in filed)
         return
     rows = min(number, _DRY_RUN_ROWS)
-    _print_table(ctx, letters, redactor, letters.list(rows) if chosen is None else chosen)
+    printing.print_table(ctx, letters, redactor, letters.list(rows) if chosen is None else chosen)
     ctx.obj.echo(f"would replay {number:,}")
 
 
 def _ask(ctx: click.Context, letters: DeadLetters, number: int, to_queue: str | None) -> None:
+    from celery_resilience.cli import printing
     from celery_resilience.deadletters import known_queues
 
     if not sys.stdin.isatty():
         raise CeleryCommandException(
-            f"{number:,} dead letters would be replayed, and there is nobody to ask: "
+            f"{printing.many(number)} to replay and nobody to ask: "
             "add --yes, or --dry-run to look first",
             EX_FAILURE,
         )
@@ -285,109 +285,8 @@ def _ask(ctx: click.Context, letters: DeadLetters, number: int, to_queue: str | 
         where = f"to {to_queue}"
         if to_queue not in known_queues(ctx.obj.app):
             where += " (which this app does not know)"
-    plural = "letter" if number == 1 else "letters"
-    click.confirm(
-        f"Replay {number:,} dead {plural} of {_names(letters)}, {where}?", abort=True, err=True
-    )
-
-
-def _carry_out(
-    ctx: click.Context, results: Iterator[Replayed], number: int, as_json: bool
-) -> bool:
-    """Draw the progress of a replay, and sum it up; whether nothing failed."""
-    from celery_resilience.deadletters import ReplayResult
-    from celery_resilience.redact import printable
-
-    totals = dict.fromkeys(ReplayResult, 0)
-
-    def counted() -> Iterator[Replayed]:
-        with click.progressbar(
-            results, length=number, label="Replaying", file=sys.stderr, hidden=ctx.obj.quiet
-        ) as bar:
-            for replayed in bar:
-                totals[replayed.result] += 1
-                yield replayed
-
-    def as_object(replayed: Replayed) -> dict[str, Any]:
-        return {
-            "id": replayed.letter.id,
-            "task": replayed.letter.task,
-            "dead_letter_queue": replayed.queue,
-            "to": replayed.to,
-            "result": replayed.result.value,
-            "why": replayed.why,
-        }
-
-    #: The first of them are told, the others are alike.
-    problems: list[str] = []
-    try:
-        if as_json:
-            click.echo('{"letters":')
-            _print_array(as_object(replayed) for replayed in counted())
-        else:
-            for replayed in counted():
-                if replayed.why and len(problems) < 10:
-                    problems.append(f"{replayed.letter.id} {replayed.result}: {replayed.why}")
-    finally:
-        for problem in problems:
-            ctx.obj.error(printable(problem))
-        if as_json:
-            click.echo(
-                ", " + json.dumps({str(k): n for k, n in totals.items()}).removeprefix("{")
-            )
-        else:
-            ctx.obj.echo(", ".join(f"{result} {n:,}" for result, n in totals.items()))
-    return totals[ReplayResult.FAILED] == 0
-
-
-# What is printed
-
-
-def _print_table(
-    ctx: click.Context, letters: DeadLetters, redactor: Redactor, filed: Iterable[Filed]
-) -> int:
-    """Print a line for each letter, and the queue where there are several; how many there were."""
-    from celery_resilience.cli import story
-    from celery_resilience.redact import printable
-
-    shown = 0
-    with _closing(filed):
-        for queue, of_queue in itertools.groupby(filed, key=lambda one: one.queue):
-            if len(letters.queues) > 1:
-                blank = "\n" if shown else ""
-                ctx.obj.echo(blank + ctx.obj.style(f"In {printable(queue)}:", bold=True))
-            while piece := list(itertools.islice(of_queue, _PIECE)):
-                shown += len(piece)
-                heading, *lines = story.headlines([story.as_row(one, redactor) for one in piece])
-                ctx.obj.echo(ctx.obj.style("  ".join(heading).rstrip(), bold=True))
-                for line in lines:
-                    ctx.obj.echo("  ".join(line).rstrip())
-    return shown
-
-
-@contextmanager
-def _closing(iterable: Iterable[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        close = getattr(iterable, "close", None)
-        if close is not None:
-            close()
-
-
-def _print_array(objects: Iterable[dict[str, Any]]) -> None:
-    """Print a JSON array one object at a time: there may be many."""
-    separator = "["
-    for one in objects:
-        click.echo(separator + "\n" + json.dumps(one), nl=False)
-        separator = ","
-    click.echo("[]" if separator == "[" else "\n]")
-
-
-def _names(letters: DeadLetters) -> str:
-    from celery_resilience.redact import printable
-
-    return printable(", ".join(letters.queues))
+    what = f"{printing.many(number)} of {printing.names(letters)}"
+    click.confirm(f"Replay {what}, {where}?", abort=True, err=True)
 
 
 def _command(ctx: click.Context) -> str:

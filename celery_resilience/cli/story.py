@@ -18,9 +18,15 @@ __all__ = ["as_json", "as_row", "headlines", "story"]
 
 #: Celery's own headers; what else there is, its sender has put there.
 _CELERYS = frozenset(
-    ["lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers", "compression", "chord", "callbacks", "errbacks", "chain", "taskset", "utc", "args", "kwargs"]
+    {
+        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries"),
+        *("timelimit", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin"),
+        *("ignore_result", "replaced_task_nesting", "stamped_headers", "compression"),
+    }
 )
 _TRACEBACK_LINES = 24
+#: So much of an id tells the letters of a table apart; every verb takes the beginning of an id.
+_SHORT_ID = 8
 _EXCERPT = 500
 
 _MEANING = {
@@ -110,7 +116,7 @@ def as_row(filed: Filed, redactor: Redactor) -> list[str]:
     """The cells of a letter's line in ``ls``."""
     letter = redactor.letter(filed.letter)
     return [
-        printable(letter.id),
+        printable(letter.id[:_SHORT_ID]),
         ago(letter.at),
         printable(letter.task) or "?",
         letter.reason.value,
@@ -122,7 +128,7 @@ def as_row(filed: Filed, redactor: Redactor) -> list[str]:
 def headlines(rows: list[list[str]]) -> list[list[str]]:
     """The lines of ``ls``, with its heading, in the width of the screen."""
     return columns(
-        [list(HEADINGS), *rows], screen(), elastic=(2, 5), numbers=(1, 4), keep_end=(2,)
+        [list(HEADINGS), *rows], screen(), elastic=(5, 2), numbers=(1, 4), keep_end=(2,)
     )
 
 
@@ -185,7 +191,7 @@ def _facts(letter: DeadLetter, width: int) -> str:
         "Task": letter.task or "?",
         "Task id": letter.task_id,
         "Reason": f"{letter.reason.value}: {_MEANING[letter.reason]}",
-        "Error": _error(letter.error.error, letter.error.message),
+        "Error": ": ".join(filter(None, (letter.error.error, letter.error.message))),
         "Hint": letter.hint,
         "Decided by": letter.rule,
         "Verdict": verdict,

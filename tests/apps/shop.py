@@ -206,3 +206,14 @@ def add(self: Any, x: int, y: int = 0, failures: int = 1) -> int:
 def total(numbers: list[int]) -> int:
     record("total")
     return sum(numbers)
+
+
+@app.task(base=Quick, bind=True)
+def waits(self: Any, name: str, gate: str) -> str:
+    """The first time, wait until the file *gate* is there, and fail."""
+    record(name, self.request.retries)
+    if Path(os.environ["RECORD"]).read_text().count(f"{name} ") == 1:
+        while not Path(gate).exists():
+            time.sleep(0.02)
+        raise TransientError("the gate has opened")
+    return f"{name} done"

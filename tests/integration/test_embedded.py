@@ -54,9 +54,13 @@ def close(process: subprocess.Popen[str]) -> int:
 
 
 def is_running(pid: int) -> bool:
-    """A zombie that its new parent has not collected yet does not run."""
-    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
-    return done.stdout.strip() not in (b"", b"Z", b"Zs")
+    """False for a zombie as well, which its new parent has yet to collect."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def test_redis_py_and_celery_are_given_the_same_socket():

@@ -1,0 +1,85 @@
+# Two commands: "make demo" and "make test". Each makes .venv first; a Python and make are enough.
+PY ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip
+# More for pytest: make test ARGS="-k redis -x"
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# Celery x Python; one cell: make matrix CELLS=5.5-3.10
+CELERIES = 5.5 5.6 5.7
+PYTHONS = 3.10 3.11 3.12 3.13
+CELLS ?= $(foreach celery,$(CELERIES),$(foreach python,$(PYTHONS),$(celery)-$(python)))
+
+.PHONY: help setup demo test lint format matrix clean
+
+help:
+	@echo "make demo    watch tasks fail, retry, die and be replayed, in under a minute"
+	@echo "make test    run the tests; no server is needed, the missing ones are skipped"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff put the code in order"
+	@echo "make matrix  the tests on Celery $(CELERIES) and whichever Python $(PYTHONS) is there"
+	@echo "make setup   only make .venv with all that development needs"
+	@echo "make clean   remove what these commands made"
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.demo
+	@$(BIN)/celery-resilience demo $(ARGS)
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed: make ... PY=python3.12"; exit 1; }
+	@echo "making $(VENV) with $$($(PY) --version)"
+	@$(PY) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "This Python can't make a venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	@echo "installing what the demo needs (once)"
+	@$(PIP) install --quiet --editable '.[demo]'
+	@touch $@
+
+# pip learnt --group in 25.1.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing what the tests need (once)"
+	@$(PIP) install --quiet --upgrade 'pip>=25.1'
+	@$(PIP) install --quiet --constraint constraints.txt --group dev \
+	  --editable '.[demo]'
+	@touch $@ $(VENV)/.demo
+
+matrix: $(addprefix cell-,$(CELLS))
+
+# pyenv's shims exist for a Python that they then refuse to run, hence the trial.
+cell-%:
+	@celery=$(firstword $(subst -, ,$*)); version=$(lastword $(subst -, ,$*)); venv=.venv-$*; \
+	for python in python$$version $$(ls -d $$HOME/.pyenv/versions/$$version*/bin/python 2>/dev/null); do \
+	  $$python -c '' 2>/dev/null && break; python=; \
+	done; \
+	if [ -z "$$python" ]; then echo "Celery $$celery: no Python $$version here, skipped"; exit 0; fi; \
+	echo "=== Celery $$celery on Python $$version"; \
+	set -e; \
+	if ! [ -e $$venv/.made -a $$venv/.made -nt pyproject.toml -a $$venv/.made -nt constraints.txt ]; then \
+	  $$python -m venv --clear $$venv; \
+	  $$venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'; \
+	  $$venv/bin/python -m pip install --quiet --constraint constraints.txt --group dev \
+	    --editable '.[demo]' "celery==$$celery.*"; \
+	  touch $$venv/.made; \
+	fi; \
+	$$venv/bin/python -m pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

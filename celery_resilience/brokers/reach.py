@@ -1,0 +1,36 @@
+"""Reaching an app's broker from a command, which can't wait for ever as a worker does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_resilience.brokers import Broker, open_broker
+from celery_resilience.errors import BrokerError
+
+__all__ = ["Unreachable", "reach"]
+
+#: How long to wait for a broker that does not answer, in seconds.
+_CONNECT = 5.0
+
+
+class Unreachable(BrokerError):
+    """The broker does not answer, or has hung up."""
+
+
+def reach(app: Any) -> tuple[Any, Broker]:
+    """A connection to the broker that *app* reads from, and the Broker on it.
+
+    Raises Unreachable, without the password, if there is no answer.
+    """
+    connection = app.connection_for_read()
+    if connection.transport.driver_type == "redis":
+        connection.transport_options.setdefault("socket_connect_timeout", _CONNECT)
+    try:
+        connection.ensure_connection(max_retries=max(1, len(connection.alt)))
+        return connection, open_broker(connection)
+    except Exception as exc:
+        connection.release()
+        said = str(exc)
+        if connection.password:
+            said = said.replace(str(connection.password), "**")
+        raise Unreachable(f"can't reach {connection.as_uri()}: {said}") from exc

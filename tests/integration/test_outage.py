@@ -1,0 +1,55 @@
+"""The broker goes away while a task runs: what was decided is carried out when it is back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from celery_resilience.embedded import EmbeddedServer
+from tests.client import Client
+from tests.servers import RabbitServer, eventually
+from tests.worker import Broker, Worker
+
+SHOP = "tests.apps.shop"
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_redis_is_killed_while_a_body_runs(
+    broker: Broker,
+    pool: str,
+    client: Client,
+    redis_server: EmbeddedServer,
+    start_worker: Callable[..., Worker],
+) -> None:
+    """The retry that could not be written is written later; the body runs once more, or twice."""
+    worker = start_worker(SHOP, broker, pool=pool, env=client.env)
+    result = client.send("waits", "w", str(client.record.with_name("gate")))
+    eventually(lambda: client.executions()["w"] == 1)
+    redis_server.kill()
+    client.record.with_name("gate").touch()  # now it fails, and nobody is there to be told
+    eventually(lambda: "could not be settled" in worker.log() or "Connection to broker lost" in worker.log())
+    redis_server.start()
+    assert client.value(result, timeout=60) == "w done"
+    assert client.executions()["w"] in (2, 3)
+    assert client.letters() == []
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
+def test_rabbitmq_is_killed_while_a_body_runs(
+    broker: Broker,
+    client: Client,
+    rabbitmq_server: RabbitServer,
+    start_worker: Callable[..., Worker],
+) -> None:
+    """RabbitMQ gives the message to the worker again: it runs once more, and nothing is lost."""
+    start_worker(SHOP, broker, env=client.env)
+    result = client.send("waits", "w", str(client.record.with_name("gate")))
+    eventually(lambda: client.executions()["w"] == 1)
+    rabbitmq_server.kill()
+    client.record.with_name("gate").touch()
+    rabbitmq_server.start()
+    assert client.value(result, timeout=60) == "w done"
+    assert client.executions()["w"] in (2, 3)
+    assert client.letters() == []

@@ -1,0 +1,269 @@
+"""Letters, histories and envelopes survive their way, and whatever is done to them on it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu.compression import compress
+from kombu.serialization import dumps
+
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.facts import ErrorFacts
+from celery_resilience.history import Attempt, History
+from celery_resilience.letter import DeadLetter
+
+seconds = st.floats(0, 1e10, allow_nan=False)
+short = st.text(max_size=60)
+attempts = st.builds(
+    Attempt,
+    number=st.integers(1, 10_000),
+    at=seconds,
+    ran=seconds,
+    worker=short,
+    error=short,
+    message=st.text(max_size=500),
+    kind=short,
+    rule=short,
+    delay=st.none() | seconds,
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def envelope(**changes) -> Envelope:
+    headers = {"task": "shop.charge", "id": "1f3", "retries": 2, "eta": None, "argsrepr": "(1,)"}
+    plain = Envelope(
+        b"[[1], {}, {}]", "application/json", "utf-8", headers, {"priority": 3},
+        queue="shop", exchange="orders", routing_key="orders.new",
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def on_the_wire(sent: Envelope, queue: str = "dead_letter") -> Envelope:
+    """The envelope that comes out of a Redis list that *sent* was put into."""
+    return Envelope.from_wire(json.loads(json.dumps(sent.to_wire("tag", queue))), queue)
+
+
+# Histories
+
+
+@given(st.lists(attempts, max_size=30), st.integers(0, 3))
+def test_a_history_comes_back_as_it_was(made, losses):
+    history = History()
+    for number, attempt in enumerate(made):
+        history = history.add(attempt, lost=number < losses)
+    assert History.loads(history.dumps()) == history
+    assert history.count == len(made)
+    assert history.losses == min(losses, len(made))
+
+
+@given(st.lists(attempts, min_size=11, max_size=40))
+def test_the_first_two_and_the_last_eight_attempts_are_kept(made):
+    history = History()
+    for attempt in made:
+        history = history.add(attempt)
+    assert history.attempts == (*made[:2], *made[-8:])
+    assert history.first == made[0].at
+
+
+@given(st.lists(st.text(max_size=64), max_size=30))
+def test_a_replayed_history_is_new_but_for_its_lineage(letters):
+    history = History().add(Attempt(1, 1.0, 0.0, "w", "E", "m", "transient", "r"))
+    for letter in letters:
+        history = history.replayed(letter)
+    assert history.lineage == tuple(letters[-10:])
+    if letters:
+        assert (history.count, history.first, history.attempts) == (0, None, ())
+
+
+@given(st.one_of(st.text(), st.binary(), json_values.map(json.dumps), json_values))
+def test_garbage_in_the_header_is_an_empty_history(garbage):
+    history = History.loads(garbage)
+    assert isinstance(history, History)
+    history.add(Attempt(1, 1.0, 0.0, "w", "E", "m", "transient", "r")).dumps()
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(("first", "count", "attempts", "losses", "lineage", "letter", "v"), json_values),
+    )
+)
+def test_garbage_in_the_fields_is_left_out(data):
+    history = History.from_json(data)
+    assert History.loads(history.dumps()) == history
+
+
+# Letters
+
+
+@given(
+    st.sampled_from(Reason), st.lists(attempts, max_size=12), short, short, short, short, short
+)
+def test_a_letter_comes_back_as_it_was(reason, made, kind, rule, hint, worker, version):
+    history = History()
+    for attempt in made:
+        history = history.add(attempt)
+    written = DeadLetter.write(
+        reason, envelope(), history=history, error=ErrorFacts("ValueError", "no"), kind=kind,
+        verdict_rule=rule, category=kind, hint=hint, rule=rule, worker=worker, app_version=version,
+    )  # fmt: skip
+    assert DeadLetter.from_envelope(on_the_wire(written.to_envelope())) == written
+
+
+def test_a_letter_knows_its_message():
+    letter = DeadLetter.write(Reason.EXHAUSTED, envelope())
+    assert (letter.task, letter.task_id) == ("shop.charge", "1f3")
+    assert letter.arguments == "args=(1,) kwargs="
+    assert letter.envelope == envelope()
+
+
+@given(json_values, st.sampled_from(["letter", None]))
+def test_a_garbage_header_is_a_letter_all_the_same(garbage, inside):
+    text = json.dumps({inside: garbage} if inside else garbage)
+    letter = DeadLetter.from_envelope(envelope().with_header(text))
+    assert letter.envelope.headers == envelope().headers
+    assert isinstance(letter.reason, Reason)
+    DeadLetter.from_envelope(letter.to_envelope())
+
+
+@given(st.dictionaries(short, json_values, max_size=4), st.binary(max_size=50), st.none() | short)
+def test_any_message_is_a_letter(headers, body, content_type):
+    received = Envelope(body, content_type, "utf-8", headers, queue="dead_letter")
+    letter = DeadLetter.from_envelope(received)
+    assert letter.id
+    assert all(isinstance(t, str) for t in (letter.task, letter.task_id, letter.arguments))
+    assert letter.fingerprint
+    assert DeadLetter.from_envelope(received).id == letter.id
+
+
+class Hostile(Exception):
+    """Says as much as it can, or nothing at all."""
+
+    def __init__(self, said: object) -> None:
+        super().__init__()
+        self.said = said
+
+    def __str__(self) -> str:
+        if isinstance(self.said, BaseException):
+            raise self.said
+        return str(self.said)
+
+
+HOSTILE = ["x" * 10**6, "漢" * 10**6, "\U0001f600" * 10**5, "\udc80\0" * 10**5, '"\\' * 10**5]
+
+
+@pytest.mark.parametrize("said", [*HOSTILE, RuntimeError("no"), SystemExit(1)], ids=range(7))
+def test_a_letter_weighs_at_most_64_kb_beside_its_body(said):
+    def fail(depth: int) -> None:
+        if depth:
+            try:
+                fail(depth - 1)
+            except Hostile as exc:
+                raise Hostile(said) from exc
+        raise Hostile(said)
+
+    with pytest.raises(Hostile) as caught:
+        fail(20)
+    error = ErrorFacts.of(caught.value)
+    history = History()
+    text = error.message
+    for number in range(30):
+        attempt = Attempt(number, 1.0, 0.0, text[:500], text[:500], text[:500], "k", text[:500])
+        history = history.add(attempt)
+    letter = DeadLetter.write(
+        Reason.EXHAUSTED, envelope(), history=history, error=error,
+        hint=text[:2000], rule=text[:2000], worker=text[:500],
+    )  # fmt: skip
+    header = letter.to_envelope().headers[HEADER]
+    assert len(header.encode()) <= 64 * 1024
+    read = DeadLetter.from_envelope(on_the_wire(letter.to_envelope()))
+    assert (read.id, read.reason) == (letter.id, letter.reason)
+    assert read.history.count == 30
+
+
+def test_the_innermost_frames_are_kept():
+    def fail(depth: int) -> None:
+        if depth == 0:
+            raise ValueError("here")
+        fail(depth - 1)
+
+    with pytest.raises(ValueError, match="here") as caught:
+        fail(500)
+    facts = ErrorFacts.of(caught.value)
+    assert facts.traceback.rstrip().endswith("ValueError: here")
+    assert len(facts.traceback) <= 24_010
+
+
+# Replaying
+
+
+def test_a_replayed_message_is_the_one_received_with_its_retries_back():
+    letter = DeadLetter.write(Reason.EXHAUSTED, envelope(), history=History(lineage=("a",)))
+    again = letter.replayed()
+    headers = dict(again.headers)
+    assert History.loads(headers.pop(HEADER)) == History(lineage=("a", letter.id))
+    assert headers == {**envelope().headers, "retries": 0}
+    assert (again.body, again.properties) == (envelope().body, envelope().properties)
+
+
+@pytest.mark.parametrize(("offset", "kept"), [(-60, False), (60, True)])
+def test_an_expires_that_has_passed_is_taken_away(offset, kept):
+    from datetime import datetime, timezone
+
+    expires = datetime.fromtimestamp(time.time() + offset, timezone.utc).isoformat()
+    received = envelope(headers={**envelope().headers, "expires": expires})
+    again = DeadLetter.write(Reason.EXPIRED, received).replayed()
+    assert again.headers["expires"] == (expires if kept else None)
+
+
+FIRST = {"task": "shop.charge", "id": "1f3", "args": [1], "kwargs": {}, "retries": 2, "eta": "x"}
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack", "yaml"])
+@pytest.mark.parametrize("compression", [None, "zlib", "bzip2"])
+def test_protocol_1_is_opened_for_a_replay(serializer, compression):
+    content_type, encoding, body = dumps(FIRST, serializer=serializer)
+    headers = {}
+    body = body if isinstance(body, bytes) else body.encode()
+    if compression:
+        body, headers["compression"] = compress(body, compression)
+    received = Envelope(body, content_type, encoding, headers, queue="shop")
+    again = DeadLetter.write(Reason.EXHAUSTED, received).replayed()
+    assert again.protocol == 1
+    assert again.fields() == {**FIRST, "retries": 0, "eta": None}
+    assert again.headers.get("compression") == headers.get("compression")
+
+
+def test_protocol_1_that_needs_no_change_is_not_touched():
+    _, _, body = dumps({**FIRST, "retries": 0, "eta": None}, serializer="json")
+    received = Envelope(body.encode(), "application/json", "utf-8", {}, queue="shop")
+    assert DeadLetter.write(Reason.EXHAUSTED, received).replayed().body == received.body
+
+
+class Bomb:
+    """Goes off when it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("it was unpickled",))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_pickle_is_never_opened_to_be_shown(compression):
+    body, headers = pickle.dumps({"task": Bomb()}), {}
+    if compression:
+        body, headers["compression"] = compress(body, compression)
+    received = Envelope(body, "application/x-python-serialize", "binary", headers, queue="shop")
+    letter = DeadLetter.write(Reason.UNDECODABLE, received)
+    assert (letter.task, letter.task_id, letter.arguments) == ("", "", "")
+    assert letter.fingerprint

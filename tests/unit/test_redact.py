@@ -1,0 +1,187 @@
+"""What no output may show is in no output."""
+
+from __future__ import annotations
+
+import json
+from pprint import pformat
+from typing import Any
+
+import pytest
+from celery.utils.saferepr import saferepr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import Envelope
+from celery_resilience.facts import ErrorFacts
+from celery_resilience.letter import DeadLetter
+from celery_resilience.redact import FAILED, MASK, Redactor, printable
+
+redact = Redactor(["token", "card", "api-key"])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("{'token': 'abc', 'n': 1}", "{'token': ***, 'n': 1}"),
+        ("{'n': 1, 'card': {'number': '4', 'until': ['05', '27']}}", "{'n': 1, 'card': ***}"),
+        ('{"token": "abc", "n": 1}', '{"token": ***, "n": 1}'),
+        ('{"token":"abc","n":1}', '{"token":***,"n":1}'),
+        ("{'Token': b'abc', 'n': 1}", "{'Token': ***, 'n': 1}"),
+        ("{'card': <Card (4) x>, 'n': 1}", "{'card': ***, 'n': 1}"),
+        ("{'card': <Card (4] x>, 'n': 1}", "{'card': ***"),
+        ("{'card': 4111, 'n': 1}", "{'card': ***, 'n': 1}"),
+        ("{'token': 'abc...", "{'token': ***"),
+        ("{'card': {'number': '4111...", "{'card': ***"),
+        ("charge(token=abc, n=1)", "charge(token=***, n=1)"),
+        ("charge(token=Secret('a b'), n=1)", "charge(token=***, n=1)"),
+        ("charge(token='a, b', n=1)", "charge(token=***, n=1)"),
+        ("https://pay/?token=abc&n=1", "https://pay/?token=***&n=1"),
+        ("API_KEY=zzz n=1", "API_KEY=*** n=1"),
+        ("api-key: Bearer abc def\nn: 1", "api-key: ***\nn: 1"),
+        ("[('token', 'abc'), ('n', 1)]", "[('token', ***), ('n', 1)]"),
+        ("os.environ['TOKEN'] = 'abc'", "os.environ['TOKEN'] = ***"),
+        (r"'{\"token\": \"a\\\"bc\", \"n\": 1}'", r"'{\"token\": ***, \"n\": 1}'"),
+        (r"""{'json': '{"token": "a\\"bc"}', 'n': 1}""", r"""{'json': '{"token": ***}', 'n': 1}"""),
+    ],
+)
+def test_the_value_of_a_named_key_is_masked(text, shown):
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["a bad token, sorry", "token == 3", "tokens=4", "access_token is old", "", "{'n': 1}"]
+)
+def test_other_texts_stay_as_they_are(text):
+    assert redact(text) == text
+
+
+SECRET = "s3cr3t"
+#: Texts that hold the secret between whatever is hard to find the end of.
+secrets = st.tuples(
+    st.text(st.sampled_from("'\"\\,:={}[]()<> \nab"), max_size=6),
+    st.text(st.sampled_from("'\"\\ab ,"), max_size=4),
+).map(lambda around: around[0] + SECRET + around[1])
+leaves = st.one_of(secrets, secrets.map(str.encode), st.integers(), st.none(), st.booleans())
+values = st.recursive(
+    secrets | secrets.map(str.encode),
+    lambda inner: st.one_of(
+        st.lists(inner | leaves, min_size=1, max_size=3),
+        st.tuples(inner, leaves),
+        st.dictionaries(st.sampled_from(["a", "b", "it's"]), inner, min_size=1, max_size=2),
+    ),
+    max_leaves=4,
+)
+others = st.one_of(st.text(st.sampled_from("xyz'\"\\,{}[]"), max_size=5), st.integers())
+
+
+@given(st.dictionaries(st.sampled_from(["n", "it's", 'a"b']), others, max_size=2), values, others)
+def test_no_part_of_a_secret_survives_in_a_repr(before, secret, after):
+    arguments = {**before, "token": secret, "after": after}
+    texts = [repr(arguments), pformat(arguments, width=20)]
+    if "b'" not in texts[0] and 'b"' not in texts[0]:
+        texts.append(saferepr(arguments))  # it does not escape the quotes in bytes
+    for text in texts:
+        assert SECRET not in redact(text), text
+
+
+@given(values, st.integers(0, 200))
+def test_no_part_of_a_secret_survives_where_the_text_is_cut(secret, at):
+    text = repr({"n": [1, {"Card": secret}]})
+    assert SECRET not in redact(text[:at] + "...")
+
+
+@given(secrets, st.sampled_from([repr, json.dumps]))
+def test_no_part_of_a_secret_survives_in_json(secret, quote):
+    inner = json.dumps({"token": secret, "n": 1})
+    for text in (inner, f"the server said {inner}, sorry", quote(inner), quote({"body": inner})):
+        assert SECRET not in redact(text), text
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["token", "CARD", "n", "m"]), inner, max_size=3),
+)
+
+
+@given(json_values)
+def test_values_are_masked_by_their_keys(value):
+    def holds(value: Any) -> bool:
+        if isinstance(value, dict):
+            return any(
+                held != MASK if key.lower() in ("token", "card") else holds(held)
+                for key, held in value.items()
+            )
+        return isinstance(value, list) and any(map(holds, value))
+
+    shown = redact.value(value)
+    assert not holds(shown)
+    json.dumps(shown)
+
+
+@given(st.text())
+def test_whatever_the_text_nothing_is_raised(text):
+    redact(text)
+    printable(text)
+    printable(text, lines=True)
+
+
+def test_functions_come_last():
+    def without_digits(text: str) -> str:
+        return "".join("#" if c.isdigit() else c for c in text)
+
+    assert Redactor(["token", without_digits])("{'token': 'abc', 'n': 12}") == (
+        "{'token': ***, 'n': ##}"
+    )
+
+
+@pytest.mark.parametrize("function", [lambda text: 1 / 0, lambda text: None])
+def test_a_function_that_fails_shows_nothing(function):
+    assert Redactor([function])("anything") == FAILED
+
+
+def test_without_names_and_functions_nothing_is_changed():
+    assert Redactor()("{'token': 'abc'}") == "{'token': 'abc'}"
+
+
+def test_a_hostile_text_is_masked_soon():
+    text = "token: (" * 20_000
+    assert len(redact(text)) < 20_000
+
+
+def test_every_text_of_a_letter_is_redacted():
+    said = "token=s3cr3t"
+    try:
+        try:
+            raise KeyError(said)
+        except KeyError as cause:
+            raise ValueError(said) from cause
+    except ValueError as exc:
+        error = ErrorFacts.of(exc)
+    headers = {
+        "task": "t",
+        "argsrepr": f"({{'token': '{SECRET}'}},)",
+        "kwargsrepr": f"{{'card': '{SECRET}'}}",
+        "token": SECRET,
+        "mine": {"card": SECRET},
+    }
+    envelope = Envelope(b"[]", "application/json", "utf-8", headers)
+    letter = DeadLetter.write(Reason.PERMANENT, envelope, error=error, hint=said, rule=said)
+    assert SECRET in repr(letter)
+    assert SECRET not in repr(redact.letter(letter))
+
+
+def test_a_terminal_obeys_nothing_in_a_text():
+    text = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback \u2028 \udc80"
+    assert printable(text) == (
+        r"\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback \udc80"
+    )
+    assert printable("a\tb\r\nc\rd\0", lines=True) == "a   b\nc\\rd\\x00"
+
+
+@given(st.text())
+def test_what_is_printable_can_be_printed(text):
+    for shown in (printable(text), printable(text, lines=True)):
+        shown.encode()
+        assert all(c == "\n" or (c >= " " and not "\x7f" <= c <= "\x9f") for c in shown)
