@@ -2,20 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_resilience.consumer import watch
 from celery_resilience.flags import add_flags
+from celery_resilience.task import ResilientTask
 
 __all__ = ["install"]
 
+_INSTALLED = "_resilience_installed"
 
-def install(app: Any) -> None:
-    """Make *app*'s workers settle what would be lost, and teach them our flags.
 
-    Messages that no worker can make a task of become dead letters, whatever the tasks' base is;
-    tasks whose base is :class:`~celery_resilience.ResilientTask` are retried and dead-lettered.
-    Call it where the app is made, before a worker starts. Calling it again changes nothing.
+def install(app: Any, classify: bool = False, only: Iterable[str] | None = None) -> None:
+    """Let every task of *app* end in its result, a waiting retry or a dead letter.
+
+    Each task is retried as it states itself: by a ``failure_policy``, by Celery's own options or
+    by ``self.retry``. With *classify* the classifier decides about the tasks that state nothing;
+    without it they are given up at once, as Celery does, and become dead letters. *only* names
+    the tasks that are meant, as patterns: ``["cron.*"]``; the others stay as they are.
+
+    Call it right after ``Celery(...)``, before any task is defined: tasks that exist already are
+    refused (RuntimeError). Twice is once; a second call that says something else is refused
+    (ValueError). Celery's own tasks (``celery.*``) are left alone.
     """
+    patterns = None if only is None else tuple(only)
+    if isinstance(only, str):
+        raise TypeError(f"install: only takes a list of patterns, got {only!r}: write [{only!r}]")
+    said = (bool(classify), patterns)
+    before = app.__dict__.get(_INSTALLED)
+    if before is not None:
+        if before != said:
+            raise ValueError(
+                f"install(app) was called with classify={before[0]}, only={before[1]} before; "
+                f"now with classify={said[0]}, only={said[1]}: call it once"
+            )
+        return
+    _refuse_if_late(app)
+    app.__dict__[_INSTALLED] = said
     add_flags(app)
     watch(app)
+    _give_our_base(app, bool(classify), patterns)
+
+
+def _refuse_if_late(app: Any) -> None:
+    made = [name for name in app._tasks if not name.startswith("celery.")]
+    if made or app._pending:
+        which = f" ({made[0]}, for one)" if made else ""
+        raise RuntimeError(
+            f"install(app) comes too late: tasks of this app are defined already{which}. "
+            "Call it right after app = Celery(...)."
+        )
+
+
+def _give_our_base(app: Any, classify: bool, patterns: tuple[str, ...] | None) -> None:
+    """Mix ours into the base of every task that the app makes from now on."""
+    from_fun: Callable[..., Any] = app._task_from_fun
+    register: Callable[..., Any] = app.register_task
+
+    def wanted(name: str) -> bool:
+        if name.startswith("celery."):
+            return False
+        return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    def _task_from_fun(fun: Any, name: Any = None, base: Any = None, **options: Any) -> Any:
+        name = name or app.gen_task_name(fun.__name__, fun.__module__)
+        if wanted(name):
+            base = _mixed(base or app.Task, classify)
+        return from_fun(fun, name=name, base=base, **options)
+
+    def register_task(task: Any, **options: Any) -> Any:
+        task = task() if isinstance(task, type) else task
+        cls = type(task)
+        if wanted(task.name or app.gen_task_name(cls.__name__, cls.__module__)):
+            task.__class__ = _mixed(cls, classify)
+        return register(task, **options)
+
+    app._task_from_fun = _task_from_fun
+    app.register_task = register_task
+
+
+def _mixed(base: type, classify: bool) -> type:
+    """*base* with our behaviour between it and Celery's; what *base* says itself comes first."""
+    if issubclass(base, ResilientTask):
+        return base
+    bases = (ResilientTask,) if issubclass(ResilientTask, base) else (base, ResilientTask)
+    attributes = {
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+        "abstract": True,
+        "classify_failures": classify,
+    }
+    if base.__dict__.get("name"):  # a class-based task, not a base
+        attributes["abstract"] = False
+    return type(base.__name__, bases, attributes)

@@ -219,7 +219,7 @@ class _Reader:
             following = self._opening_quote(after) if after > at else None
             if following is not None:
                 opening, at = following, following.end()
-            elif after > at or at == len(text) or text[at] in ",)]}'\"\\":
+            elif after > at or at == len(text) or text[at] in ",:)]}'\"\\":
                 return at
 
     def _closes(self, opening: re.Match[str], closing: re.Match[str]) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery import exceptions as _exceptions
+from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import raise_with_context
 
 from celery_resilience.celery_options import policy_from_celery_options
@@ -61,37 +63,44 @@ class ResilientTask(BaseTask):
         # alone that already has one: its options are read by the policy instead.
         return self.run
 
+    #: The policy that decides about this task's failures; found when the task is defined.
+    policy_in_force: Policy = Policy()
+
     @classmethod
     def on_bound(cls, app: Any) -> None:
         super().on_bound(app)
         watch(app)
+        _refuse_misspelt(cls)
+        cls.policy_in_force = cls._find_policy()
 
-    @property
-    def policy_in_force(self) -> Policy:
-        """The policy that decides about this task's failures."""
-        policy = self.__dict__.get("_policy_in_force")
-        if policy is None:
-            policy = self.__dict__["_policy_in_force"] = self._find_policy()
-        return policy
+    def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
+        """Called when a worker starts: a Request class of the user's own is mixed with ours."""
+        self.Request = _with_ours(self.Request)
+        return super().start_strategy(app, consumer, **kwargs)
 
-    def _find_policy(self) -> Policy:
-        if self.failure_policy is not None:
-            return self.failure_policy
+    @classmethod
+    def _find_policy(cls) -> Policy:
+        if cls.failure_policy is not None:
+            if not isinstance(cls.failure_policy, Policy):
+                raise TypeError(
+                    f"{cls.name}: failure_policy takes a Policy, got {cls.failure_policy!r}"
+                )
+            return cls.failure_policy
         stated = policy_from_celery_options(
-            where=self.name,
-            autoretry_for=getattr(self, "autoretry_for", ()),
-            dont_autoretry_for=getattr(self, "dont_autoretry_for", ()),
-            max_retries=self.max_retries,
-            retry_backoff=getattr(self, "retry_backoff", False),
-            retry_backoff_max=getattr(self, "retry_backoff_max", 600),
-            retry_jitter=getattr(self, "retry_jitter", True),
-            default_retry_delay=self.default_retry_delay,
-            retry_kwargs=getattr(self, "retry_kwargs", {}),
+            where=str(cls.name),
+            autoretry_for=getattr(cls, "autoretry_for", ()),
+            dont_autoretry_for=getattr(cls, "dont_autoretry_for", ()),
+            max_retries=cls.max_retries,
+            retry_backoff=getattr(cls, "retry_backoff", False),
+            retry_backoff_max=getattr(cls, "retry_backoff_max", 600),
+            retry_jitter=getattr(cls, "retry_jitter", True),
+            default_retry_delay=cls.default_retry_delay,
+            retry_kwargs=getattr(cls, "retry_kwargs", {}),
         )
         if stated is not None:
             return stated
-        unmatched: Unmatched = "classify" if self.classify_failures else "give_up"
-        return Policy(max_retries=self.max_retries, unmatched=unmatched)
+        unmatched: Unmatched = "classify" if cls.classify_failures else "give_up"
+        return Policy(max_retries=cls.max_retries, unmatched=unmatched)
 
     def retry(
         self,
@@ -150,6 +159,46 @@ class ResilientTask(BaseTask):
             if error is exc or isinstance(error, self.MaxRetriesExceededError):
                 attempt.exhausted = error
             raise
+
+
+#: What a task may say about its failures.
+_OPTIONS = (
+    "acks_late",
+    "autoretry_for",
+    "classify_failures",
+    "dead_letter_queue",
+    "default_retry_delay",
+    "dont_autoretry_for",
+    "failure_policy",
+    "max_retries",
+    "retry_backoff",
+    "retry_backoff_max",
+    "retry_jitter",
+    "retry_kwargs",
+    "throws",
+)
+
+
+def _refuse_misspelt(cls: type) -> None:
+    """Celery takes any word for an option and says nothing; a retry that is not meant is lost."""
+    for name in vars(cls):
+        if name.startswith("_") or hasattr(ResilientTask, name) or name in _OPTIONS:
+            continue
+        near = difflib.get_close_matches(name, _OPTIONS, 1, cutoff=0.85)
+        if near:
+            task = getattr(cls, "name", None) or cls.__name__
+            raise TypeError(f"{task}: there is no option {name!r}; did you mean {near[0]!r}?")
+
+
+def _with_ours(request: Any) -> Any:
+    from celery_resilience.request import ResilientRequest
+
+    theirs = symbol_by_name(request)
+    if issubclass(theirs, ResilientRequest):
+        return theirs
+    if issubclass(ResilientRequest, theirs):
+        return ResilientRequest
+    return type(theirs.__name__, (theirs, ResilientRequest), {"__module__": theirs.__module__})
 
 
 def _delay(eta: Any, countdown: Any) -> float:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from kombu.exceptions import OperationalError
+
 from celery_resilience.cli.table import cut, wrapped
 from celery_resilience.deadletters import DeadLetters, Filed, ReplayResult
 from celery_resilience.decision import Reason
@@ -16,6 +18,7 @@ from celery_resilience.demo.ledger import Ledger, State
 from celery_resilience.demo.screen import WIDTH, Screen
 from celery_resilience.demo.services import DOWNTIME, Services
 from celery_resilience.demo.stage import Worker, WorkerEnded, broker
+from celery_resilience.errors import BrokerError
 
 __all__ = ["play"]
 
@@ -28,6 +31,9 @@ READING = 5.0
 EXAMPLES = 3
 #: What a newcomer may read next.
 SOURCE = "celery_resilience/demo/app.py"
+
+#: A blank between two words that stay in one line.
+_JOINED = "\xa0"
 
 _MEANING = {
     Reason.PERMANENT: "no retry can help",
@@ -87,8 +93,11 @@ class Demo:
     def send(self) -> None:
         """Act 1: everything is sent while the worker starts."""
         self.ledger.expect(self.urls)
-        for task, url in self.urls.items():
-            call.apply_async((url,), task_id=task)
+        try:
+            for task, url in self.urls.items():
+                call.apply_async((url,), task_id=task)
+        except OperationalError as exc:
+            raise BrokerError(f"the broker took no messages: {exc}") from exc
         if not self.wait("1/4 the worker starts", lambda: self.ledger.worker_is_ready):
             raise WorkerEnded(f"the worker does not begin; its log:\n{self.worker.tail()}")
 
@@ -159,12 +168,14 @@ class Demo:
         say = self.screen.say
         say("")
         for name, figure in figures.items():
-            say(wrapped(figure, WIDTH - 1, f"{name:>13}  ", " " * 15))
+            text = wrapped(figure, WIDTH - 1, f"{name:>13}  ", " " * 15)
+            say(text.replace(_JOINED, " "))
         if missing or left:
-            say("", f"Not succeeded: {', '.join(missing[:10]) or 'none'}; dead letters left: {left}")
+            names = ", ".join(missing[:10]) or "none"
+            say("", f"Not succeeded: {names}. Dead letters left: {left}.")
             return False
         say("", "Every task has succeeded.", bold=True)
-        say("In your own app: install(app) and @app.task(base=ResilientTask), as in", f"  {SOURCE}")
+        say(f"In your own app: install(app), @app.task(base=ResilientTask). See {SOURCE}")
         return True
 
     def listed(self) -> list[Filed]:
@@ -190,4 +201,4 @@ class Demo:
 
 
 def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in counts.most_common()) or "none"
+    return ", ".join(f"{number}{_JOINED}{name}" for name, number in counts.most_common()) or "none"

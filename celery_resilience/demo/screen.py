@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import click
@@ -86,16 +87,16 @@ class Screen:
         rows = [self._style(head, underline=True)]
         by_service = self._ledger.by_service()
         for service in SERVICES:
-            counts = by_service.get(service.name, {})
+            counts = by_service.get(service.name, Counter())
             rows.append(f"{service.name:<10} {service.trouble:<32}" + self._numbers(counts))
-        total = {state: len(self._ledger.in_state(state)) for state in State}
+        total = sum(by_service.values(), Counter[State]())
         rows.append(self._style(f"{'all':<43}", bold=True) + self._numbers(total))
         return rows
 
-    def _numbers(self, counts: dict[State, int]) -> str:
+    def _numbers(self, counts: Counter[State]) -> str:
         cells = []
         for _, states in _COLUMNS:
-            number = sum(counts.get(state, 0) for state in states)
+            number = sum(counts[state] for state in states)
             colour = _COLOURS.get(states[0]) if number else None
             cells.append(self._style(f"{number or '.':>9}", fg=colour))
         return "".join(cells)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import celery_resilience
 from celery_resilience.deadletters import DeadLetters
@@ -41,8 +42,10 @@ def broker(url: str | None) -> Iterator[str]:
         with DeadLetters(app) as letters:
             letters.count()  # raises if it can't be reached, and says where
         clean()  # a demo that was killed may have left something
-        yield words
-        clean()
+        try:
+            yield words
+        finally:
+            clean()
 
 
 def _server() -> EmbeddedServer:
@@ -59,16 +62,21 @@ def _server() -> EmbeddedServer:
 def clean() -> None:
     """Remove what belongs to the demo from the broker, and nothing else."""
     with app.connection_for_write() as connection:
-        channel = connection.default_channel
-        if connection.transport.driver_type == "redis":
-            import redis
+        try:
+            channel: Any = connection.default_channel
+            if connection.transport.driver_type == "redis":
+                import redis
 
-            client = redis.Redis(connection_pool=channel.pool)
-            for key in client.scan_iter(f"{PREFIX}*", count=1000):
-                client.delete(key)
-        else:
-            for queue in (QUEUE, DEAD_LETTERS):
-                channel.queue_delete(queue)
+                client = redis.Redis(connection_pool=channel.pool)
+                for key in client.scan_iter(f"{PREFIX}*", count=1000):
+                    client.delete(key)
+            else:
+                for queue in (QUEUE, DEAD_LETTERS):
+                    channel.queue_delete(queue)
+        except connection.recoverable_connection_errors as exc:
+            raise BrokerError(
+                f"lost {connection.as_uri()}: {exc}; what begins with {QUEUE} there is left over"
+            ) from exc
 
 
 class WorkerEnded(Exception):

@@ -134,8 +134,8 @@ SYSTEM = [
     ),
     retry("broken pipe", lambda: BrokenPipeError(errno.EPIPE, "x"), "os.errno.EPIPE", "network"),
     retry("timeout", TimeoutError, "network.TimeoutError", "network"),
-    retry("socket timeout", lambda: socket.timeout("x"), "network.TimeoutError", "network"),
-    retry("asyncio timeout", asyncio.TimeoutError, "", "network"),  # noqa: UP041
+    retry("socket timeout", lambda: socket.timeout("x"), "network.TimeoutError", "network"),  # noqa: UP041
+    retry("asyncio timeout", asyncio.TimeoutError, "", "network"),
     retry("futures timeout", concurrent.futures.TimeoutError, "", "network"),
     retry(
         "multiprocessing timeout",

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_resilience.classify import classify
@@ -208,12 +208,14 @@ VALUES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.one_of(NAMES, st.just("date"), st.text(max_size=9)), VALUES, max_size=8))
 def test_any_headers_give_a_delay_that_can_be_waited_or_none(headers: dict[str, object]) -> None:
     seconds = delay(headers)
     assert seconds is None or (type(seconds) is float and isfinite(seconds) and seconds >= 0)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.text(max_size=60))
 def test_any_retry_after_gives_a_delay_that_can_be_waited_or_none(value: str, date: str) -> None:
     seconds = delay({"Retry-After": value, "Date": date})

@@ -1,0 +1,178 @@
+"""install(app): which tasks are covered, and who decides about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, Task, _state, shared_task
+
+from celery_resilience import Policy, ResilientTask, install, on
+from celery_resilience.request import ResilientRequest
+
+
+@pytest.fixture(autouse=True)
+def _tasks_of_this_test_only() -> Iterator[None]:
+    """Celery hands every task of one app to all the others, unless it is told otherwise."""
+    before = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(before)
+
+
+@pytest.fixture
+def app() -> Celery:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    install(app)
+    return app
+
+
+def test_every_way_to_define_a_task_is_covered(app: Celery) -> None:
+    """By decorator, with a base of its own, class-based, shared; Celery's own are left alone."""
+
+    class Own(Task):
+        abstract = True
+        greeting = "hello"
+        acks_late = False
+
+    class ByClass(Task):
+        name = "shop.by_class"
+
+        def run(self) -> None: ...
+
+    @app.task
+    def plain() -> None: ...
+
+    @app.task(base=Own)
+    def own() -> None: ...
+
+    @app.task(base=Task)
+    def stock() -> None: ...
+
+    app.register_task(ByClass())
+
+    @shared_task(name="shop.shared")
+    def shared() -> None: ...
+
+    app.finalize()
+    covered = {name for name, task in app.tasks.items() if isinstance(task, ResilientTask)}
+    assert covered >= {plain.name, own.name, stock.name, "shop.by_class", "shop.shared"}
+    assert not any(name.startswith("celery.") for name in covered)
+    assert isinstance(own, Own)
+    assert own.greeting == "hello"
+    assert own.acks_late is False, "what the user's base says comes first"
+    assert plain.acks_late is True
+    assert app.tasks["shop.by_class"].policy_in_force.unmatched == "give_up"
+
+
+def test_a_task_that_states_nothing_is_not_retried(app: Celery) -> None:
+    @app.task
+    def plain() -> None: ...
+
+    assert plain.policy_in_force.unmatched == "give_up"
+
+
+def test_with_classify_the_classifier_decides_for_them() -> None:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    install(app, classify=True)
+
+    @app.task
+    def plain() -> None: ...
+
+    assert plain.policy_in_force.unmatched == "classify"
+
+
+def test_celerys_options_keep_their_meaning(app: Celery) -> None:
+    @app.task(autoretry_for=(OSError,), retry_backoff=True, max_retries=7)
+    def fetch() -> None: ...
+
+    policy = fetch.policy_in_force
+    assert (policy.max_retries, policy.unmatched) == (7, "give_up")
+    assert fetch.run() is None, "Celery's own wrapper is not around it"
+
+
+def test_a_failure_policy_decides_alone(app: Celery) -> None:
+    stated = Policy(on(ValueError).dead_letter())
+
+    @app.task(failure_policy=stated, autoretry_for=(OSError,))
+    def pay() -> None: ...
+
+    assert pay.policy_in_force is stated
+
+
+def test_only_names_the_tasks_that_are_meant() -> None:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    install(app, only=["cron.*"])
+
+    @app.task(name="cron.nightly")
+    def nightly() -> None: ...
+
+    @app.task(name="web.hit")
+    def hit() -> None: ...
+
+    assert isinstance(nightly, ResilientTask)
+    assert not isinstance(hit, ResilientTask)
+
+
+def test_twice_is_once_and_a_contradiction_is_refused(app: Celery) -> None:
+    steps, flags = len(app.steps["consumer"]), len(app.user_options["worker"])
+    install(app)
+    assert (len(app.steps["consumer"]), len(app.user_options["worker"])) == (steps, flags)
+    with pytest.raises(ValueError, match="call it once"):
+        install(app, classify=True)
+
+
+def test_too_late_is_refused() -> None:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+
+    @app.task(name="shop.early")
+    def early() -> None: ...
+
+    with pytest.raises(RuntimeError, match="right after app = Celery"):
+        install(app)
+    app.finalize()
+    with pytest.raises(RuntimeError, match=r"shop\.early"):
+        install(app)
+
+
+def test_a_string_of_patterns_is_refused() -> None:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    with pytest.raises(TypeError, match=r"write \['cron"):
+        install(app, only="cron.*")
+
+
+def test_a_misspelt_option_is_refused_with_what_was_meant(app: Celery) -> None:
+    with pytest.raises(TypeError, match="did you mean 'retry_backoff'"):
+
+        @app.task(retry_bakoff=True, lazy=False)
+        def fetch() -> None: ...
+
+
+def test_a_wrong_option_is_refused_when_the_task_is_defined(app: Celery) -> None:
+    with pytest.raises(TypeError, match="takes exception classes, got 'Timeout'"):
+
+        @app.task(autoretry_for=("Timeout",), lazy=False)
+        def fetch() -> None: ...
+
+    with pytest.raises(TypeError, match="failure_policy takes a Policy"):
+
+        @app.task(failure_policy={"max_retries": 3}, lazy=False)
+        def pay() -> None: ...
+
+
+def test_a_request_class_of_the_users_own_is_mixed_with_ours(app: Celery) -> None:
+    from celery.worker.request import Request
+
+    class Own(Request):
+        def on_success(self, *args: Any, **kwargs: Any) -> None: ...
+
+    @app.task(Request=Own)
+    def plain() -> None: ...
+
+    from celery_resilience.task import _with_ours
+
+    mixed = _with_ours(plain.Request)
+    assert issubclass(mixed, Own)
+    assert issubclass(mixed, ResilientRequest)
+    assert _with_ours("celery.worker.request:Request") is ResilientRequest
