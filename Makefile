@@ -3,8 +3,10 @@ PY ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip
-# More for pytest: make test ARGS="-k redis -x"
+# More for pytest: make test ARGS="-k redis -x". Each of the WORKERS has its own servers; 0: no xdist.
 ARGS ?=
+WORKERS ?= 3
+PYTEST = -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # Celery x Python; one cell: make matrix CELLS=5.5-3.10
@@ -29,7 +31,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/celery-resilience demo $(ARGS)
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python $(PYTEST)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -78,7 +80,7 @@ cell-%:
 	    --editable '.[demo]' "celery==$$celery.*"; \
 	  touch $$venv/.made; \
 	fi; \
-	$$venv/bin/python -m pytest $(ARGS)
+	$$venv/bin/python $(PYTEST)
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

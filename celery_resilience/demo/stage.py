@@ -101,7 +101,7 @@ class Worker:
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                leashed(self._command, signal.SIGQUIT),
+                leashed(self._command, signal.SIGKILL),
                 cwd=self._directory.name,
                 env={**os.environ, "PYTHONPATH": path, LEDGER_URL: self._ledger_url},
                 stdin=subprocess.DEVNULL,
