@@ -16,8 +16,6 @@ from celery_resilience.errors import BrokerError
 from tests.servers import RabbitServer, ServerMissing
 from tests.worker import Broker, Worker
 
-BROKERS = ["redis", "rabbitmq-classic", "rabbitmq-quorum"]
-
 #: Databases of the session's Redis: each test takes two that nobody has used lately.
 DATABASES = 64
 _next_database = itertools.cycle(range(DATABASES))
@@ -91,15 +89,6 @@ def redis_broker(redis_server: EmbeddedServer) -> Broker:
         queue_type="classic",
         redis_url=f"{redis_server.url}?db={broker}",
     )
-
-
-@pytest.fixture(params=BROKERS)
-def broker(request: pytest.FixtureRequest, broker_named: Callable[[str], Broker]) -> Broker:
-    """Each broker in turn, empty: a database of its own, a virtual host of its own.
-
-    ``@pytest.mark.parametrize("broker", ["redis"], indirect=True)`` picks some.
-    """
-    return broker_named(request.param)
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ def reach(app: Any) -> tuple[Any, Broker]:
     if connection.transport.driver_type == "redis":
         connection.transport_options.setdefault("socket_connect_timeout", _CONNECT)
     try:
-        connection.ensure_connection(max_retries=max(1, len(connection.alt)))
+        # One more try for each other broker that the setting names; nobody waits in between.
+        connection.ensure_connection(max_retries=max(1, len(connection.alt)), interval_start=0)
         return connection, open_broker(connection)
     except Exception as exc:
         connection.release()

@@ -30,13 +30,14 @@ def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
             }
         )
         return
-    if "to_change_that" in told:
+    if "rules" not in told:
         yield "", _facts({"Decides": told["decides"], "To change": told["to_change_that"]})
         return
     limits = told["limits"]
     yield "", _facts(
         {
             "Decides": told["decides"],
+            "To change": told["to_change_that"] or "",
             "Limits": "" if told["unmatched"] == "give_up" else _said(limits),
             "Expected": ", ".join(told["expected"]) and f"{', '.join(told['expected'])} (throws): "
             "neither a retry nor a dead letter",

@@ -24,7 +24,8 @@ _STOCK = (
     "nobody: it is a stock Celery task. Celery retries it only where its own options or its body "
     "ask for that, and when it fails for good its message is gone"
 )
-_HOW_TO_CHANGE = "give it base=ResilientTask: @app.task(base=ResilientTask)"
+_COVER_IT = "call install(app) before the tasks are defined, or give it base=ResilientTask"
+_STATE_IT = "give it a failure_policy or base=ResilientTask, or call install(app, classify=True)"
 
 
 def of_exception(name: str) -> dict[str, Any]:
@@ -85,12 +86,14 @@ def of_task(task: Any, settings: Settings, tasks: int) -> dict[str, Any]:
     told: dict[str, Any] = {"name": task.name, "is": "task"}
     policy = getattr(task, "policy_in_force", None)
     if not isinstance(policy, Policy):
-        return {**told, "decides": _STOCK, "to_change_that": _HOW_TO_CHANGE}
+        return {**told, "decides": _STOCK, "to_change_that": _COVER_IT}
     own_queue = getattr(task, "dead_letter_queue", None)
     throws = getattr(task, "throws", ()) or ()
+    stated = bool(policy.rules) or policy.unmatched == "classify"
     return {
         **told,
         "decides": _who(task, policy),
+        "to_change_that": None if stated else _STATE_IT,
         "dead_letter_queue": settings.dead_letter_queue if own_queue is None else own_queue,
         "expected": [cls.__qualname__ for cls in throws],
         "acks_late": bool(task.acks_late),
@@ -110,7 +113,7 @@ def _who(task: Any, policy: Policy) -> str:
         return "Celery's own options: what they don't name is not retried"
     if policy.unmatched == "classify":
         return "the classifier"
-    return "nobody: what fails becomes a dead letter at once"
+    return "nobody, but for self.retry in its body: what fails otherwise is a dead letter at once"
 
 
 def _rule(number: int, rule: Rule, policy: Policy) -> dict[str, Any]:

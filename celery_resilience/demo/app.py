@@ -14,7 +14,7 @@ from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
 from celery import Celery, signals
-from kombu import Exchange, Queue
+from kombu import Queue
 
 from celery_resilience import ResilientTask, classify, install
 from celery_resilience.ruling import running
@@ -33,11 +33,7 @@ TIMEOUT = 0.4
 
 app = Celery("celery_resilience.demo")
 app.conf.update(
-    task_queues=[
-        Queue(
-            QUEUE, Exchange(""), routing_key=QUEUE, queue_arguments={"x-queue-type": "classic"}
-        )
-    ],
+    task_queues=[Queue(QUEUE, queue_arguments={"x-queue-type": "classic"})],
     task_default_queue=QUEUE,
     task_ignore_result=True,
     broker_transport_options={"global_keyprefix": PREFIX},

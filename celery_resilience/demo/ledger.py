@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-__all__ = ["Event", "Ledger", "State"]
+__all__ = ["UNDER_WAY", "Event", "Ledger", "State"]
 
 
 class State(str, Enum):
@@ -20,6 +20,10 @@ class State(str, Enum):
     RETRYING = "retrying"  #: it waits for its next attempt
     DEAD = "dead"  #: it is a dead letter
     DONE = "done"  #: it has succeeded
+
+
+#: What is to happen to the task is yet to come.
+UNDER_WAY = (State.SENT, State.RUNNING, State.RETRYING)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from celery_resilience.deadletters import DeadLetters, Filed, ReplayResult
 from celery_resilience.decision import Reason
 from celery_resilience.demo.app import DEAD_LETTERS, app, call
 from celery_resilience.demo.interrupts import Signals
-from celery_resilience.demo.ledger import Ledger, State
+from celery_resilience.demo.ledger import UNDER_WAY, Ledger, State
 from celery_resilience.demo.screen import WIDTH, Screen
 from celery_resilience.demo.services import DOWNTIME, Services
 from celery_resilience.demo.stage import Worker, WorkerEnded, broker
@@ -29,9 +29,10 @@ PATIENCE = 60.0
 READING = 5.0
 #: How many letters of each reason are shown.
 EXAMPLES = 3
-#: What a newcomer may read next.
-SOURCE = "celery_resilience/demo/app.py"
-
+NEXT = (
+    "In your own app: install(app), and @app.task(base=ResilientTask). "
+    "All that this demo's tasks do is in celery_resilience/demo/app.py."
+)
 #: A blank between two words that stay in one line.
 _JOINED = "\xa0"
 
@@ -108,7 +109,7 @@ class Demo:
         def settled() -> bool:
             if time.monotonic() > began + DOWNTIME:
                 self.services.open_stock()
-            if self.ledger.in_state(State.SENT, State.RUNNING, State.RETRYING):
+            if self.ledger.in_state(*UNDER_WAY):
                 return False
             # The ledger knows of a letter a moment before the broker does.
             self.letters = self.listed()
@@ -140,10 +141,11 @@ class Demo:
         """Act 4: the services are mended, every letter gets a new life."""
         self.services.mend()
         self.screen.say("", "4/4 the services are mended, the dead letters replayed", bold=True)
+        self.ledger.expect(filed.letter.task_id for filed in self.letters)
         with DeadLetters(app) as letters:
             for replayed in letters.replay("all"):
                 self.replayed += replayed.result is ReplayResult.REPLAYED
-        self.wait("4/4 replayed", lambda: len(self.ledger.in_state(State.DONE)) == len(self.urls))
+        self.wait("4/4 replayed", lambda: not self.ledger.in_state(*UNDER_WAY))
 
     def summarise(self) -> bool:
         """Figures; whether every task has succeeded, and no letter is left."""
@@ -175,7 +177,7 @@ class Demo:
             say("", f"Not succeeded: {names}. Dead letters left: {left}.")
             return False
         say("", "Every task has succeeded.", bold=True)
-        say(f"In your own app: install(app), @app.task(base=ResilientTask). See {SOURCE}")
+        say(wrapped(NEXT, WIDTH - 1))
         return True
 
     def listed(self) -> list[Filed]:

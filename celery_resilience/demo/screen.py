@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from celery_resilience.cli.table import cut
 from celery_resilience.demo.ledger import Event, Ledger, State
 from celery_resilience.demo.services import SERVICES
 
@@ -115,7 +116,7 @@ class Screen:
             what = f"attempt {event.attempt + 1} in {event.delay:.2f} s"
         else:
             what = f"dead letter after {times}"
-        found = f"{event.rule:<24} {event.kind:<12} " if event.rule else ""
+        found = f"{cut(event.rule, 24):<24} {event.kind:<12} " if event.rule else ""
         return f"{event.task:<12} {found}" + self._style(what, fg=_COLOURS[event.state])
 
     def _tell_new_rules(self) -> None:

@@ -35,6 +35,7 @@ class Service:
     """One service, and what is wrong with it."""
 
     name: str
+    #: At most 32 characters: the table has no room for more.
     trouble: str
     #: Its share of the tasks, in percent.
     share: int
@@ -48,7 +49,7 @@ SERVICES = (
     Service("mail", f"429, Retry-After: 1 ({QUOTA} calls/s)", 20, (0,)),
     Service("stock", "refuses and resets connections", 18, (0, 1, ALWAYS, 0, 2, 0)),
     Service("customer", "400 and 404 to every third", 16, (0, ALWAYS, 0)),
-    Service("thumbnail", "makes its caller run out of memory", 6, (1, ALWAYS, 0)),
+    Service("thumbnail", "kills its caller (out of memory)", 6, (1, ALWAYS, 0)),
 )
 
 

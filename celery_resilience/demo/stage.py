@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import celery_resilience
@@ -33,12 +34,13 @@ def broker(url: str | None) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         words = "your broker"
-        if url is None:
+        if not url:
             server = stack.enter_context(_server())
             url, words = server.broker_url, f"{server.binary.name} on a private socket"
         for name in [name for name in os.environ if name.startswith("CELERY_")]:
             del os.environ[name]  # the user's, for workers of theirs
         os.environ["CELERY_BROKER_URL"] = url
+        _refuse_others(url)
         with DeadLetters(app) as letters:
             letters.count()  # raises if it can't be reached, and says where
         clean()  # a demo that was killed may have left something
@@ -49,14 +51,28 @@ def broker(url: str | None) -> Iterator[str]:
 
 
 def _server() -> EmbeddedServer:
-    if importlib.util.find_spec("redis") is None:
-        raise BrokerError(
-            "the redis package is missing: pip install 'celery-resilience[demo]' brings it"
-        )
     try:
         return EmbeddedServer()
     except BrokerError as exc:
         raise BrokerError(f"{exc}, or give --broker URL") from exc
+
+
+def _refuse_others(url: str) -> None:
+    """Raise BrokerError unless *url* is of a broker that dead letters can be replayed on."""
+    if url.startswith(("redis", "sentinel")) and importlib.util.find_spec("redis") is None:
+        raise BrokerError(
+            "the redis package is missing: pip install 'celery-resilience[demo]' brings it"
+        )
+    try:
+        with app.connection_for_read() as connection:
+            if connection.transport.driver_type in ("redis", "amqp"):
+                return
+    except ValueError as exc:
+        raise BrokerError(f"that is no broker's URL: {exc}") from exc
+    except (LookupError, ImportError):
+        pass  # no such transport, or none of its package
+    scheme = url.partition("://")[0]
+    raise BrokerError(f"{scheme}:// can't be replayed on: the demo needs Redis or RabbitMQ")
 
 
 def clean() -> None:
@@ -73,6 +89,7 @@ def clean() -> None:
             else:
                 for queue in (QUEUE, DEAD_LETTERS):
                     channel.queue_delete(queue)
+                channel.exchange_delete(QUEUE)  # Celery makes one of the queue's name
         except connection.recoverable_connection_errors as exc:
             raise BrokerError(
                 f"lost {connection.as_uri()}: {exc}; what begins with {QUEUE} there is left over"
@@ -87,8 +104,8 @@ class Worker:
     """``celery worker`` as a subprocess; it and its pool end with this context manager."""
 
     def __init__(self, ledger_url: str, processes: int) -> None:
-        self._command = [sys.executable, "-m", "celery", "-A", app.main + ".app", "worker"]
-        self._command += ["--pool", "prefork", "--concurrency", str(processes)]
+        self._command = [sys.executable, "-m", "celery", "-A", "celery_resilience.demo.app"]
+        self._command += ["worker", "--pool", "prefork", "--concurrency", str(processes)]
         self._command += ["--hostname", "demo@%h", "--loglevel", "INFO"]
         self._command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         self._ledger_url = ledger_url
@@ -124,10 +141,16 @@ class Worker:
         """The end of the worker's log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE)
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import sys
 import urllib.error
+from contextlib import closing
 from email.message import Message
 from pathlib import Path
 
@@ -48,13 +49,14 @@ def killed(signal: str) -> BaseException:
 
 
 def sqlite_missing_table() -> BaseException:
-    return raised(lambda: sqlite3.connect(":memory:").execute("select * from nothing"))
+    with closing(sqlite3.connect(":memory:")) as db:
+        return raised(lambda: db.execute("select * from nothing"))
 
 
 def sqlite_duplicate() -> BaseException:
-    db = sqlite3.connect(":memory:")
-    db.execute("create table t (a primary key)")
-    return raised(lambda: [db.execute("insert into t values (1)") for _ in range(2)])
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute("create table t (a primary key)")
+        return raised(lambda: [db.execute("insert into t values (1)") for _ in range(2)])
 
 
 def url_error(code: int, **headers: str) -> urllib.error.HTTPError:

@@ -21,6 +21,11 @@ def psycopg_error(name: str) -> BaseException:
     return getattr(library("psycopg"), name)("x")  # type: ignore[no-any-return]
 
 
+def psycopg_refused() -> BaseException:
+    connect = library("psycopg").connect
+    return raised(lambda: connect("host=127.0.0.1 port=9 connect_timeout=2"))
+
+
 def psycopg2(name: str) -> BaseException:
     error = getattr(library("psycopg2.errors"), name)("x")
     assert error.pgcode is None, "it has a code only if it came over a connection"
@@ -38,8 +43,11 @@ def sqlalchemy(name: str, orig: BaseException | None = None, **more: Any) -> Bas
 def sqlalchemy_no_table() -> BaseException:
     module = library("sqlalchemy")
     engine = module.create_engine("sqlite://")
-    with engine.connect() as connection:
-        return raised(lambda: connection.execute(module.text("select * from nothing")))
+    try:
+        with engine.connect() as connection:
+            return raised(lambda: connection.execute(module.text("select * from nothing")))
+    finally:
+        engine.dispose()
 
 
 def django(name: str, cause: BaseException | None = None) -> BaseException:
@@ -221,9 +229,7 @@ POSTGRES = [
     ),
     retry(
         "psycopg refused, for real",
-        lambda: raised(
-            lambda: library("psycopg").connect("host=127.0.0.1 port=9 connect_timeout=2")
-        ),
+        psycopg_refused,
         "psycopg.OperationalError",
         "database",
     ),

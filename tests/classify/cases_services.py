@@ -100,6 +100,17 @@ CASES: list[Case] = [
         "http",
     ),
     never(
+        "openai no credit, said in the type",
+        lambda: llm(
+            "openai",
+            "RateLimitError",
+            429,
+            {"code": "rate_limit_exceeded", "type": "insufficient_quota"},
+        ),
+        "llm.code.insufficient_quota",
+        "http",
+    ),
+    never(
         "openai too long",
         lambda: llm("openai", "BadRequestError", 400, {"code": "context_length_exceeded"}),
         "llm.code.context_length_exceeded",

@@ -1,0 +1,64 @@
+"""The tasks that ``cost.py`` times: the same body on Celery's Task and on ours."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+from celery_resilience import Policy, ResilientTask, install
+
+QUEUE_TYPE = os.environ.get("QUEUE_TYPE", "classic")
+
+app = Celery("cost", broker=os.environ["BROKER_URL"], backend=os.environ.get("BACKEND_URL"))
+app.conf.update(
+    task_default_queue="cost",
+    task_default_queue_type=QUEUE_TYPE,
+    task_queues=[Queue("cost", queue_arguments={"x-queue-type": QUEUE_TYPE})],
+    task_acks_late=True,
+    task_ignore_result="BACKEND_URL" not in os.environ,
+    worker_prefetch_multiplier=16,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+)
+if os.environ.get("SIDE") == "ours":
+    install(app, only=["ours.*"])
+
+_done = os.open(os.environ.get("DONE", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def done() -> None:
+    """One byte for one finished task: the benchmark watches the file grow."""
+    os.write(_done, b".")
+
+
+@app.task(name="stock.success")
+def stock_success() -> None:
+    done()
+
+
+@app.task(name="stock.retry", bind=True, autoretry_for=(KeyError,), default_retry_delay=0)
+def stock_retry(self: Any) -> None:
+    if self.request.retries == 0:
+        raise KeyError("once")
+    done()
+
+
+class Ours(ResilientTask):
+    abstract = True
+    failure_policy = Policy(max_retries=3, backoff=0)
+
+
+@app.task(name="ours.success", base=Ours)
+def ours_success() -> None:
+    done()
+
+
+@app.task(name="ours.retry", base=ResilientTask, bind=True, autoretry_for=(KeyError,),
+          default_retry_delay=0)  # fmt: skip
+def ours_retry(self: Any) -> None:
+    if self.request.retries == 0:
+        raise KeyError("once")
+    done()
