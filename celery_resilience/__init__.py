@@ -14,6 +14,7 @@ from celery_resilience.errors import (
     ResilienceError,
     Snooze,
     TransientError,
+    UnacceptableResult,
 )
 from celery_resilience.install import install
 from celery_resilience.letter import DeadLetter
@@ -39,6 +40,7 @@ __all__ = [
     "RetryLater",
     "Snooze",
     "TransientError",
+    "UnacceptableResult",
     "Verdict",
     "classify",
     "install",

@@ -14,11 +14,14 @@ from celery import bootsteps, signals
 from celery.exceptions import ImproperlyConfigured, NotRegistered
 
 from celery_resilience.brokers import Received, open_broker
+from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.policies import apply_policies
 from celery_resilience.settings import Settings, dead_letter_queues
 from celery_resilience.settle import Settler
+from celery_resilience.switch import switch_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,15 +47,37 @@ class ResilientConsumer(bootsteps.StartStopStep):
     name = "celery_resilience"
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def __init__(self, c: Any, dead_letter_queue: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        c: Any,
+        dead_letter_queue: str | None = None,
+        failure_policies: str | None = None,
+        max_worker_losses: int | None = None,
+        dead_letter_expired: bool | None = None,
+        no_resilience: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(c, **kwargs)
-        max_worker_losses = kwargs.get("max_worker_losses")
         self.settings = Settings.of(
-            c.app, dead_letter_queue=dead_letter_queue, max_worker_losses=max_worker_losses
+            c.app,
+            dead_letter_queue=dead_letter_queue,
+            failure_policies=failure_policies,
+            max_worker_losses=max_worker_losses,
+            dead_letter_expired=dead_letter_expired,
+            enabled=False if no_resilience else None,
         )
-        _refuse_to_execute_letters(c.app, self.settings)
+        refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
-        self._guard(c)
+        consumed = set(c.app.amqp.queues.consume_from)
+        if self.settings.enabled:
+            apply_policies(c.app, self.settings).check(c.app.tasks.values())
+            _refuse_to_execute_letters(consumed, dead_letter_queues(c.app, self.settings, consumed))
+            self._guard(c)
+        else:
+            # A policy that is wrong must not be in the way of switching all of them off.
+            _refuse_to_execute_letters(consumed, {self.settings.queue_for(q) for q in consumed})
+            switch_off(c.app)
+            logger.warning("celery_resilience is switched off: stock Celery decides")
 
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
@@ -208,9 +233,8 @@ def _name_the_queue(transport: Any) -> None:
     transport._deliver = _deliver
 
 
-def _refuse_to_execute_letters(app: Any, settings: Settings) -> None:
-    consumed = set(app.amqp.queues.consume_from)
-    letters = dead_letter_queues(app, settings, consumed) & consumed
+def _refuse_to_execute_letters(consumed: set[str], lie_in: set[str]) -> None:
+    letters = lie_in & consumed
     if letters:
         names = ", ".join(sorted(letters))
         raise ImproperlyConfigured(

@@ -4,7 +4,8 @@
 
     ResilienceError
     ├── TransientError        retry me
-    │   └── RateLimitedError  retry me, but later: this does not use up a retry
+    │   ├── RateLimitedError  retry me, but later: this does not use up a retry
+    │   └── UnacceptableResult  the body's result is not good enough
     ├── PermanentError        do not retry me: dead letter now
     ├── Snooze                run me again after a while: this does not use up a retry
     ├── Discard               drop me: neither a retry nor a dead letter
@@ -25,6 +26,7 @@ __all__ = [
     "ResilienceError",
     "Snooze",
     "TransientError",
+    "UnacceptableResult",
 ]
 
 
@@ -48,6 +50,10 @@ class TransientError(ResilienceError):
 
 class RateLimitedError(TransientError):
     """Raise it when a service asked for patience; waiting does not use up a retry."""
+
+
+class UnacceptableResult(TransientError):
+    """What a result that ``retry_on_result`` does not accept fails with; it tells the result."""
 
 
 class PermanentError(ResilienceError):

@@ -1,4 +1,8 @@
-"""The worker's flags, in a help group of their own; each has a setting of the same name."""
+"""The worker's flags, in a help group of their own; each has a setting of the same name.
+
+Celery reads each from the environment too: ``CELERY_WORKER_`` and the flag's name. A flag
+overrules its variable, and that the setting.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from typing import Any
 
 import click
 from celery.bin.base import CeleryOption
+
+from celery_resilience.settings import queue_name
 
 __all__ = ["add_flags"]
 
@@ -23,21 +29,54 @@ def add_flags(app: Any) -> None:
 
 def _flags() -> list[Any]:
     return [
-        CeleryOption(
-            ("--dead-letter-queue",),
+        _flag(
+            "--dead-letter-queue",
+            "Route dead letters to QUEUE; {queue} is filled in.",
             metavar="QUEUE",
-            default=None,
-            help_group=_GROUP,
-            help="Route dead letters to QUEUE; {queue} is filled in. "
-            "[setting: resilience_dead_letter_queue]",
+            callback=_queue_name,
         ),
-        CeleryOption(
-            ("--max-worker-losses",),
-            type=click.IntRange(min=1),
+        _flag(
+            "--failure-policies",
+            "Read policies from the TOML file FILE, which overrules those in the code.",
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False),
+        ),
+        _flag(
+            "--max-worker-losses",
+            "Make a message that has killed N workers a dead letter.",
             metavar="N",
-            default=None,
-            help_group=_GROUP,
-            help="Make a message that has killed N workers a dead letter. "
-            "[setting: resilience_max_worker_losses]",
+            type=click.IntRange(min=1),
+        ),
+        _flag(
+            "--dead-letter-expired",
+            "Make a task whose expires has passed a dead letter; it is dropped otherwise.",
+            is_flag=True,
+        ),
+        _flag(
+            "--no-resilience",
+            "Let stock Celery decide about failures, at once; nothing becomes a dead letter. What "
+            "waits still moves.",
+            setting="resilience_enabled",
+            is_flag=True,
         ),
     ]
+
+
+def _flag(name: str, text: str, setting: str | None = None, **options: Any) -> Any:
+    if setting is None:
+        setting = "resilience_" + name.removeprefix("--").replace("-", "_")
+    return CeleryOption(
+        (name,),
+        default=None,
+        show_envvar=True,
+        help_group=_GROUP,
+        help=f"{text} [setting: {setting}]",
+        **options,
+    )
+
+
+def _queue_name(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else queue_name(value, "it")
+    except Exception as exc:
+        raise click.BadParameter(str(exc)) from exc

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 __all__ = ["Attempt", "History", "clipped"]
@@ -91,7 +91,7 @@ class History:
             "v": 1,
             "first": self.first,
             "count": self.count,
-            "attempts": [asdict(attempt) for attempt in self.attempts],
+            "attempts": [dict(vars(attempt)) for attempt in self.attempts],
             "losses": self.losses,
             "lineage": list(self.lineage),
         }

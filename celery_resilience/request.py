@@ -29,6 +29,7 @@ from celery_resilience.history import History
 from celery_resilience.outcome import Outcome, carried
 from celery_resilience.ruling import judge
 from celery_resilience.settle import Settler, settler_of
+from celery_resilience.tracer import RetryInfo
 
 __all__ = ["ResilientRequest"]
 
@@ -86,6 +87,15 @@ class ResilientRequest(Request):  # type: ignore[misc]
             )
         return None
 
+    def on_retry(self, exc_info: Any) -> None:
+        """Celery's, which would format the traceback whether anybody looks or not."""
+        self.acknowledge()  # if it is a retry that the body has published itself
+        if self._wants_events():
+            cause = _exception(exc_info).exc  # type: ignore[attr-defined]
+            self.send_event(
+                "task-retried", exception=saferepr(cause), traceback=str(exc_info.traceback)
+            )
+
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A hard limit that came without :meth:`on_failure`, as gevent's does, is settled here."""
         if soft or settler_of(self._app) is None or state.should_terminate:
@@ -119,6 +129,41 @@ class ResilientRequest(Request):  # type: ignore[misc]
             queues=(getattr(self._task, "dead_letter_queue", None),),
         )
         self.send_event("task-rejected", requeue=False)
+
+    def maybe_expire(self) -> bool | None:
+        """Tell a task that has expired from one that somebody has revoked: that one is dropped."""
+        if not self._keeps_expired():
+            return super().maybe_expire()  # type: ignore[no-any-return]
+        if self.id in state.revoked or not super().maybe_expire():
+            return False
+        # Celery has noted it as revoked: its replay would be dropped.
+        state.revoked.discard(self.id)
+        return True
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        settler = settler_of(self._app)
+        if settler is None or not expired or not self._keeps_expired():
+            super()._announce_revoked(reason, terminated, signum, expired)
+            return
+        received = self._received(settler)
+        self._settled = True
+        try:
+            super()._announce_revoked(reason, terminated, signum, expired)
+        except Exception:
+            logger.exception("%s[%s]: its expiry could not be announced", self.name, self.id)
+        self._already_revoked = True
+        settler.bury(
+            received,
+            Reason.EXPIRED,
+            subject=f"{self.name}[{self.id}]",
+            worker=self._hostname,
+            rule=f"it expired at {_text(self._expires)}, before a worker came to it",
+            queues=(getattr(self._task, "dead_letter_queue", None),),
+        )
+
+    def _keeps_expired(self) -> bool:
+        settler = settler_of(self._app)
+        return settler is not None and settler.settings.dead_letter_expired
 
     # Deciding here
 
@@ -175,10 +220,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 task.backend.mark_as_retry(self.id, cause, exc_info.traceback, request=context)
             reason = Retry(exc=cause, when=outcome.decision.delay)
             signals.task_retry.send(sender=task, request=context, reason=reason, einfo=exc_info)
-        if self._wants_events():
-            self.send_event(
-                "task-retried", exception=saferepr(cause), traceback=str(exc_info.traceback)
-            )
+            exc_info = RetryInfo(reason, None)
+        self.on_retry(exc_info)
 
     def _announce_failure(
         self, exc: BaseException, exc_info: Any, here: bool, send_event: bool
@@ -197,12 +240,22 @@ class ResilientRequest(Request):  # type: ignore[misc]
                         kwargs=self.kwargs, traceback=exc_info.traceback, einfo=exc_info,
                     )  # fmt: skip
                 finally:
+                    if isinstance(exc, TimeLimitExceeded):
+                        self._call_hooks(exc, exc_info)
                     task.request_stack.pop()
             logger.error("Task handler raised error: %r", exc)
         if send_event and self._wants_events():
             self.send_event(
                 "task-failed", exception=saferepr(exc), traceback=str(exc_info.traceback)
             )
+
+    def _call_hooks(self, exc: BaseException, exc_info: Any) -> None:
+        """As Celery does, here, for a hard time limit: the process that ran the body is gone."""
+        try:
+            self._task.on_failure(exc, self.id, self.args, self.kwargs, exc_info)
+            self._task.after_return(states.FAILURE, exc, self.id, self.args, self.kwargs, None)
+        except Exception:
+            logger.exception("%s[%s]: on_failure or after_return raised", self.name, self.id)
 
     def _wants_events(self) -> bool:
         return bool(self._eventer and self._eventer.enabled and self._task.send_events)
@@ -228,7 +281,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
 
 def _exception(exc_info: Any) -> BaseException:
-    exc = exc_info.exception
+    exc = exc_info.retry if isinstance(exc_info, RetryInfo) else exc_info.exception
     if isinstance(exc, einfo.ExceptionWithTraceback):
         exc = exc.exc
     return exc if isinstance(exc, BaseException) else RuntimeError(str(exc))

@@ -27,7 +27,7 @@ from celery_resilience.history import History
 from celery_resilience.outcome import Outcome
 from celery_resilience.verdict import Kind, Verdict
 
-__all__ = ["Running", "judge", "rule_on", "running", "what_was_asked"]
+__all__ = ["Running", "failure_of", "judge", "rule_on", "running", "what_was_asked"]
 
 #: Not the module's own generator: children of one fork would draw the same numbers.
 _random = random.SystemRandom()
@@ -45,8 +45,14 @@ class Running:
     asked: RetryLater | None = None
     #: Publishes it Celery's way, for a body that caught the Retry and went on.
     publish: Callable[[], Any] | None = None
+    #: ``self.retry`` has published a message of its own, Celery's way.
+    published: bool = False
     #: What ``self.retry`` raised because its retries were used up.
     exhausted: BaseException | None = None
+
+    def history_of(self, req: Any) -> History:
+        """The attempts before this one, by the message that *req* was made of."""
+        return History.loads(header(req))
 
 
 #: The attempt under way; None outside of a worker.
@@ -61,6 +67,11 @@ def rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcom
         return what_was_asked(attempt, exc.exc or exc, attempt.asked)
     if is_control_flow(exc):
         return None
+    if attempt.asked is not None:  # it caught the Retry that it had asked for, and raised another
+        return what_was_asked(attempt, exc, attempt.asked)
+    if attempt.published:
+        gone_on = Drop("it goes on in the message that self.retry published", rule="self.retry")
+        return _outcome(attempt, exc, gone_on, classify(exc))
     if _body_returned(exc):
         decision: Decision
         if _follows(req) and not _was_published(exc):
@@ -71,7 +82,7 @@ def rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcom
     if exc is attempt.exhausted:
         given_up = GiveUp(Reason.EXHAUSTED, rule="self.retry, past its limit")
         return _outcome(attempt, exc, given_up, classify(exc))
-    history = History.loads(header(req))
+    history = attempt.history_of(req)
     verdict, decision = judge(
         task,
         exc,
@@ -95,6 +106,24 @@ def judge(
     in_child: bool = True,
 ) -> tuple[Verdict, Decision]:
     """Ask *task*'s policy what the attempt that *began* then and ended in *exc* deserves."""
+    failure = failure_of(
+        task, exc, history, retries=retries, began=began, expires=expires, reason=reason
+    )
+    decision = task.policy_in_force.decide(failure, _random, call_user_code=in_child)
+    return failure.verdict, decision
+
+
+def failure_of(
+    task: Any,
+    exc: BaseException,
+    history: History,
+    *,
+    retries: int,
+    began: float,
+    expires: Any = None,
+    reason: Reason | None = None,
+) -> Failure:
+    """The facts of the attempt that *began* then and ended in *exc*."""
     now = time.time()
     subject = exc.__cause__ if isinstance(exc, BodyExited) and exc.__cause__ else exc
     if task.throws and isinstance(exc, tuple(task.throws)):
@@ -103,7 +132,7 @@ def judge(
         verdict = classify(subject)
     if reason is None and isinstance(exc, (SoftTimeLimitExceeded, TimeLimitExceeded)):
         reason = Reason.TIME_LIMIT
-    failure = Failure(
+    return Failure(
         exception=exc,
         verdict=verdict,
         task=task.name,
@@ -113,7 +142,6 @@ def judge(
         expires_in=seconds_until(expires, now, task.app.timezone),
         reason=reason,
     )
-    return verdict, task.policy_in_force.decide(failure, _random, call_user_code=in_child)
 
 
 def header(req: Any) -> Any:

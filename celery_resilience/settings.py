@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from os import PathLike
 from typing import Any
 
 from celery.exceptions import ImproperlyConfigured
+
+from celery_resilience.policy import Policy
 
 __all__ = ["PREFIX", "Settings", "dead_letter_queues"]
 
@@ -30,6 +33,17 @@ class Settings:
     max_worker_losses: int = 3
     #: The app's version, kept in every letter.
     app_version: str = ""
+    #: Policies to share, each under the name that tasks, patterns and the operator's file use.
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    #: Patterns of task names (``"*remote_call*"``), each with its policy or the name of one; the
+    #: first that matches decides about tasks that have no ``failure_policy`` of their own.
+    policies_by_name: Mapping[str, Policy | str] = field(default_factory=dict)
+    #: The path of the operator's file of policies (TOML), which overrules the code; None: none.
+    failure_policies: str | None = None
+    #: Whether a task whose ``expires`` has passed becomes a dead letter instead of being dropped.
+    dead_letter_expired: bool = False
+    #: False: failures are decided as by stock Celery, and nothing becomes a dead letter.
+    enabled: bool = True
     #: What no output may show: names of keyword arguments, and functions from text to text.
     redact: Redaction = ()
 
@@ -90,6 +104,16 @@ def _checked(name: str, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise refuse("a whole number of at least 1")
         return value
+    if name in ("dead_letter_expired", "enabled"):
+        if not isinstance(value, bool):
+            raise refuse("True or False")
+        return value
+    if name == "failure_policies":
+        if value is not None and (not isinstance(value, (str, PathLike)) or not str(value)):
+            raise refuse("the path of a file")
+        return None if value is None else str(value)
+    if name in ("policies", "policies_by_name"):
+        return _checked_policies(name, value)
     if name == "app_version":
         return str(value)
     if name == "redact":
@@ -98,6 +122,22 @@ def _checked(name: str, value: Any) -> Any:
             raise refuse("names of keyword arguments and functions from text to text")
         return items
     raise AssertionError(name)
+
+
+def _checked_policies(name: str, value: Any) -> Mapping[str, Any]:
+    by_name = name == "policies_by_name"
+    keys = "patterns of task names" if by_name else "names"
+    wanted = "a Policy or the name of one" if by_name else "a Policy"
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(
+            f"{PREFIX}{name} takes a dict from {keys} to policies, got {value!r}"
+        )
+    for key, policy in value.items():
+        if not isinstance(key, str) or not key:
+            raise ImproperlyConfigured(f"{PREFIX}{name} takes {keys} as its keys, got {key!r}")
+        if not isinstance(policy, (Policy, str) if by_name else Policy):
+            raise ImproperlyConfigured(f"{PREFIX}{name}[{key!r}] takes {wanted}, got {policy!r}")
+    return dict(value)
 
 
 def queue_name(value: object, where: str) -> str:

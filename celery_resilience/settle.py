@@ -75,7 +75,8 @@ class Settler:
         self._posted: deque[Callable[[], None]] = deque()
         self._wake: tuple[int, int] | None = None
         self._lock = threading.RLock()
-        _settlers[consumer.app] = self
+        if settings.enabled:
+            _settlers[consumer.app] = self
 
     # The worker's connection and loop
 

@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery import exceptions as _exceptions
+from celery.utils import uuid
 from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import raise_with_context
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from celery_resilience import eager
 from celery_resilience.celery_options import policy_from_celery_options
 from celery_resilience.consumer import watch
+from celery_resilience.coroutine import run_async_body
 from celery_resilience.decision import RetryLater
+from celery_resilience.policies import policies_of
 from celery_resilience.policy import Policy, Unmatched
+from celery_resilience.results import watch_result
 from celery_resilience.ruling import Running, running
+from celery_resilience.switch import OrigRun
 from celery_resilience.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -48,8 +55,9 @@ class ResilientTask(BaseTask):
     #: A message is let go only after its attempt: what a dying worker held runs again.
     acks_late = True
 
-    #: What each error deserves; None: Celery's options decide, or the classifier.
-    failure_policy: Policy | None = None
+    #: What each error deserves, or the name of a policy that is shared; None: a pattern in the
+    #: settings decides, or Celery's options, or the classifier.
+    failure_policy: Policy | str | None = None
     #: The queue for this task's dead letters; ``{queue}`` is filled in. None: the app's setting.
     dead_letter_queue: str | None = None
     #: Whether the classifier decides where neither a policy nor Celery's options do.
@@ -57,21 +65,36 @@ class ResilientTask(BaseTask):
 
     __trace__ = Tracer()
 
-    @property
-    def _orig_run(self) -> Any:
-        # Celery's own autoretry keeps the undecorated body under this name and leaves a task
-        # alone that already has one: its options are read by the policy instead.
-        return self.run
+    #: Asked for every result; one that it answers with a true value is retried like a failure
+    #: (`UnacceptableResult`). A function of the result alone, in a class body too.
+    retry_on_result: Any = None
+    #: ``def recover(self, failure)`` returns the result of a task whose retries are used up
+    #: (reasons ``exhausted`` and ``deadline``): it succeeds with that, and leaves no dead letter.
+    recover: Any = None
 
-    #: The policy that decides about this task's failures; found when the task is defined.
-    policy_in_force: Policy = Policy()
+    _orig_run = OrigRun()
+
+    #: What Celery's own options add up to, or the classifier's share; found when it is defined.
+    policy_by_options: Policy = Policy()
+
+    @property
+    def policy_in_force(self) -> Policy:
+        """The policy that decides about this task's failures, whoever has given it."""
+        return policies_of(self.app).of(self).policy
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
         super().on_bound(app)
         watch(app)
+        run_async_body(cls)
         _refuse_misspelt(cls)
-        cls.policy_in_force = cls._find_policy()
+        watch_result(cls)
+        if not isinstance(cls.failure_policy, (Policy, str, type(None))):
+            raise TypeError(
+                f"{cls.name}: failure_policy takes a Policy or the name of one, "
+                f"got {cls.failure_policy!r}"
+            )
+        cls.policy_by_options = cls._policy_by_options()
 
     def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
         """Called when a worker starts: a Request class of the user's own is mixed with ours."""
@@ -79,13 +102,7 @@ class ResilientTask(BaseTask):
         return super().start_strategy(app, consumer, **kwargs)
 
     @classmethod
-    def _find_policy(cls) -> Policy:
-        if cls.failure_policy is not None:
-            if not isinstance(cls.failure_policy, Policy):
-                raise TypeError(
-                    f"{cls.name}: failure_policy takes a Policy, got {cls.failure_policy!r}"
-                )
-            return cls.failure_policy
+    def _policy_by_options(cls) -> Policy:
         stated = policy_from_celery_options(
             where=str(cls.name),
             autoretry_for=getattr(cls, "autoretry_for", ()),
@@ -118,16 +135,21 @@ class ResilientTask(BaseTask):
         With new arguments or options, or ``throw=False``, a new message is published as Celery
         does it; should that fail, the received one is tried again instead.
         """
+        if isinstance(exc, type):
+            exc = exc()  # Celery would fail to store the class, and go on in two states
         attempt = running.get()
         request = self.request
         if attempt is None or request.called_directly or request.is_eager:
-            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
-        delay = _delay(eta, self.default_retry_delay if countdown is None else countdown)
-        later = RetryLater(delay, rule="self.retry")
-        if args is not None or kwargs is not None or options or not throw:
-            return self._retry_anew(
-                attempt, later, args, kwargs, exc, throw, eta, countdown, max_retries, options
-            )
+            try:
+                return super().retry(
+                    args, kwargs, exc, throw, eta, countdown, max_retries, **options
+                )
+            except Retry:
+                raise
+            except Exception as error:
+                if attempt is not None:
+                    attempt.exhausted = error
+                raise
         limit = self.max_retries if max_retries is None else max_retries
         exceeded: Any = self.MaxRetriesExceededError
         if limit is not None and request.retries + 1 > limit:
@@ -137,28 +159,60 @@ class ResilientTask(BaseTask):
                 task_kwargs=request.kwargs,
             )
             raise_with_context(error)
-        retry = Retry(exc=exc, when=eta or delay)
+        if not eta and countdown is None:
+            countdown = self.default_retry_delay
+        delay = _delay(eta, countdown, self.app.timezone)
+        later = RetryLater(delay, rule="self.retry")
+        if args is not None or kwargs is not None or options or not throw:
+            return self._retry_anew(
+                attempt, later, args, kwargs, exc, throw, eta, countdown, max_retries, options
+            )
         attempt.asked = later
         attempt.publish = lambda: self.signature_from_request(
             request, countdown=delay, retries=request.retries + 1
         ).apply_async()
-        raise retry
+        raise Retry(exc=exc, when=eta or countdown)
+
+    def apply(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: Any = None,
+        retries: Any = None,
+        throw: Any = None,
+        logfile: Any = None,
+        loglevel: Any = None,
+        headers: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Celery's ``apply``: run it here and now, and retry it at once as its policy decides."""
+        task_id = task_id or uuid()
+
+        def once(retries: Any) -> Any:
+            return super(ResilientTask, self).apply(
+                args, kwargs, link, link_error, task_id, retries, throw, logfile, loglevel, headers,
+                **options,
+            )  # fmt: skip
+
+        return eager.apply(self, once, retries)
 
     def _retry_anew(
         self, attempt: Running, later: RetryLater, args: Any, kwargs: Any, exc: Any,
         throw: bool, eta: Any, countdown: Any, max_retries: Any, options: Any,
     ) -> Any:  # fmt: skip
         try:
-            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+            retry = super().retry(args, kwargs, exc, False, eta, countdown, max_retries, **options)
         except Reject as reject:
             # The publish failed. Celery would let the message go now, and the task with it.
             attempt.asked = later
             attempt.publish = None
             raise Retry(exc=reject.reason, when=later.delay) from reject
-        except Exception as error:
-            if error is exc or isinstance(error, self.MaxRetriesExceededError):
-                attempt.exhausted = error
-            raise
+        attempt.published = True
+        if throw:
+            raise retry
+        return retry
 
 
 #: What a task may say about its failures.
@@ -171,18 +225,23 @@ _OPTIONS = (
     "dont_autoretry_for",
     "failure_policy",
     "max_retries",
+    "recover",
     "retry_backoff",
     "retry_backoff_max",
     "retry_jitter",
     "retry_kwargs",
+    "retry_on_result",
     "throws",
 )
 
 
 def _refuse_misspelt(cls: type) -> None:
     """Celery takes any word for an option and says nothing; a retry that is not meant is lost."""
+    # Not hasattr: asking a class of tasks for its app binds it, and with it, Celery then thinks,
+    # every task that has it as a base: they would share one request and miss their annotations.
+    known = {*dir(ResilientTask), *_OPTIONS}
     for name in vars(cls):
-        if name.startswith("_") or hasattr(ResilientTask, name) or name in _OPTIONS:
+        if name.startswith("_") or name in known:
             continue
         near = difflib.get_close_matches(name, _OPTIONS, 1, cutoff=0.85)
         if near:
@@ -201,8 +260,9 @@ def _with_ours(request: Any) -> Any:
     return type(theirs.__name__, (theirs, ResilientRequest), {"__module__": theirs.__module__})
 
 
-def _delay(eta: Any, countdown: Any) -> float:
-    if isinstance(eta, datetime):
-        now = datetime.now(timezone.utc) if eta.tzinfo else datetime.now()
-        return max(0.0, (eta - now).total_seconds())
-    return max(0.0, float(countdown or 0))
+def _delay(eta: Any, countdown: Any, zone: Any) -> float:
+    """The seconds to wait; as for Celery, *countdown* wins over *eta*, a time or a text of it."""
+    if countdown or not eta:
+        return max(0.0, float(countdown or 0))
+    due: Any = maybe_make_aware(maybe_iso8601(eta), zone)
+    return max(0.0, (due - datetime.now(timezone.utc)).total_seconds())

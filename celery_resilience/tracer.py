@@ -12,11 +12,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionInfo, Traceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback, Traceback
 from celery import exceptions as _exceptions
 from celery import signals, states
 from celery.app import trace as _celerys
-from celery.app.task import Context
+from celery.app.task import Context, Task
 from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from celery.utils.log import get_logger
 from celery.utils.serialization import get_pickleable_exception
@@ -25,6 +25,7 @@ from celery_resilience.decision import RetryLater
 from celery_resilience.errors import BodyExited, BrokerError
 from celery_resilience.outcome import Outcome, carry
 from celery_resilience.ruling import Running, rule_on, running, what_was_asked
+from celery_resilience.switch import is_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,7 +49,8 @@ class Tracer:
         return None if task is None else task.__dict__.get("_tracer")
 
     def __set__(self, task: ResilientTask, tracer: Any) -> None:
-        task.__dict__["_tracer"] = None if tracer is None else _tracer(task, tracer)
+        ours = tracer is not None and not is_off(task.app)
+        task.__dict__["_tracer"] = _tracer(task, tracer) if ours else tracer
 
 
 def _tracer(task: ResilientTask, assigned: Any) -> Any:
@@ -67,7 +69,7 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
         token = running.set(attempt)
         try:
             result = inner(uuid, args, kwargs, request)
-            if attempt.asked is not None and result[1] is None:
+            if attempt.asked is not None and attempt.outcome is None:
                 result = _asked_after_all(attempt, attempt.asked, result)
         except BaseException as exc:
             if _is_the_workers(exc, task, request):
@@ -101,7 +103,7 @@ def _is_the_workers(
     exc: BaseException, task: ResilientTask, request: Mapping[str, Any] | None
 ) -> bool:
     """Whether *exc* is for the worker, not about the task: shutdown, a greenlet's end or limit."""
-    if isinstance(exc, (WorkerShutdown, WorkerTerminate, GeneratorExit)):
+    if isinstance(exc, (WorkerShutdown, WorkerTerminate, GeneratorExit)) or _is_killed(exc):
         return True
     if not type(exc).__module__.startswith(("gevent", "eventlet", "greenlet")):
         return False
@@ -109,8 +111,19 @@ def _is_the_workers(
     return type(exc).__name__ == "GreenletExit" or bool(limited[0] or task.time_limit)
 
 
+def _is_killed(exc: BaseException) -> bool:
+    """Whether it is the exit of a child that was told to end, by a hard limit or a revocation."""
+    tb = exc.__traceback__ if isinstance(exc, SystemExit) else None
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    return tb is not None and tb.tb_frame.f_globals.get("__name__") == "billiard.common"
+
+
 def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:
-    """A body that caught the Retry it had asked for, and went on, still has asked for it."""
+    """A body that caught the Retry it had asked for, and went on, still has asked for it.
+
+    It has returned, or raised Ignore or Reject.
+    """
     try:
         if attempt.publish is not None:
             attempt.publish()
@@ -166,12 +179,15 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             decision = attempt.outcome.decision if attempt.outcome is not None else None
             if isinstance(decision, RetryLater) and not isinstance(self.retval, Retry):
                 self.state = states.RETRY  # type: ignore[misc]
-                self.retval = Retry(exc=self.retval, when=decision.delay)
+                retry = _published_anew(task, self.retval, decision)
+                if retry is not None:
+                    attempt.outcome = None  # a retry as Celery makes it: nothing is to be moved
+                self.retval = retry or Retry(exc=self.retval, when=decision.delay)
         return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
 
     def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> Any:
         attempt = running.get()
-        if attempt is None or attempt.outcome is None:
+        if attempt is None or (attempt.outcome is None and isinstance(sys.exc_info()[1], Retry)):
             return super().handle_retry(task, req, store_errors=store_errors, **kwargs)
         retry = self.retval
         einfo = RetryInfo(retry, sys.exc_info()[2])
@@ -205,6 +221,27 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             return ExceptionInfo((type(exc), exc, exc.__traceback__))
 
 
+def _published_anew(task: Any, exc: BaseException, decision: RetryLater) -> Any:
+    """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
+    if not getattr(task, "autoretry_for", ()):
+        return None
+    words = {
+        name: value
+        for name, value in (getattr(task, "retry_kwargs", None) or {}).items()
+        if name not in ("countdown", "exc", "max_retries", "throw")
+    }
+    if not words:
+        return None
+    try:
+        return Task.retry(
+            task, exc=exc, countdown=decision.delay, max_retries=task.request.retries + 1,
+            throw=False, **words,
+        )  # fmt: skip
+    except Exception:
+        logger.exception("%s: its retry_kwargs could not be followed", task.name)
+        return None
+
+
 class RetryInfo(_ExceptionInfo):  # type: ignore[misc]
     """The ExceptionInfo of a retry: formats its traceback only for those who look.
 
@@ -214,20 +251,26 @@ class RetryInfo(_ExceptionInfo):  # type: ignore[misc]
 
     def __init__(self, retry: Any, tb: Any) -> None:
         self.type = Retry
-        self.exception = retry
+        self.retry = retry
         self.internal = False
         self._tb = tb
 
     @property
+    def exception(self) -> Any:
+        if self._tb is None:
+            return self.retry
+        return ExceptionWithTraceback(self.retry, self.traceback)  # as Celery's hooks have it
+
+    @property
     def traceback(self) -> str:
-        return "".join(traceback.format_exception(Retry, self.exception, self._tb))
+        return "".join(traceback.format_exception(Retry, self.retry, self._tb))
 
     @property
     def tb(self) -> Any:
         return None if self._tb is None else Traceback(self._tb)
 
     def __reduce__(self) -> Any:
-        return (_received_retry, (self.exception, getattr(self, "resilience_outcome", None)))
+        return (_received_retry, (self.retry, getattr(self, "resilience_outcome", None)))
 
 
 def _received_retry(retry: Any, outcome: Outcome | None) -> RetryInfo:

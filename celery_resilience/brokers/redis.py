@@ -40,7 +40,7 @@ class RedisBroker:
         channel = connection.default_channel
         # kombu's own client adds the key prefix to some commands and some keys only; a plain
         # one on the same pool lets us add it to all of ours.
-        self._client: Redis = Redis(connection_pool=channel.pool)
+        self._client: Redis = Redis(connection_pool=channel.pool, single_connection_client=True)
         self._channel = channel
         self._prefix: str = channel.global_keyprefix or ""
         #: How many messages this has released from each list.
@@ -48,6 +48,7 @@ class RedisBroker:
         self._settle = self._client.register_script(_script("settle"))
         self._release = self._client.register_script(_script("release"))
         _survive_an_outage(channel)
+        _use_one_client(channel)
 
     def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
         self._move(received, copy.due_in(delay), received.envelope.queue, done)
@@ -157,6 +158,24 @@ def _survive_an_outage(channel: Any) -> None:
             logger.warning("could not give back %d messages: %r", len(qos._delivered), exc)
 
     qos.restore_unacked = restore_unacked
+
+
+def _use_one_client(channel: Any) -> None:
+    """Let *channel* go on with the client it has: kombu makes a new one for every command.
+
+    That costs as much as the command itself, at every delivery and acknowledgement.
+    """
+    create = channel._create_client
+    known: dict[str, Any] = {}
+
+    def _create_client(asynchronous: bool = False) -> Any:
+        if asynchronous:  # reads on its own: BRPOP and pub/sub keep state in theirs
+            return create(asynchronous=True)
+        if known.get("pool") is not channel.pool:
+            known.update(client=create(), pool=channel.pool)
+        return known["client"]
+
+    channel._create_client = _create_client
 
 
 def _read(payload: bytes | str, queue: str) -> Envelope:

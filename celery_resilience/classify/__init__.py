@@ -25,6 +25,14 @@ from __future__ import annotations
 from celery_resilience.classify.catalogue import Row, table
 from celery_resilience.classify.examine import classify, is_control_flow
 from celery_resilience.classify.finding import CATEGORIES
-from celery_resilience.classify.naming import classify_name
+from celery_resilience.classify.naming import classify_name, exception_named
 
-__all__ = ["CATEGORIES", "Row", "classify", "classify_name", "is_control_flow", "table"]
+__all__ = [
+    "CATEGORIES",
+    "Row",
+    "classify",
+    "classify_name",
+    "exception_named",
+    "is_control_flow",
+    "table",
+]

@@ -13,7 +13,7 @@ from celery_resilience.classify.http import by_status
 from celery_resilience.classify.plans import family_of_root, named, unknown
 from celery_resilience.verdict import Kind, Verdict
 
-__all__ = ["classify_name"]
+__all__ = ["classify_name", "exception_named"]
 
 _EXPECTED = (
     "give a full dotted name, as in requests.exceptions.Timeout, or a status, as in http:503"
@@ -29,7 +29,7 @@ def classify_name(name: str) -> Verdict:
     if name.startswith("http:"):
         return _status(name)
     root, last = name.partition(".")[0], name.rpartition(".")[2]
-    cls = _load(name)
+    cls = exception_named(name)
     by_name = named(root, last) or unknown(last)
     verdict = by_name if cls is None else classify(_instance(cls))
     family = family_of_root(root)
@@ -54,8 +54,11 @@ def _status(name: str) -> Verdict:
     return verdict
 
 
-def _load(name: str) -> type[BaseException] | None:
-    """The class of that name, None if its library is not installed."""
+def exception_named(name: str) -> type[BaseException] | None:
+    """The class of that dotted name, None if its library is not installed.
+
+    Raises ValueError for what is no name, and for a name that means something else.
+    """
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ValueError(f"{name!r} is not the name of an exception: {_EXPECTED}")

@@ -106,7 +106,8 @@ class Plan(NamedTuple):
     otherwise: Verdict
 
 
-# Keyed by id, with the class beside it: a metaclass may define equality or hashing as it likes.
+# Keyed by id: a metaclass may define equality or hashing as it likes. The plan keeps its class
+# alive, so nobody else gets that id.
 _plans: dict[int, Plan] = {}
 _MOST = 2000  # classes remembered; a program that makes them on the fly must not grow for ever
 
@@ -114,7 +115,7 @@ _MOST = 2000  # classes remembered; a program that makes them on the fly must no
 def plan_of(cls: type) -> Plan:
     """The plan for exceptions of *cls*."""
     plan = _plans.get(id(cls))
-    if plan is None or plan.cls is not cls:
+    if plan is None:
         plan = _work_out(cls)
         if len(_plans) >= _MOST:
             _plans.clear()

@@ -82,12 +82,16 @@ def nested(value: object) -> bool:
 
 def duration(value: object) -> float | None:
     """A number or a timedelta as seconds; None for anything else, below zero or not finite."""
-    if isinstance(value, timedelta):
-        value = timedelta.total_seconds(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
+    cls = type(value)
     try:
-        seconds = float(value)
+        if issubclass(cls, timedelta):
+            seconds = timedelta.total_seconds(value)  # type: ignore[arg-type]
+        elif issubclass(cls, float):
+            seconds = float.__float__(value)  # type: ignore[arg-type]
+        elif issubclass(cls, int) and cls is not bool:
+            seconds = float(int.__int__(value))  # type: ignore[arg-type]
+        else:
+            return None
     except OverflowError:
         return None
     return seconds if isfinite(seconds) and seconds >= 0 else None

@@ -18,32 +18,38 @@ def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if told["is"] == "exception":
         at_most = told["max_retries"]
         asked = told["retry_after"]
-        yield "", _facts(
-            {
-                "Verdict": told["verdict"],
-                "Rule": told["rule"],
-                "Category": told["category"],
-                "Hint": told["hint"],
-                "Server asks": "" if asked is None else f"for {span(asked)}",
-                "Retries": "" if at_most is None else f"{at_most} at most, whatever the policy",
-                "By default": told["by_default"],
-            }
+        yield (
+            "",
+            _facts(
+                {
+                    "Verdict": told["verdict"],
+                    "Rule": told["rule"],
+                    "Category": told["category"],
+                    "Hint": told["hint"],
+                    "Server asks": "" if asked is None else f"for {span(asked)}",
+                    "Retries": "" if at_most is None else f"{at_most} at most, whatever the policy",
+                    "By default": told["by_default"],
+                }
+            ),
         )
         return
     if "rules" not in told:
         yield "", _facts({"Decides": told["decides"], "To change": told["to_change_that"]})
         return
     limits = told["limits"]
-    yield "", _facts(
-        {
-            "Decides": told["decides"],
-            "To change": told["to_change_that"] or "",
-            "Limits": "" if told["unmatched"] == "give_up" else _said(limits),
-            "Expected": ", ".join(told["expected"]) and f"{', '.join(told['expected'])} (throws): "
-            "neither a retry nor a dead letter",
-            "Dead letters": f"in {told['dead_letter_queue']}",
-            "Acks": "" if told["acks_late"] else "early: what a dying worker held is lost",
-        }
+    yield (
+        "",
+        _facts(
+            {
+                "Decides": told["decides"],
+                "To change": told["to_change_that"] or "",
+                "Limits": "" if told["unmatched"] == "give_up" else _said(limits),
+                "Expected": ", ".join(told["expected"])
+                and f"{', '.join(told['expected'])} (throws): neither a retry nor a dead letter",
+                "Dead letters": f"in {told['dead_letter_queue']}",
+                "Acks": "" if told["acks_late"] else "early: what a dying worker held is lost",
+            }
+        ),
     )
     if told["rules"]:
         yield "Rules: the first that matches decides", _rules(told)

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery_resilience.classify import classify_name
 from celery_resilience.cli.table import span
+from celery_resilience.policies import policies_of
 from celery_resilience.policy import DEFAULT, LEAST_UNCOUNTED_DELAY, Policy, Terms
 from celery_resilience.rules import Rule, Treatment
 from celery_resilience.schedule import peak_rate, schedule
@@ -106,9 +107,9 @@ def of_task(task: Any, settings: Settings, tasks: int) -> dict[str, Any]:
 
 
 def _who(task: Any, policy: Policy) -> str:
-    if getattr(task, "failure_policy", None) is policy:
-        name = f" {policy.name!r}" if policy.name else ""
-        return f"its failure_policy{name}"
+    given_by = policies_of(task.app).of(task).by
+    if given_by:
+        return given_by
     if policy.rules:
         return "Celery's own options: what they don't name is not retried"
     if policy.unmatched == "classify":

@@ -21,9 +21,7 @@ __all__ = ["carry_out", "many", "names", "print_array", "print_table"]
 _PIECE = 200
 
 
-def carry_out(
-    ctx: click.Context, results: Iterator[Replayed], number: int, as_json: bool
-) -> bool:
+def carry_out(ctx: click.Context, results: Iterator[Replayed], number: int, as_json: bool) -> bool:
     """Draw the progress of a replay, and sum it up; whether nothing failed."""
     totals = dict.fromkeys(ReplayResult, 0)
 
@@ -62,9 +60,7 @@ def carry_out(
         for problem in problems:
             ctx.obj.error(printable(problem))
         if as_json:
-            click.echo(
-                ", " + json.dumps({str(k): n for k, n in totals.items()}).removeprefix("{")
-            )
+            click.echo(", " + json.dumps({str(k): n for k, n in totals.items()}).removeprefix("{"))
         else:
             ctx.obj.echo(", ".join(f"{result} {n:,}" for result, n in totals.items()))
     return totals[ReplayResult.FAILED] == 0

@@ -127,9 +127,7 @@ def as_row(filed: Filed, redactor: Redactor) -> list[str]:
 
 def headlines(rows: list[list[str]]) -> list[list[str]]:
     """The lines of ``ls``, with its heading, in the width of the screen."""
-    return columns(
-        [list(HEADINGS), *rows], screen(), elastic=(5, 2), numbers=(1, 4), keep_end=(2,)
-    )
+    return columns([list(HEADINGS), *rows], screen(), elastic=(5, 2), numbers=(1, 4), keep_end=(2,))
 
 
 def story(filed: Filed, redactor: Redactor) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ _UNAVAILABLE = 69
 )
 @click.option(
     "--tasks",
-    type=click.IntRange(min=1, max=5000),
+    type=click.IntRange(min=1, max=1000),
     default=200,
     show_default=True,
     help="How many tasks to send.",

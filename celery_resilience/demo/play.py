@@ -23,7 +23,7 @@ from celery_resilience.errors import BrokerError
 __all__ = ["play"]
 
 PROCESSES = 4
-#: The longest that an act may take, in seconds.
+#: The longest that nothing may happen in an act, in seconds.
 PATIENCE = 60.0
 #: How long a person gets to read the dead letters, in seconds.
 READING = 5.0
@@ -185,12 +185,16 @@ class Demo:
             return list(letters.list())
 
     def wait(self, act: str, until: Callable[[], bool]) -> bool:
-        """Show the *act* until it is over; False if it lasts too long."""
-        deadline = time.monotonic() + PATIENCE
-        while not (over := until()) and time.monotonic() < deadline:
+        """Show the *act* until it is over; False if nothing happens any more."""
+        attempts, deadline = -1, 0.0
+        while not (over := until()):
             self.signals.check()
             self.worker.check()
             self.screen.progress(act)
+            if attempts != (attempts := self.ledger.attempts.total()):
+                deadline = time.monotonic() + PATIENCE
+            elif time.monotonic() > deadline:
+                break
             time.sleep(0.1)
         self.screen.progress(act, last=True)
         return over

@@ -68,7 +68,7 @@ class Screen:
     def _redraw(self, lines: Sequence[str]) -> None:
         up = f"\x1b[{self._drawn}F" if self._drawn else ""
         text = "".join(f"{line}\x1b[K\n" for line in lines)
-        # One write: a terminal shows no half of it. click strips no codes of a terminal's.
+        # One write: a terminal shows no half of it.
         click.echo(f"{up}{text}", nl=False)
         self._drawn = len(lines)
 

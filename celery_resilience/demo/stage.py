@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from kombu.exceptions import OperationalError
+
 import celery_resilience
 from celery_resilience.deadletters import DeadLetters
 from celery_resilience.demo.app import DEAD_LETTERS, LEDGER_URL, PREFIX, QUEUE, app
@@ -33,6 +35,7 @@ def broker(url: str | None) -> Iterator[str]:
     Raises BrokerError if there is none. What the demo leaves in somebody else's is removed.
     """
     with contextlib.ExitStack() as stack:
+        server = None
         words = "your broker"
         if not url:
             server = stack.enter_context(_server())
@@ -43,11 +46,10 @@ def broker(url: str | None) -> Iterator[str]:
         _refuse_others(url)
         with DeadLetters(app) as letters:
             letters.count()  # raises if it can't be reached, and says where
-        clean()  # a demo that was killed may have left something
-        try:
-            yield words
-        finally:
-            clean()
+        if server is None:
+            clean()  # a demo that was killed may have left something
+            stack.callback(clean)
+        yield words
 
 
 def _server() -> EmbeddedServer:
@@ -78,6 +80,7 @@ def _refuse_others(url: str) -> None:
 def clean() -> None:
     """Remove what belongs to the demo from the broker, and nothing else."""
     with app.connection_for_write() as connection:
+        lost: Any = (OperationalError, *connection.recoverable_connection_errors)
         try:
             channel: Any = connection.default_channel
             if connection.transport.driver_type == "redis":
@@ -90,7 +93,7 @@ def clean() -> None:
                 for queue in (QUEUE, DEAD_LETTERS):
                     channel.queue_delete(queue)
                 channel.exchange_delete(QUEUE)  # Celery makes one of the queue's name
-        except connection.recoverable_connection_errors as exc:
+        except lost as exc:
             raise BrokerError(
                 f"lost {connection.as_uri()}: {exc}; what begins with {QUEUE} there is left over"
             ) from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import smtplib
 import sys
 import time
 from functools import cache
@@ -113,6 +114,12 @@ def test_a_lying_class_is_not_believed() -> None:
             return TimeoutError
 
     assert answered(Liar()).kind is Kind.UNKNOWN
+
+
+def test_a_lying_delay_does_not_hide_the_status() -> None:
+    delay = type("Liar", (), {"__class__": raising(Interrupt)})()
+    cls = type("Hostile", (Exception,), {"retry_after": delay, "status": 503})
+    assert answered(cls()).rule == "http.status.503"
 
 
 def test_attributes_may_answer_to_every_name() -> None:
@@ -229,6 +236,25 @@ def test_large_and_nested_groups_end_soon() -> None:
     began = time.perf_counter()
     assert answered(group("x", members)).kind in (Kind.TRANSIENT, Kind.UNKNOWN)
     assert time.perf_counter() - began < 2
+
+
+def test_a_member_that_is_shared_is_looked_at_once() -> None:
+    group = library("exceptiongroup").ExceptionGroup
+    member: Exception = TimeoutError()
+    for _ in range(7):
+        member = group("x", [member] * 50)
+    began = time.perf_counter()
+    assert answered(member).kind is Kind.TRANSIENT
+    assert time.perf_counter() - began < 1
+
+
+def test_a_reader_that_fails_leaves_it_to_the_next_rule() -> None:
+    class Refused(dict[str, object]):
+        def values(self) -> Any:
+            raise Interrupt
+
+    exception = smtplib.SMTPRecipientsRefused(Refused(me=(450, b"x")))
+    assert answered(chained(exception, TimeoutError())).rule == "network.TimeoutError"
 
 
 def test_a_full_stack_is_survived() -> None:

@@ -583,9 +583,7 @@ def test_celery_knows_the_command(shop, tmp_path):
     assert "\x1b" not in out
 
 
-def celery(
-    folder: Path, shop: Shop, *arguments: str, **options: Any
-) -> subprocess.Popen[str]:
+def celery(folder: Path, shop: Shop, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """``celery -A its_app ARGUMENTS`` as a process of its own."""
     (folder / "its_app.py").write_text(
         "import os\n"

@@ -105,9 +105,7 @@ def test_garbage_in_the_fields_is_left_out(data):
 # Letters
 
 
-@given(
-    st.sampled_from(Reason), st.lists(attempts, max_size=12), short, short, short, short, short
-)
+@given(st.sampled_from(Reason), st.lists(attempts, max_size=12), short, short, short, short, short)
 def test_a_letter_comes_back_as_it_was(reason, made, kind, rule, hint, worker, version):
     history = History()
     for attempt in made:

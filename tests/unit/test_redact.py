@@ -100,8 +100,10 @@ def test_no_part_of_a_secret_survives_in_json(secret, quote):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["token", "CARD", "n", "m"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["token", "CARD", "n", "m"]), inner, max_size=3)
+    ),
 )
 
 
@@ -174,9 +176,7 @@ def test_every_text_of_a_letter_is_redacted():
 
 def test_a_terminal_obeys_nothing_in_a_text():
     text = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback \u2028 \udc80"
-    assert printable(text) == (
-        r"\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback \udc80"
-    )
+    assert printable(text) == (r"\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback \udc80")
     assert printable("a\tb\r\nc\rd\0", lines=True) == "a   b\nc\\rd\\x00"
 
 

@@ -1,0 +1,1 @@
+"""Three cron jobs under celery beat."""

@@ -1,0 +1,317 @@
+"""Drop-in: the same task, on stock Celery and on ours, goes through the same things.
+
+Every row is sent to three sides (see ``tests.apps.compat``) of one worker, and their stories are
+compared: each start of a body with its arguments and ``request.retries``, each state stored, each
+hook, signal, callback and errback with what it is given, and the final result. A row that
+*differs* says why, and ``docs/differences.md`` says the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+
+from tests.client import Client
+from tests.worker import Broker, Worker
+
+COMPAT = "tests.apps.compat"
+SIDES = ("stock", "resilient", "installed")
+Event = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Differs:
+    """How often each kind of event happens on either side, and why; the other kinds are equal."""
+
+    why: str
+    stock: Mapping[str, int] = field(default_factory=dict)
+    ours: Mapping[str, int] = field(default_factory=dict)
+    #: The other kinds of events are not equal either.
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    task: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    #: Sends it in another way: (client, side) -> None.
+    send: Callable[[Client, str], Any] | None = None
+    differs: Differs | None = None
+    #: Whether it works in every pool; else in prefork alone.
+    everywhere: bool = True
+
+
+# Ways to send a row
+
+
+def sig(client: Client, task: str, *args: Any, **options: Any) -> Any:
+    return client.app.signature(task, args=args, options=options, app=client.app)
+
+
+def told(client: Client, id_: str) -> dict[str, Any]:
+    """The callback and the two kinds of errbacks."""
+    return {
+        "link": sig(client, "told.link", id_),
+        "link_error": [sig(client, "told.errback", id_), sig(client, "told.errback_here")],
+    }
+
+
+def send_chain(*failures: int) -> Callable[[Client, str], Any]:
+    """flaky(failures), and then the others, each of which fails once first."""
+
+    def send(client: Client, side: str) -> Any:
+        row = f"chain_{'_'.join(map(str, failures))}"
+        tasks = [
+            sig(client, f"{side}.twice", failures[0], task_id=f"{side}|{row}|0"),
+            sig(client, f"{side}.flaky_next", task_id=f"{side}|{row}|1"),
+            sig(client, f"{side}.flaky_next", "last", task_id=f"{side}|{row}|2"),
+        ]
+        return chain(*tasks).apply_async(link_error=told(client, f"{side}|{row}|0")["link_error"])
+
+    return send
+
+
+def send_group(client: Client, side: str) -> Any:
+    return group(
+        sig(client, f"{side}.twice", n, task_id=f"{side}|group|{n}") for n in range(4)
+    ).apply_async()
+
+
+def send_chord(row: str, *failures: int) -> Callable[[Client, str], Any]:
+    def send(client: Client, side: str) -> Any:
+        header = [
+            sig(client, f"{side}.twice", n, task_id=f"{side}|{row}|{i}")
+            for i, n in enumerate(failures)
+        ]
+        body = sig(client, f"{side}.flaky_next", task_id=f"{side}|{row}|body")
+        body.on_error(sig(client, "told.errback", f"{side}|{row}|body"))
+        body.on_error(sig(client, "told.errback_here"))
+        return chord(header)(body)
+
+    return send
+
+
+def same(task: str, *args: Any, name: str = "", **more: Any) -> Row:
+    return Row(name or task, task, args, **more)
+
+
+ONE_RETRY = Differs(
+    "A body that asks for a retry and then raises something else is retried, and that is all: "
+    "Celery does both, and stores a failure of a task that goes on.",
+    stock={"stored": 3}, ours={"stored": 2}, alone=True,
+)  # fmt: skip
+
+ROWS = [
+    # what is retried, and how often
+    same("states_nothing", 0, name="succeeds"),
+    same("states_nothing", 1),
+    same("autoretry", 2),
+    same("autoretry", 2, "SmallFlop", name="autoretry_of_a_subclass"),
+    same("autoretry", 9, name="autoretry_used_up"),
+    same("autoretry", 1, "KeyError", name="autoretry_not_for_this"),
+    same("dont", 1),
+    same("dont", 1, "SmallFlop", name="dont_for_this"),
+    same("never", 1),
+    same("no_limit", 6),
+    same("twice", 2),
+    same("twice", 9, name="twice_used_up"),
+    same("kwargs_limit", 9),
+    same("kwargs_countdown", 1),
+    same("kwargs_queue", 9),
+    same("kwargs_args", 1),
+    same("delay", 2),
+    same("backoff_true", 1),
+    same("backoff_jitter", 1),
+    same("backoff_number", 1),
+    same("backoff_max", 1),
+    same("throws", 1),
+    same("throws_and_retries", 9),
+    same("annotated", 9),
+    same("ignored_result", 9),
+    same("ignored_result", 1, name="ignored_result_done"),
+    same("errors_even_if_ignored", 9),
+    same("tracked", 1),
+    same("rate_limited", 1),
+    same("shadowed", 1, options={"shadow": "another.name"}),
+    same("twice", 1, name="ignored_by_the_caller", options={"ignore_result": True}),
+    same("twice", 1, name="with_keywords", kwargs={"tenant": "acme"}),
+    same("acks_early", 1),
+    same("acks_early", 9, name="acks_early_used_up"),
+    # how tasks are made
+    same("ours_first", 9),
+    same("django", 1),
+    same("calls_itself", 1),
+    same("calls_super", 1),
+    same("request", 9),
+    same("request_name", 1),
+    same("by_class", 9),
+    same("shared", 9),
+    same("pydantic", {"number": 7, "failures": 1}),
+    same("pydantic", {"number": "x"}, name="pydantic_invalid"),
+    same("bare", 1),
+    same("twice", name="wrong_arguments", kwargs={"failures": 0, "error": "KeyError", "self": 1}),
+    # self.retry
+    *(same("asks", form, 2, name=f"asks_{form}") for form in (
+        "plain", "exc", "args", "kwargs", "args_and_kwargs", "no_kwargs", "countdown",
+        "countdown_zero", "eta", "eta_text", "eta_past", "eta_naive", "eta_and_countdown",
+        "limit", "limit_and_exc", "limit_and_class", "limit_zero", "queue", "headers", "options",
+        "exc_class",
+    )),
+    *(same("asks", form, 9, name=f"asks_{form}_used_up") for form in (
+        "plain", "exc", "exc_class", "args", "kwargs", "limit_higher", "queue",
+    )),
+    same("asks", "kwargs", 1, name="asks_kwargs_beside_kwargs", kwargs={"other": 1}),
+    same("asks_without_limit", "plain", 5),
+    same("asks_never", "plain", 1),
+    same("asks_never", "limit_higher", 3, name="asks_never_but_here"),
+    same("asks_within", 1),
+    same("asks_within", 9, name="asks_within_used_up"),
+    same("asks_and_autoretries", "then_returns"),
+    same("asks_and_autoretries", "then_asks", name="asks_and_autoretries_used_up"),
+    same("catches", "returns", name="catches_and_returns"),
+    same("catches", "raises_it_anew", name="catches_and_raises_it_anew"),
+    same("catches", "ignores", name="catches_and_ignores"),
+    same("catches", "raises", name="catches_and_raises", differs=ONE_RETRY),
+    same("goes_on", "returns", name="goes_on_and_returns"),
+    same("goes_on", "raises", name="goes_on_and_raises"),
+    same("goes_on", "raises_it", name="goes_on_and_raises_it"),
+    # control flow, limits, what is no Exception
+    same("ignores"),
+    same("replaces"),
+    same("rejects", True, name="rejects_and_requeues"),
+    same("rejects", False),
+    same("rejects_with_autoretry", False),
+    same("sleeps", True, name="soft_limit_caught", options={"soft_time_limit": 1},
+         everywhere=False),
+    same("sleeps", name="soft_limit", options={"soft_time_limit": 1}, everywhere=False),
+    same("sleeps_twice", name="soft_limit_retried", options={"soft_time_limit": 1},
+         everywhere=False),
+    same("sleeps", name="hard_limit", options={"time_limit": 1}, everywhere=False),
+    same("exits", everywhere=False),
+    same("result_not_json"),
+    # canvas
+    Row("chain_1_1_1", "chain", send=send_chain(1, 1, 1)),
+    Row("chain_9_1_1", "chain", send=send_chain(9, 1, 1)),
+    Row("group", "group", send=send_group),
+    Row("chord", "chord", send=send_chord("chord", 0, 1, 2)),
+    Row("chord_failed", "chord", send=send_chord("chord_failed", 0, 9, 1)),
+]  # fmt: skip
+
+
+class Stories:
+    """What the record tells, by row and side."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def read(self) -> dict[tuple[str, str], Counter[Event]]:
+        found: dict[tuple[str, str], Counter[Event]] = {}
+        for line in self.client.lines():
+            id_, *event = json.loads(line)
+            if not id_ or id_.count("|") != 2:
+                continue
+            side, row, number = id_.split("|")
+            words = (number, *(json.dumps(word).replace(f"{side}|", "|") for word in event))
+            found.setdefault((row, side), Counter())[words] += 1
+        return found
+
+    def final(self, side: str, row: Row) -> str:
+        meta = self.client.app.backend.get_task_meta(f"{side}|{row.name}|0")
+        return f"{meta['status']} {meta['result']!r}".replace(f"{side}|", "|").replace(
+            f"{side}.", ""
+        )
+
+
+def unlike(row: Row, stock: Counter[Event], ours: Counter[Event]) -> list[str]:
+    """What is not as it should be, a line each."""
+    kinds = (count(stock), count(ours))
+    differs = row.differs or Differs("")
+    lines = [
+        f"{row.name}: {kind} {found[kind]} times on {side}, {wanted} were expected"
+        for side, found, expected in zip(
+            ("stock", "ours"), kinds, (differs.stock, differs.ours), strict=True
+        )
+        for kind, wanted in expected.items()
+        if found[kind] != wanted
+    ]
+    if differs.alone:
+        return lines
+    named = {*differs.stock, *differs.ours}
+    lines += [f"{row.name}: only stock  {n} x {e}" for e, n in (stock - ours).items()
+              if kind_of(e) not in named]  # fmt: skip
+    lines += [f"{row.name}: only ours   {n} x {e}" for e, n in (ours - stock).items()
+              if kind_of(e) not in named]  # fmt: skip
+    return lines
+
+
+def kind_of(event: Event) -> str:
+    return str(json.loads(event[1]))
+
+
+def count(story: Counter[Event]) -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for event, times in story.items():
+        kinds[kind_of(event)] += times
+    return kinds
+
+
+def send(client: Client, row: Row) -> None:
+    for side in SIDES:
+        if row.send is not None:
+            row.send(client, side)
+            continue
+        id_ = f"{side}|{row.name}|0"
+        client.app.send_task(
+            f"{side}.{row.task}", row.args, row.kwargs, task_id=id_, **told(client, id_),
+            **row.options,
+        )  # fmt: skip
+
+
+def problems(stories: Stories, rows: list[Row]) -> list[str]:
+    found = stories.read()
+    lines = []
+    for row in rows:
+        stock = found.get((row.name, "stock"), Counter())
+        if not stock:
+            lines.append(f"{row.name}: nothing has happened yet")
+        for side in SIDES[1:]:
+            ours = found.get((row.name, side), Counter())
+            lines += [f"{side}: {line}" for line in unlike(row, stock, ours)]
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool"), [("redis", "prefork")], indirect=["broker"]
+)  # fmt: skip
+def test_a_task_goes_through_the_same_on_ours_as_on_stock_celery(
+    broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    rows = [row for row in ROWS if row.everywhere or pool == "prefork"]
+    worker = start_worker(
+        COMPAT, broker, pool=pool, concurrency=4, queues="shop,other", env=client.env
+    )
+    for row in rows:
+        send(client, row)
+    stories = Stories(client)
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        before = client.lines()
+        time.sleep(1.5)
+        if before and before == client.lines() and not problems(stories, rows):
+            break
+    unequal = problems(stories, rows)
+    Path("/tmp/compat.out").write_text("\n".join(unequal))
+    Path("/tmp/compat.log").write_text(worker.log())
+    Path("/tmp/compat.rec").write_text("\n".join(client.lines()))
+    assert not unequal

@@ -1,0 +1,222 @@
+"""Who decides about a task: the file, the task, a pattern, Celery's options, the classifier."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from celery import Celery, _state
+from celery.exceptions import ImproperlyConfigured
+from click.testing import CliRunner
+
+from celery_resilience import Policy, ResilientTask, install
+from celery_resilience.policies import apply_policies, policies_of
+from celery_resilience.settings import Settings
+
+FILE = '[policies.file]\nmax_retries = 11\n[tasks]\n"shop.fetch" = "file"\n'
+
+
+@pytest.fixture(autouse=True)
+def _tasks_of_this_test_only() -> Iterator[None]:
+    before = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(before)
+
+
+def app_with(**settings: Any) -> Celery:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    install(app)
+    app.conf.update(settings)
+    return app
+
+
+def task_of(app: Celery, name: str = "shop.fetch", **options: Any) -> Any:
+    @app.task(name=name, lazy=False, **options)
+    def fetch() -> None: ...
+
+    return fetch
+
+
+@pytest.mark.parametrize("given", [c for n in range(5) for c in combinations(range(4), n)])
+def test_the_first_that_says_something_decides(given: tuple[int, ...], tmp_path: Path) -> None:
+    """File, then the task's own, then a pattern, then Celery's options, then the classifier."""
+    (tmp_path / "ops.toml").write_text(FILE)
+    retries = {0: 11, 1: 12, 2: 13, 3: 14}
+    app = app_with(
+        **({"resilience_failure_policies": str(tmp_path / "ops.toml")} if 0 in given else {}),
+        **({"resilience_policies_by_name": {"*.fetch": Policy(max_retries=13)}}
+           if 2 in given else {}),
+    )  # fmt: skip
+    task = task_of(
+        app,
+        base=ResilientTask,
+        max_retries=14 if 3 in given else 3,
+        autoretry_for=(OSError,) if 3 in given else (),
+        failure_policy=Policy(max_retries=12) if 1 in given else None,
+    )
+    assert task.policy_in_force.max_retries == (retries[given[0]] if given else 3)
+    decides = policies_of(app).of(task).by
+    words = ["ops.toml, for 'shop.fetch'", "its failure_policy", "by_name['*.fetch']", "", ""]
+    assert decides.endswith(words[given[0] if given else 4])
+
+
+def test_a_name_stands_for_the_policy_wherever_one_can_be_given() -> None:
+    app = app_with(
+        resilience_policies={"remote-call": Policy(max_retries=7)},
+        resilience_policies_by_name={"*.remote_*": "remote-call"},
+    )
+    own = task_of(app, "shop.own", failure_policy="remote-call")
+    other = task_of(app, "shop.remote_sync")
+    assert own.policy_in_force == other.policy_in_force
+    assert (own.policy_in_force.max_retries, own.policy_in_force.name) == (7, "remote-call")
+
+
+def test_the_files_word_for_a_name_is_the_last_one(tmp_path: Path) -> None:
+    (tmp_path / "ops.toml").write_text("[policies.remote-call]\nmax_retries = 20\n")
+    app = app_with(
+        resilience_policies={"remote-call": Policy(max_retries=7)},
+        resilience_policies_by_name={"*.remote_*": "remote-call"},
+        resilience_failure_policies=str(tmp_path / "ops.toml"),
+    )
+    own = task_of(app, "shop.own", failure_policy="remote-call")
+    assert own.policy_in_force.max_retries == 20
+    assert task_of(app, "shop.remote_sync").policy_in_force.max_retries == 20
+    assert policies_of(app).of(own).by.startswith("its failure_policy 'remote-call' of ")
+
+
+def test_the_first_pattern_decides_and_a_name_behind_one_that_covers_it_is_refused() -> None:
+    patterns = {"shop.fetch": Policy(max_retries=1), "shop.*": Policy(max_retries=2)}
+    app = app_with(resilience_policies_by_name=patterns)
+    assert task_of(app).policy_in_force.max_retries == 1
+    assert task_of(app, "shop.pay").policy_in_force.max_retries == 2
+    app = app_with(resilience_policies_by_name=dict(reversed(patterns.items())))
+    with pytest.raises(ImproperlyConfigured, match=r"by_name\['shop.fetch'\] can never match: 's"):
+        policies_of(app)
+
+
+def test_the_same_in_the_file_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "ops.toml"
+    path.write_text('[policies.a]\n[tasks]\n"shop.*" = "a"\n"shop.pay" = "a"\n')
+    app = app_with(resilience_failure_policies=path)
+    with pytest.raises(ImproperlyConfigured, match=r"ops\.toml, line 4: 'shop.pay' can never"):
+        policies_of(app)
+
+
+def test_a_policy_that_nobody_has_given_is_refused_with_who_names_it() -> None:
+    shared = {"remote-call": Policy()}
+    app = app_with(resilience_policies=shared)
+    task_of(app, failure_policy="remotecall")
+    with pytest.raises(
+        ImproperlyConfigured,
+        match=r"shop\.fetch: failure_policy names the policy 'remotecall'.*mean 'remote-call'\?",
+    ):
+        policies_of(app).check(app.tasks.values())
+    app = app_with(resilience_policies=shared, resilience_policies_by_name={"a.*": "x"})
+    with pytest.raises(ImproperlyConfigured, match=r"by_name\['a\.\*'\] names the policy 'x'"):
+        policies_of(app)
+
+
+def test_a_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None:
+    (tmp_path / "ops.toml").write_text('[policies.a]\n[tasks]\n"shop.fetsh" = "a"\n')
+    app = app_with(
+        resilience_policies_by_name={"*.fetch": Policy(), "*.pay": Policy(), "celery.*": Policy()},
+        resilience_failure_policies=str(tmp_path / "ops.toml"),
+    )
+    task_of(app)
+    with caplog.at_level(logging.WARNING):
+        apply_policies(app, Settings.of(app)).check(app.tasks.values())
+    assert [record.getMessage().removeprefix(f"{tmp_path}/") for record in caplog.records] == [
+        "resilience_policies_by_name['*.pay'] is for no task of this app",
+        "resilience_policies_by_name['celery.*'] is for no task of this app",
+        "ops.toml, line 3: 'shop.fetsh' is for no task of this app; did you mean 'shop.fetch'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("policies", [Policy()], "resilience_policies takes a dict from names to policies"),
+        ("policies", {"a": "b"}, r"resilience_policies\['a'\] takes a Policy, got 'b'"),
+        ("policies_by_name", {"a.*": 3}, r"by_name\['a.\*'\] takes a Policy or the name of one"),
+        ("policies_by_name", {3: Policy()}, "takes patterns of task names as its keys, got 3"),
+        ("failure_policies", "", "takes the path of a file, got ''"),
+        ("failure_policies", 7, "takes the path of a file, got 7"),
+        ("dead_letter_expired", "yes", "resilience_dead_letter_expired takes True or False"),
+        ("enabled", 0, "resilience_enabled takes True or False, got 0"),
+        ("polices", {}, "did you mean resilience_policies"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_is_meant(name: str, value: Any, said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said):
+        Settings.of(app_with(**{f"resilience_{name}": value}))
+
+
+# Flags
+
+
+def parsed(arguments: list[str], **environment: str) -> dict[str, Any]:
+    """What the worker's flags come to, as Celery parses them."""
+    found: dict[str, Any] = {}
+    options: Any = sorted(app_with().user_options["worker"], key=lambda option: option.name)
+    command = click.Command("worker", params=options, callback=lambda **kw: found.update(kw))
+    result = CliRunner().invoke(
+        click.Group(commands=[command]), ["worker", *arguments],
+        auto_envvar_prefix="CELERY", env=environment,
+    )  # fmt: skip
+    if result.exit_code:
+        raise ValueError(result.output)
+    return found
+
+
+def test_nothing_given_leaves_it_to_the_settings() -> None:
+    assert set(parsed([]).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "means", "variable"),
+    [
+        ("dead_letter_queue", "dead.{queue}", "dead.{queue}", "other"),
+        ("failure_policies", "/dev/null", "/dev/null", os.devnull),
+        ("max_worker_losses", "7", 7, "8"),
+        ("dead_letter_expired", None, True, "0"),
+        ("no_resilience", None, True, "0"),
+    ],
+)
+def test_a_flag_overrules_its_variable(
+    flag: str, value: str | None, means: Any, variable: str
+) -> None:
+    given = [f"--{flag.replace('_', '-')}", *([] if value is None else [value])]
+    name = f"CELERY_WORKER_{flag.upper()}"
+    assert parsed(given)[flag] == means
+    assert parsed(given, **{name: variable})[flag] == means
+    assert parsed([], **{name: "1" if value is None else value})[flag] == means
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dead-letter-queue", "dead.{q}"], "only {queue} is filled in"),
+        (["--dead-letter-queue", " "], "takes the name of a queue"),
+        (["--failure-policies", "no-such-file.toml"], "does not exist"),
+        (["--max-worker-losses", "0"], "0 is not in the range x>=1"),
+    ],
+)
+def test_a_wrong_flag_is_refused_where_it_is_typed(arguments: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match="Invalid value") as caught:
+        parsed(arguments)
+    assert said in str(caught.value)
+
+
+def test_every_flag_says_its_setting_and_its_variable() -> None:
+    for option in app_with().user_options["worker"]:
+        setting = option.help.partition("[setting: resilience_")[2].rstrip("]")
+        assert hasattr(Settings(), setting), option.name
+        assert option.show_envvar
+        assert option.help_group == "Resilience Options"
