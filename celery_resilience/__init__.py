@@ -5,6 +5,7 @@ routed to a dead-letter queue when no retry can help.
 """
 
 from celery_resilience.classify import classify
+from celery_resilience.context import RetryContext
 from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
 from celery_resilience.errors import (
     BrokerError,
@@ -37,6 +38,7 @@ __all__ = [
     "Reason",
     "ResilienceError",
     "ResilientTask",
+    "RetryContext",
     "RetryLater",
     "Snooze",
     "TransientError",

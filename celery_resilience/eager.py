@@ -105,6 +105,11 @@ def _retry(task: ResilientTask, retries: int, exc: Exception, attempt: _Eager) -
     if not isinstance(decision, RetryLater):
         return None
     began = attempt.at if attempt.history.first is None else attempt.history.first
-    history = History(first=began - decision.delay, count=attempt.history.count + 1)
+    kept = attempt.context_levels()
+    history = History(
+        first=began - decision.delay,
+        count=attempt.history.count + 1,
+        context=attempt.history.context if kept is None else kept,
+    )
     again = _Again(retries + decision.counted, history)
     return Retry(exc=exc, when=decision.delay, is_eager=True, sig=again)

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from celery_resilience.context import levels_of
+
 __all__ = ["Attempt", "History", "clipped"]
 
 _FIRST, _LAST = 2, 8
@@ -57,6 +59,8 @@ class History:
     losses: int = 0
     #: The letters that this message has been replayed from, oldest first.
     lineage: tuple[str, ...] = ()
+    #: What the attempts tell each other (`RetryContext`), and below it what their parents did.
+    context: tuple[Mapping[str, Any], ...] = ()
 
     def add(self, attempt: Attempt, *, lost: bool = False) -> History:
         """This history and one failed *attempt* more."""
@@ -73,7 +77,8 @@ class History:
 
     def replayed(self, letter: str) -> History:
         """The history of a message that is published again from *letter*: a new life."""
-        return History(lineage=(*self.lineage, letter)[-_LINEAGE:])
+        lineage = (*self.lineage, letter)[-_LINEAGE:]
+        return History(lineage=lineage, context=self.context)
 
     def clipped(self, limit: int) -> History:
         """The same with at most *limit* // 10 characters, and a few more, of every text."""
@@ -94,6 +99,7 @@ class History:
             "attempts": [dict(vars(attempt)) for attempt in self.attempts],
             "losses": self.losses,
             "lineage": list(self.lineage),
+            **({"context": list(self.context)} if any(self.context) else {}),
         }
 
     def dumps(self) -> str:
@@ -129,6 +135,7 @@ class History:
             attempts=kept[:_FIRST] + kept[_FIRST:][-_LAST:],
             losses=_whole(data.get("losses")),
             lineage=tuple(i[:64] for i in ids[-_LINEAGE:]),
+            context=levels_of(data.get("context")),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from celery_resilience.decision import Decision
 from celery_resilience.facts import ErrorFacts
@@ -24,6 +25,8 @@ class Outcome:
     #: When the attempt began, in seconds since the epoch, and how long it ran.
     at: float
     ran: float
+    #: The attempt's context, as `RetryContext.levels` has it; None if the body left it alone.
+    context: tuple[dict[str, Any], ...] | None = None
 
 
 def carry(einfo: object, outcome: Outcome) -> None:

@@ -58,7 +58,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
         exc = _exception(exc_info)
         outcome = carried(exc_info)
         here = outcome is None
-        if settler is None or state.should_terminate or (here and self._is_celerys_own(exc)):
+        # In a cold shutdown the children are killed: what they held goes back to the broker.
+        celerys = here and (state.should_terminate or self._is_celerys_own(exc))
+        if settler is None or celerys:
             return super().on_failure(exc_info, send_failed_event, return_ok)
         lost = here and _is_lost(exc)
         if lost and self._success_is_stored():

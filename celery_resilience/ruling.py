@@ -6,6 +6,7 @@ worker's main process, about a body that could not tell because its process died
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from celery.app import trace
 from celery.exceptions import Retry
 
 from celery_resilience.classify import classify, is_control_flow
+from celery_resilience.context import RetryContext
 from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
 from celery_resilience.envelope import HEADER, seconds_until
 from celery_resilience.errors import BodyExited
@@ -28,6 +30,8 @@ from celery_resilience.outcome import Outcome
 from celery_resilience.verdict import Kind, Verdict
 
 __all__ = ["Running", "failure_of", "judge", "rule_on", "running", "what_was_asked"]
+
+logger = logging.getLogger("celery_resilience")
 
 #: Not the module's own generator: children of one fork would draw the same numbers.
 _random = random.SystemRandom()
@@ -50,9 +54,22 @@ class Running:
     #: What ``self.retry`` raised because its retries were used up.
     exhausted: BaseException | None = None
 
+    #: What the body has asked for and may have changed; None if it has not.
+    context: RetryContext | None = None
+    #: The id of the task whose context that is.
+    task_id: str | None = None
+
     def history_of(self, req: Any) -> History:
         """The attempts before this one, by the message that *req* was made of."""
         return History.loads(header(req))
+
+    def context_levels(self) -> tuple[dict[str, Any], ...] | None:
+        """What the context holds by now; None if the body left it alone, or it can't be kept."""
+        try:
+            return None if self.context is None else tuple(self.context.levels())
+        except (TypeError, ValueError):
+            logger.exception("%s: its context stays what it was before", self.task_id)
+            return None
 
 
 #: The attempt under way; None outside of a worker.
@@ -157,6 +174,7 @@ def _outcome(attempt: Running, exc: BaseException, decision: Decision, verdict: 
         error=ErrorFacts.of(exc, with_traceback=not isinstance(decision, RetryLater)),
         at=attempt.at,
         ran=max(0.0, time.time() - attempt.at),
+        context=attempt.context_levels(),
     )
 
 

@@ -161,6 +161,8 @@ class Settler:
             delay=round(decision.delay, 6) if isinstance(decision, RetryLater) else None,
         )
         history = history.add(attempt, lost=lost)
+        if outcome.context is not None:
+            history = replace(history, context=outcome.context)
         if isinstance(decision, RetryLater):
             try:
                 copy = _again(envelope, history, decision)

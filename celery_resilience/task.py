@@ -16,8 +16,10 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from celery_resilience import eager
 from celery_resilience.celery_options import policy_from_celery_options
 from celery_resilience.consumer import watch
+from celery_resilience.context import RetryContext
 from celery_resilience.coroutine import run_async_body
 from celery_resilience.decision import RetryLater
+from celery_resilience.memory import context_of
 from celery_resilience.policies import policies_of
 from celery_resilience.policy import Policy, Unmatched
 from celery_resilience.results import watch_result
@@ -81,6 +83,11 @@ class ResilientTask(BaseTask):
     def policy_in_force(self) -> Policy:
         """The policy that decides about this task's failures, whoever has given it."""
         return policies_of(self.app).of(self).policy
+
+    @property
+    def context(self) -> RetryContext:
+        """What the attempts of this task tell each other: a dict of JSON values that lasts."""
+        return context_of(self)
 
     @classmethod
     def on_bound(cls, app: Any) -> None:

@@ -114,9 +114,12 @@ def _is_the_workers(
 def _is_killed(exc: BaseException) -> bool:
     """Whether it is the exit of a child that was told to end, by a hard limit or a revocation."""
     tb = exc.__traceback__ if isinstance(exc, SystemExit) else None
-    while tb is not None and tb.tb_next is not None:
+    while tb is not None:
+        code, module = tb.tb_frame.f_code, tb.tb_frame.f_globals.get("__name__")
+        if (module, code.co_name) == ("billiard.common", "_shutdown_cleanup"):
+            return True
         tb = tb.tb_next
-    return tb is not None and tb.tb_frame.f_globals.get("__name__") == "billiard.common"
+    return False
 
 
 def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:

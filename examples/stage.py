@@ -46,7 +46,8 @@ def broker_url(description: str) -> str | None:
         default=os.environ.get("BROKER_URL"),
         help="a Redis or RabbitMQ to run on [BROKER_URL]; without it a private one is started",
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     url: str | None = parser.parse_args().broker
     return url
 

@@ -89,8 +89,8 @@ class Worker:
         with self._log.open("ab") as log:
             self._start_of_this_run = log.tell()
             self._process = subprocess.Popen(
-                # SIGQUIT: should pytest be killed, the worker does not wait for its tasks.
-                leashed(self.command, signal.SIGQUIT),
+                # Should pytest be killed, the worker waits neither for its tasks nor for its broker.
+                leashed(self.command, signal.SIGKILL),
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

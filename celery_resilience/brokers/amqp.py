@@ -28,6 +28,8 @@ _PATIENCE = 30.0
 _CONNECT = 5.0
 #: How long a queue is waited for that has said it has more messages, in seconds.
 _QUIET = 2.0
+#: A virtual host may have another default, one that counts deliveries.
+_CLASSIC = {"x-queue-type": "classic"}
 #: The largest prefetch count that AMQP can say.
 _MOST_AT_ONCE = 65535
 
@@ -211,9 +213,19 @@ class AmqpBroker:
         if not self._exists(queue):
             with self._ours.channel() as channel:
                 Queue(
-                    queue, exchange=None, durable=True, queue_arguments=dict(arguments or {})
+                    queue,
+                    exchange=None,
+                    durable=True,
+                    queue_arguments=self._without_a_limit(dict(arguments or _CLASSIC)),
                 ).bind(channel).queue_declare()
         self._declared.add(queue)
+
+    def _without_a_limit(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """From 4.0 on a quorum queue destroys what was delivered 20 times; a look is a delivery."""
+        version = str(self._ours.connection.server_properties.get("version", "0"))
+        if arguments.get("x-queue-type") == "quorum" and int(version.split(".")[0] or 0) >= 4:
+            arguments.setdefault("x-delivery-limit", -1)
+        return arguments
 
     def _exists(self, queue: str) -> bool:
         return self._size(queue) is not None

@@ -20,10 +20,19 @@ class Unreachable(BrokerError):
 def reach(app: Any) -> tuple[Any, Broker]:
     """A connection to the broker that *app* reads from, and the Broker on it.
 
-    Raises Unreachable, without the password, if there is no answer.
+    Raises Unreachable, without the password, if there is no answer, and BrokerError if there can
+    be none.
     """
-    connection = app.connection_for_read()
-    if connection.transport.driver_type == "redis":
+    try:
+        connection = app.connection_for_read()
+        driver = connection.transport.driver_type
+    except KeyError as exc:
+        raise BrokerError(f"broker_url: {exc.args[0]}") from exc
+    except AttributeError as exc:  # kombu goes on with None for a package that is not installed
+        raise BrokerError(
+            "a redis:// broker needs the redis package: pip install 'celery-resilience[redis]'"
+        ) from exc
+    if driver == "redis":
         connection.transport_options.setdefault("socket_connect_timeout", _CONNECT)
     try:
         # One more try for each other broker that the setting names; nobody waits in between.

@@ -71,7 +71,7 @@ def hunt_trends(self: Any) -> list[str]:
         asked.save()
     if not asked.ready():
         raise Snooze(1, "not all sources have answered")
-    found = [source.result for source in asked if source.successful()]
+    found: list[Any] = [source.result for source in asked if source.successful()]
     if len(found) < ENOUGH:
         raise TransientError(f"only {len(found)} of {len(SOURCES)} sources have answered")
     return jobs.merge_trends(found)

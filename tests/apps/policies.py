@@ -105,3 +105,30 @@ def autoretried(name: str) -> None:
 def asks_stock(self: Any, name: str) -> None:
     record(name)
     raise self.retry(countdown=0)
+
+
+@app.task(base=Quick, bind=True)
+def pages(self: Any, name: str, last: int) -> dict[str, Any]:
+    """Do a page in every attempt, and go on in the next."""
+    record(name)
+    page = self.context.get("page", 0) + 1
+    self.context["page"] = page
+    if page < last:
+        raise TransientError(f"{last - page} to go")
+    below.delay(name)
+    return dict(self.context)
+
+
+@app.task(base=Quick, bind=True)
+def below(self: Any, name: str) -> None:
+    parent = self.context.parent
+    record("below", len(self.context), "none" if parent is None else parent.get("page"))
+
+
+@app.task(base=Quick, bind=True, max_retries=2)
+def asks_anew(self: Any, name: str) -> str:
+    """Ask for a retry with other arguments, which Celery publishes as a new message."""
+    self.context["names"] = [*self.context.get("names", []), name]
+    if len(self.context["names"]) < 3:
+        raise self.retry(args=[name + "+"], countdown=0)
+    return " ".join(self.context["names"])

@@ -10,7 +10,8 @@ import pytest
 from celery import chain
 
 from celery_resilience.brokers import open_broker
-from celery_resilience.replay import Replay
+from celery_resilience.letter import DeadLetter
+from celery_resilience.replay import Replay, ReplayResult
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker
@@ -36,6 +37,18 @@ def letters(client: Client) -> dict[str, str]:
     return {letter.task.rpartition(".")[2]: letter.reason.value for letter in client.letters()}
 
 
+def replay(client: Client, task: str) -> None:
+    """Replay the one letter of *task*."""
+    with client.app.connection_for_write() as connection:
+        broker = open_broker(connection)
+        for found in broker.look("dead_letter"):
+            letter = DeadLetter.from_envelope(found.envelope)
+            if letter.task == f"{APP}.{task}":
+                plan = Replay.of(client.app, broker, ["dead_letter"], None, letter.at)
+                assert plan.one(found, letter, "dead_letter").result is ReplayResult.REPLAYED
+        broker.close()
+
+
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-quorum"], indirect=True)
 def test_each_task_ends_as_its_policy_says(
     broker: Broker, client: Client, start_worker: StartWorker, tmp_path: Path
@@ -55,6 +68,9 @@ def test_each_task_ends_as_its_policy_says(
     uncached = send(client, "cached", "nothing cached")
     asked = send(client, "asks_cached", "asked")
     snoozed = send(client, "snoozes", "snoozed")
+    paged = send(client, "pages", "paged", 4)
+    buried = send(client, "pages", "buried", 6)
+    anew = send(client, "asks_anew", "a")
     shouted = chain(
         client.app.signature(f"{APP}.cached", ("chained",)),
         client.app.signature(f"{APP}.shout"),
@@ -65,7 +81,10 @@ def test_each_task_ends_as_its_policy_says(
     assert client.value(asked) == "asked after 2"
     assert client.value(snoozed) == 1
     assert client.value(shouted) == "CHAINED AFTER 4"
+    assert client.value(paged) == {"page": 4}
+    assert client.value(anew) == "a a+ a++"
     wanted = {
+        "pages": "exhausted",
         "by_pattern": "exhausted",
         "by_reference": "exhausted",
         "overruled": "exhausted",
@@ -76,15 +95,19 @@ def test_each_task_ends_as_its_policy_says(
     eventually(lambda: client.count("dead_letter") == len(wanted), message="all is decided")
     assert letters(client) == wanted
     ran = client.executions()
-    assert {name: ran[name] for name in ("by_pattern", "by_reference", "overruled", "discards")} == {
-        "by_pattern": 3, "by_reference": 3, "overruled": 2, "discards": 1,
-    }  # fmt: skip
+    assert (ran["by_pattern"], ran["by_reference"]) == (3, 3)
+    assert (ran["overruled"], ran["discards"]) == (2, 1)
     assert (ran["polled"], ran["never"], ran["cached"], ran["snoozed"]) == (3, 4, 4, 4)
     assert ran["hurries"] == 3, "0.4 s apart, within a second of the first"
     assert client.state(uncached) == "FAILURE"
     (unready,) = [found for found in client.letters() if found.task.endswith("polls")]
     assert unready.error.error.endswith("UnacceptableResult")
     assert unready.error.message == "not good enough: 'pending'"
+
+    assert "below 0 4" in client.lines(), "a task that a body sends reads its parent's context"
+    replay(client, "pages")
+    assert client.value(buried) == {"page": 6}, "a replay goes on where the letter ended"
+    assert client.executions()["buried"] == 6
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -138,13 +161,7 @@ def test_an_expired_task_is_a_letter_that_can_be_replayed(
     eventually(lambda: client.state(expired) == "REVOKED")
     assert client.executions()["shout"] == 0
 
-    with client.app.connection_for_write() as connection:
-        opened = open_broker(connection)
-        (found,) = opened.look("dead_letter")
-        Replay.of(client.app, opened, ["dead_letter"], None, letter.at).one(
-            found, letter, "dead_letter"
-        )
-        opened.close()
+    replay(client, "shout")
     assert client.value(expired) == "LATE"
     assert worker.terminate() == 0
 

@@ -1,0 +1,144 @@
+"""The context of a task: bounded, JSON, and it comes back as it went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, _state
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_resilience import Policy, RetryContext, TransientError, install
+from celery_resilience.context import LIMIT, levels_of
+from celery_resilience.history import History
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=10,
+)
+_level = st.dictionaries(st.text(max_size=10), _json, max_size=5)
+
+
+@given(st.lists(_level, max_size=5))
+def test_a_header_brings_back_what_was_put_into_it(levels: list[dict[str, Any]]) -> None:
+    context = RetryContext(levels)
+    back = RetryContext(History.loads(History(context=tuple(context.levels())).dumps()).context)
+    if len(json.dumps(dict(context))) <= LIMIT:
+        assert dict(back) == dict(context)
+
+
+@given(st.lists(_level | st.dictionaries(st.just("x"), st.text(min_size=1500)), max_size=9))
+def test_the_farthest_ancestors_are_left_out_where_there_is_no_room(levels: Any) -> None:
+    here: tuple[dict[str, Any], ...] = ()
+    for level in levels:
+        context = RetryContext(here)
+        if len(json.dumps(level)) <= LIMIT:
+            context.update(level)
+        here = tuple(context.below())
+        assert here[0] == {}
+        assert len(json.dumps(here[1:])) <= LIMIT
+        if len(json.dumps([dict(context)])) <= LIMIT and context:
+            assert here[1] == dict(context), "the nearest is the last to go"
+
+
+@given(_json | st.lists(_json))
+def test_nothing_that_the_network_brings_raises(data: Any) -> None:
+    levels = levels_of(data)
+    assert len(json.dumps(levels)) <= 2 * LIMIT + 10
+    assert History.from_json({"context": data}).context == levels
+
+
+def test_it_is_a_dict() -> None:
+    context = RetryContext()
+    context["page"] = 3
+    assert (context["page"], context.get("x"), "page" in context, len(context)) == (
+        3,
+        None,
+        True,
+        1,
+    )
+    del context["page"]
+    assert dict(context) == {}
+    assert repr(RetryContext([{"a": 1}])) == "RetryContext({'a': 1})"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "said"),
+    [
+        (3, "x", TypeError, "names are texts, got 3"),
+        ("x", object(), TypeError, r"context\['x'\] takes what JSON can keep"),
+        ("x", float("nan"), TypeError, "what JSON can keep"),
+        ("x", "y" * LIMIT, ValueError, r"context\['x'\]: a context holds 4096 characters of JSON"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_where_it_is_put_in(
+    name: Any, value: Any, error: type[Exception], said: str
+) -> None:
+    context = RetryContext([{"page": 1}])
+    with pytest.raises(error, match=said):
+        context[name] = value
+    assert dict(context) == {"page": 1}
+
+
+def test_a_parents_is_read_only() -> None:
+    parent = RetryContext([{}, {"page": 3}, {"year": 1}]).parent
+    assert parent is not None
+    assert dict(parent) == {"page": 3}
+    assert dict(parent.parent or {}) == {"year": 1}
+    with pytest.raises(TypeError, match="read-only"):
+        parent["page"] = 4
+    with pytest.raises(TypeError, match="read-only"):
+        del parent["page"]
+    assert RetryContext().parent is None
+
+
+def test_a_replay_keeps_it() -> None:
+    history = History(count=3, context=({"page": 3},))
+    assert history.replayed("letter").context == ({"page": 3},)
+    assert "context" not in History().to_json()
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    before = set(_state._on_app_finalizers)
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    install(app)
+    yield app
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(before)
+
+
+def test_eager_attempts_tell_each_other_and_a_direct_call_begins_anew(app: Celery) -> None:
+    @app.task(bind=True, failure_policy=Policy(backoff=0))
+    def pages(self: Any) -> int:
+        self.context["page"] = self.context.get("page", 0) + 1
+        if self.context["page"] < 3:
+            raise TransientError
+        return int(self.context["page"])
+
+    assert pages.apply().get() == 3
+    assert pages.apply().get() == 3
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            pages()
+
+
+def test_what_a_body_has_made_unkeepable_is_logged_and_left_as_it_was(
+    app: Celery, caplog: Any
+) -> None:
+    seen = []
+
+    @app.task(bind=True, failure_policy=Policy(max_retries=1, backoff=0))
+    def pages(self: Any) -> None:
+        seen.append(dict(self.context))
+        self.context["list"] = []
+        self.context["list"].append(object())
+        raise TransientError
+
+    pages.apply()
+    assert seen == [{}, {}]
+    assert "its context stays what it was before" in caplog.text
