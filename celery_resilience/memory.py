@@ -6,6 +6,7 @@ task that is sent meanwhile is given it as its parent's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from celery import signals
@@ -41,11 +42,13 @@ def _send_along(headers: Any = None, **kwargs: Any) -> None:
     attempt = running.get()
     if attempt is None or attempt.context is None or not isinstance(headers, dict):
         return
-    levels = attempt.context_levels()
-    if not levels or headers.get(HEADER):
+    levels, history = attempt.context_levels(), History.loads(headers.get(HEADER))
+    if levels is None:
         return
-    # Its own retry, with new arguments: Celery publishes that as a new message.
-    its_own = headers.get("id") == attempt.task_id
-    context = levels if its_own else tuple(RetryContext(levels).below())
-    if any(context):
-        headers[HEADER] = History(context=context).dumps()
+    # The retry that a body asks for with new arguments is a new message of the same task.
+    if headers.get("id") == attempt.task_id:
+        headers[HEADER] = replace(history, context=levels).dumps()
+    elif headers.get(HEADER) is None:
+        context = tuple(RetryContext(levels).below())
+        if any(context):
+            headers[HEADER] = History(context=context).dumps()

@@ -158,7 +158,7 @@ ROWS = [
     same("backoff_max", 1),
     same("backoff_fraction", 1, differs=FRACTION),
     same("throws", 1, letter=False),
-    same("throws_and_retries", 9, letter=False),
+    same("throws_and_retries", 9),
     same("annotated", 9),
     same("ignored_result", 9),
     same("ignored_result", 1, name="ignored_result_done"),

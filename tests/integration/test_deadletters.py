@@ -176,6 +176,7 @@ def test_a_process_that_is_killed_while_looking_loses_and_reorders_nothing(shop,
     eventually(lambda: shop.ids() == written, message="all letters are back in their order")
 
 
+@pytest.mark.filterwarnings(r"ignore:\s*The 'queue' task attribute is deprecated")
 def test_queues_are_those_that_settings_tasks_and_rules_name(shop):
     @shop.app.task(base=ResilientTask, shared=False, dead_letter_queue="dead.{queue}")
     def charge() -> None: ...
