@@ -6,6 +6,7 @@ executions whatever the framework says.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -38,6 +39,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     accept_content=["json", "pickle", "msgpack", "yaml"],
     task_protocol=int(os.environ.get("PROTOCOL", "2")),
+    broker_transport_options=json.loads(os.environ.get("BROKER_OPTIONS", "{}")),
     resilience_app_version="1.2.3",
 )
 install(app)
