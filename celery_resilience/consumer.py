@@ -14,6 +14,7 @@ from celery import bootsteps, signals
 from celery.exceptions import ImproperlyConfigured, NotRegistered
 
 from celery_resilience.brokers import Received, open_broker
+from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
@@ -72,6 +73,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         if self.settings.enabled:
             apply_policies(c.app, self.settings).check(c.app.tasks.values())
             _refuse_to_execute_letters(consumed, dead_letter_queues(c.app, self.settings, consumed))
+            refuse_stores_without_keys(c.app)
             self._guard(c)
         else:
             # A policy that is wrong must not be in the way of switching all of them off.

@@ -41,7 +41,7 @@ def run_async_body(cls: type[ResilientTask]) -> None:
         return _completed(result, str(self.name))
 
     run.__dict__["runs_to_its_end"] = True
-    cls.run = run  # type: ignore[method-assign]
+    cls.run = run  # type: ignore[assignment,method-assign]
 
 
 def refuse_async_bodies(app: Any, pool: Any) -> None:

@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery import exceptions as _exceptions
@@ -19,6 +19,7 @@ from celery_resilience.classify import is_control_flow
 from celery_resilience.decision import RetryLater
 from celery_resilience.history import History
 from celery_resilience.ruling import Running, judge, running
+from celery_resilience.switch import is_off
 
 if TYPE_CHECKING:
     from celery_resilience.task import ResilientTask
@@ -46,14 +47,16 @@ class _Again:
 class _Eager(Running):
     """An attempt under way in the caller's own thread."""
 
-    history: History = History()
+    history: History = field(default_factory=History)
 
     def history_of(self, req: Any) -> History:
         return self.history
 
 
 def apply(task: ResilientTask, once: Callable[[int | None], Any], retries: int | None) -> Any:
-    """The EagerResult of *task*'s last attempt; *once*, given its retries, is Celery's ``apply``."""
+    """The EagerResult of *task*'s last attempt; *once*, given retries, is Celery's ``apply``."""
+    if is_off(task.app):
+        return once(retries)
     _judge_its_failures(task)
     history = History()
     while True:

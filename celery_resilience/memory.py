@@ -32,7 +32,8 @@ def context_of(task: Any) -> RetryContext:
     if attempt.context is None:
         # Only now: an app that uses no context publishes without asking for it.
         signals.before_task_publish.connect(_send_along, weak=False, dispatch_uid=_UID)
-        attempt.context = RetryContext(attempt.history_of(request).context)
+        kept_by_key = () if attempt.stored is None else attempt.stored()
+        attempt.context = RetryContext(kept_by_key or attempt.history_of(request).context)
         attempt.task_id = request.id
     return attempt.context
 

@@ -153,7 +153,7 @@ class _Reader:
             try:
                 policy.replace(rules=tuple(rules))
             except (TypeError, ValueError) as exc:
-                self._refuse((*where, "rules", number), _less(str(exc), f"policy {name!r}: "))
+                self._refuse((*where, "rules", number), str(exc).removeprefix(f"policy {name!r}: "))
         return policy.replace(rules=tuple(rules))
 
     def _rule(self, where: Where, item: Any, policy: Policy) -> Rule:
@@ -202,10 +202,11 @@ class _Reader:
                     "takes its full dotted name, as in requests.exceptions.Timeout",
                 )
             if cls is None:
+                module = name.rpartition(".")[0]
                 self._refuse(
                     where,
-                    f"{name!r} can't be imported: there is no module {name.rpartition('.')[0]!r} "
-                    "where this worker runs; check the spelling, or install the library",
+                    f"{name!r} can't be imported: there is no module {module!r} where this worker "
+                    "runs; check the spelling, or install the library",
                 )
             classes.append(cls)
         return classes
@@ -223,9 +224,10 @@ class _Reader:
         for key in table:
             if key not in known:
                 whose = f"{what} takes no" if what else "there is no"
+                listed = f"; known are {', '.join(known)}"
                 self._refuse(
                     (*where, key),
-                    f"{whose} key {key!r}{_meant(key, known) or _listed(known)}",
+                    f"{whose} key {key!r}{_meant(key, known) or listed}",
                     of=where,
                 )
 
@@ -237,13 +239,13 @@ class _Reader:
                 if _complaint(make, {key: given[key]}) == str(exc):
                     where = (*where, key)
                     break
-            self._refuse(where, _less(str(exc), "policy: "))
+            self._refuse(where, str(exc).removeprefix("policy: "))
 
     def _refuse(self, where: Where, problem: str, of: Where | None = None) -> NoReturn:
         line = line_of(self.text, where)
         raise ImproperlyConfigured(
             f"{self.path}, line {line}: {_shown(where if of is None else of)}{problem}"
-        )
+        ) from None
 
     def _refuse_syntax(self, exc: Exception) -> NoReturn:
         told = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(exc))
@@ -287,10 +289,6 @@ def _complaint(make: Callable[..., object], given: dict[str, Any]) -> str | None
     return None
 
 
-def _less(text: str, prefix: str) -> str:
-    return text.removeprefix(prefix)
-
-
 def _shown(where: Where) -> str:
     """``policies.remote-call.rules[2].action: ``, items counted from 1 as people do."""
     text = "".join(f"[{key + 1}]" if isinstance(key, int) else f".{key}" for key in where)
@@ -300,7 +298,3 @@ def _shown(where: Where) -> str:
 def _meant(value: Any, known: Any) -> str:
     near = get_close_matches(value, list(known), 1) if isinstance(value, str) else []
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _listed(known: tuple[str, ...]) -> str:
-    return f"; known are {', '.join(known)}"

@@ -56,6 +56,8 @@ class Running:
 
     #: What the body has asked for and may have changed; None if it has not.
     context: RetryContext | None = None
+    #: Reads the context that is kept under the task's ``context_key``; None without one.
+    stored: Callable[[], tuple[dict[str, Any], ...]] | None = None
     #: The id of the task whose context that is.
     task_id: str | None = None
 

@@ -172,7 +172,7 @@ class Settler:
                 decision = GiveUp(Reason.INVALID, rule="no retry can be made of this message")
             else:
                 logger.info(
-                    "%s: attempt %d failed (%s, %s): again in %.3f s",
+                    "%s: attempt %d ended (%s, %s): again in %.3f s",
                     subject, attempt.number, attempt.error, decision.rule, decision.delay,
                 )  # fmt: skip
                 self._hold(received, copy, decision, outcome, history, subject, worker, task_queue)
@@ -235,7 +235,7 @@ class Settler:
         arguments = self.settings.dead_letter_queue_arguments
         copy = letter.to_envelope()
         logger.error(
-            "%s: dead letter %s in %s: %s after %d attempts (%s, %s)",
+            "%s: dead letter %s in %s: %s, attempts: %d (%s, %s)",
             subject, letter.id, queue, reason, letter.history.count,
             letter.error.error or "no error", rule or letter.verdict_rule or "no rule",
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -17,6 +17,7 @@ from celery_resilience import eager
 from celery_resilience.celery_options import policy_from_celery_options
 from celery_resilience.consumer import watch
 from celery_resilience.context import RetryContext
+from celery_resilience.context_key import keep_context_by_key
 from celery_resilience.coroutine import run_async_body
 from celery_resilience.decision import RetryLater
 from celery_resilience.memory import context_of
@@ -74,6 +75,11 @@ class ResilientTask(BaseTask):
     #: (reasons ``exhausted`` and ``deadline``): it succeeds with that, and leaves no dead letter.
     recover: Any = None
 
+    #: The argument's name, or a function of the arguments, that tells which piece of work it is:
+    #: a task that is sent anew for it finds the :attr:`context` again. Needs a result backend
+    #: that keeps values by key, such as Redis.
+    context_key: Any = None
+
     _orig_run = OrigRun()
 
     #: What Celery's own options add up to, or the classifier's share; found when it is defined.
@@ -96,6 +102,7 @@ class ResilientTask(BaseTask):
         run_async_body(cls)
         _refuse_misspelt(cls)
         watch_result(cls)
+        keep_context_by_key(cls)
         if not isinstance(cls.failure_policy, (Policy, str, type(None))):
             raise TypeError(
                 f"{cls.name}: failure_policy takes a Policy or the name of one, "
@@ -160,12 +167,12 @@ class ResilientTask(BaseTask):
         limit = self.max_retries if max_retries is None else max_retries
         exceeded: Any = self.MaxRetriesExceededError
         if limit is not None and request.retries + 1 > limit:
-            attempt.exhausted = error = exc or exceeded(
+            attempt.exhausted = used_up = exc or exceeded(
                 f"Can't retry {self.name}[{request.id}]: {limit} retries are used up",
                 task_args=request.args,
                 task_kwargs=request.kwargs,
             )
-            raise_with_context(error)
+            raise_with_context(used_up)
         if not eta and countdown is None:
             countdown = self.default_retry_delay
         delay = _delay(eta, countdown, self.app.timezone)
@@ -227,6 +234,7 @@ _OPTIONS = (
     "acks_late",
     "autoretry_for",
     "classify_failures",
+    "context_key",
     "dead_letter_queue",
     "default_retry_delay",
     "dont_autoretry_for",
@@ -271,5 +279,6 @@ def _delay(eta: Any, countdown: Any, zone: Any) -> float:
     """The seconds to wait; as for Celery, *countdown* wins over *eta*, a time or a text of it."""
     if countdown or not eta:
         return max(0.0, float(countdown or 0))
-    due: Any = maybe_make_aware(maybe_iso8601(eta), zone)
-    return max(0.0, (due - datetime.now(timezone.utc)).total_seconds())
+    due: Any = maybe_iso8601(eta)
+    wait: timedelta = maybe_make_aware(due, zone) - datetime.now(timezone.utc)
+    return max(0.0, wait.total_seconds())

@@ -12,7 +12,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionInfo, ExceptionWithTraceback, Traceback
+from billiard import einfo as _einfo
+from billiard.einfo import ExceptionInfo, Traceback
 from celery import exceptions as _exceptions
 from celery import signals, states
 from celery.app import trace as _celerys
@@ -40,6 +41,7 @@ logger = get_logger("celery_resilience")
 trace: Any = _celerys
 Retry: Any = _exceptions.Retry
 _ExceptionInfo: Any = ExceptionInfo
+ExceptionWithTraceback: Any = _einfo.ExceptionWithTraceback  # type: ignore[attr-defined]
 
 
 class Tracer:
@@ -224,7 +226,7 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             return ExceptionInfo((type(exc), exc, exc.__traceback__))
 
 
-def _published_anew(task: Any, exc: BaseException, decision: RetryLater) -> Any:
+def _published_anew(task: Any, exc: Any, decision: RetryLater) -> Any:
     """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
     if not getattr(task, "autoretry_for", ()):
         return None

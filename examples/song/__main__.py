@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from examples import stage
 from examples.song.services import Services
@@ -34,21 +35,18 @@ def make_songs(services: Services, worker: Command, speedup: float) -> None:
     from examples.song.tasks import app, video_of
 
     say(f"Songs of {', '.join(TITLES)}, {speedup:g} times faster than the table.", "")
-    videos = {title: video_of(title).delay() for title in TITLES}
-    titles: dict[str, str] = {}
-    for title, video in videos.items():
-        link = video
-        while link is not None:
-            titles[link.id] = title
-            link = link.parent
+    tasks = {title: ids(video_of(title).delay()) for title in TITLES}
+
+    def state(title: str) -> str:
+        return str(app.backend.get_state(tasks[title][-1]))
 
     with DeadLetters(app) as letters:
 
         def died() -> dict[str, str]:
             listed = [filed.letter for filed in letters.list()]
-            return {titles[x.task_id]: x.id for x in listed if x.task_id in titles}
+            return {t: x.id for t in TITLES for x in listed if x.task_id in tasks[t]}
 
-        wait("rain has a video", lambda: videos["rain"].ready(), worker)
+        wait("rain has a video", lambda: state("rain") == "SUCCESS", worker)
         wait("fire and silence have died", lambda: len(died()) == 2, worker)
         say("")
         for title, letter_id in sorted(died().items()):
@@ -65,14 +63,7 @@ def make_songs(services: Services, worker: Command, speedup: float) -> None:
         for replayed in letters.replay(died()["fire"]):
             say(f"{stage.clock()}  {replayed.result} to {replayed.to}")
 
-        def result(title: str) -> str:
-            return str(app.AsyncResult(videos[title].id).result)
-
-        wait(
-            "fire has a video",
-            lambda: app.AsyncResult(videos["fire"].id).state == "SUCCESS",
-            worker,
-        )
+        wait("fire has a video", lambda: state("fire") == "SUCCESS", worker)
         say("")
         for title in ("rain", "fire"):
             calls = sum(n for (_, about), n in services.calls.items() if about == title)
@@ -81,9 +72,18 @@ def make_songs(services: Services, worker: Command, speedup: float) -> None:
                 for (call, about), keys in sorted(services.orders.items())
                 if about == title
             ]
-            say(f"{title}: {result(title)} after {calls} calls, paid: {', '.join(paid)}")
+            video = app.backend.get_result(tasks[title][-1])
+            say(f"{title}: {video} after {calls} calls, paid: {', '.join(paid)}")
         say(f"silence: still a dead letter, and only {services.calls['lyrics', 'silence']} call")
         say(f"{stage.clock()}  done")
+
+
+def ids(result: Any) -> list[str]:
+    """The ids of a chain's tasks, in order.
+
+    The results themselves are not kept: they would ask a Redis that has ended to forget them.
+    """
+    return [] if result is None else [*ids(result.parent), result.id]
 
 
 if __name__ == "__main__":

@@ -539,7 +539,7 @@ def told(result: Any, id_: str) -> None:
 
 
 @app.task(name="told.errback", base=Task)
-def told_error(failed: str, id_: str) -> None:
+def told_error(failed: str, *, id_: str) -> None:
     record(id_, "errback of a name", failed)
 
 

@@ -130,5 +130,17 @@ def asks_anew(self: Any, name: str) -> str:
     """Ask for a retry with other arguments, which Celery publishes as a new message."""
     self.context["names"] = [*self.context.get("names", []), name]
     if len(self.context["names"]) < 3:
-        raise self.retry(args=[name + "+"], countdown=0)
+        # Not at once: Celery publishes the new message before it stores the state RETRY.
+        raise self.retry(args=[name + "+"], countdown=0.2)
     return " ".join(self.context["names"])
+
+
+@app.task(base=ResilientTask, failure_policy=Policy(max_retries=0), context_key="order", bind=True)
+def keyed(self: Any, order: str, fails: bool = True) -> int:
+    """Count the attempts for *order*, whatever message each of them came in."""
+    self.context["tries"] = self.context.get("tries", 0) + 1
+    tries = int(self.context["tries"])
+    record(f"keyed-{order}", tries)
+    if fails:
+        raise TransientError(order)
+    return tries

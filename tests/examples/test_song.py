@@ -51,11 +51,13 @@ def test_songs_get_their_videos_whatever_the_services_do():
     out = ended.output
     assert ended.code == 0
     assert ended.left == []
-    # Each line tells attempt, error and delay.
+    # Each line tells attempt, error and delay. Where the machine is slow, the soft time limit may
+    # come before the client's own; OpenAI's client makes a connection error of it.
+    late = r"(httpx.ReadTimeout|\S+SoftTimeLimitExceeded)"
     for retried in (
-        r"write_lyrics\[\w+\]: attempt 1 failed \(openai.APITimeoutError, .*\): again in 0\.1",
+        r"write_lyrics\[\w+\]: attempt 1 failed \(openai.API\w+Error, .*\): again in 0\.1",
         r"write_lyrics\[\w+\]: attempt \d failed \(openai.RateLimitError, .*\): again in 1\.",
-        r"generate_song\[\w+\]: attempt \d failed \(httpx.ReadTimeout, .*\): again in 0\.",
+        rf"generate_song\[\w+\]: attempt \d failed \({late}, .*\): again in 0\.",
         r"generate_song\[\w+\]: attempt \d failed \(httpx.HTTPStatusError, .*503\): again in 0\.",
         r"await_song\[\w+\]: attempt \d failed \(httpx.ReadError, .*\): again in 0\.",
         r"await_song\[\w+\]: attempt \d failed \(.*Snooze.*\): again in 1\.",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from celery import Celery, _state
+from celery.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_resilience import Policy, RetryContext, TransientError, install
 from celery_resilience.context import LIMIT, levels_of
+from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.history import History
+from celery_resilience.ruling import Running, running
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
@@ -142,3 +146,56 @@ def test_what_a_body_has_made_unkeepable_is_logged_and_left_as_it_was(
     pages.apply()
     assert seen == [{}, {}]
     assert "its context stays what it was before" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("ordre", "names 'ordre', which is no argument of it; did you mean 'order'?"),
+        (7, "context_key takes an argument's name or a function, got 7"),
+    ],
+)
+def test_a_key_that_names_no_argument_is_refused(app: Celery, key: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"shop.pay: .*{re.escape(said)}"):
+
+        @app.task(name="shop.pay", lazy=False, context_key=key)
+        def pay(order: str) -> None: ...
+
+
+def test_a_backend_that_keeps_nothing_by_key_is_refused(app: Celery) -> None:
+    refuse_stores_without_keys(app)
+
+    @app.task(name="shop.pay", lazy=False, context_key="order")
+    def pay(order: str) -> None: ...
+
+    with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: context_key needs a result"):
+        refuse_stores_without_keys(app)
+
+
+@pytest.mark.parametrize("key", ["order", lambda customer, order, **_: order])
+def test_the_state_of_a_piece_of_work_is_found_by_its_key(app: Celery, key: Any) -> None:
+    """Whatever form the arguments have, and whichever task of that name is sent."""
+    app.conf.result_backend = "cache+memory://"
+
+    @app.task(bind=True, context_key=key)
+    def pay(self: Any, customer: str, order: int = 0, fails: bool = False) -> int:
+        self.context["tries"] = self.context.get("tries", 0) + 1
+        if fails:
+            raise TransientError
+        return int(self.context["tries"])
+
+    def attempt(*args: Any, **kwargs: Any) -> Any:
+        token = running.set(Running(0.0))
+        pay.push_request(id="1", args=args, kwargs=kwargs, called_directly=False)
+        try:
+            return pay.run(*args, **kwargs)
+        finally:
+            pay.pop_request()
+            running.reset(token)
+
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            attempt("me", 7, fails=True)
+    assert attempt("me", order=8) == 1
+    assert attempt("you", order=7) == 3
+    assert attempt("me", 7) == 1, "its success has ended it"

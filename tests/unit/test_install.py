@@ -92,6 +92,23 @@ def test_celerys_options_keep_their_meaning(app: Celery) -> None:
     assert fetch.run() is None, "Celery's own wrapper is not around it"
 
 
+def test_every_task_has_its_own_request_and_its_annotations(app: Celery) -> None:
+    """Looking for misspelt options must not bind the base class: that would bind every task."""
+    app.conf.task_annotations = {
+        name: {"max_retries": 1, "autoretry_for": (OSError,)} for name in ("shop.one", "shop.two")
+    }
+    tasks: list[Any] = []
+    for name in ("shop.one", "shop.two"):
+
+        @app.task(name=name, base=ResilientTask, lazy=False)
+        def fetch() -> None: ...
+
+        tasks.append(fetch)
+    assert [task.policy_in_force.max_retries for task in tasks] == [1, 1]
+    assert tasks[0].request_stack is not tasks[1].request_stack
+    assert not ResilientTask.__dict__.get("__bound__")
+
+
 def test_a_failure_policy_decides_alone(app: Celery) -> None:
     stated = Policy(on(ValueError).dead_letter())
 

@@ -1,0 +1,222 @@
+"""Write the generated parts of this folder: ``python docs/generate.py``.
+
+What stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`` in a page is made here, from
+the code; the words around it are written by hand. ``--check`` writes nothing and exits with 1 if
+a page is not what it would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import celery_resilience
+from celery_resilience import Kind, Reason
+from celery_resilience.classify import Row, table
+from celery_resilience.classify.headers import DIALECTS
+from celery_resilience.flags import _flags
+from celery_resilience.settings import PREFIX, Settings
+
+DOCS = Path(__file__).parent
+PAGES = ("README.md", "classification.md", "settings.md", "decided-where.md")
+
+_BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    stale = []
+    for name in PAGES:
+        page = DOCS / name
+        text = page.read_text(encoding="utf-8")
+        if text != (made := generated(text)):
+            stale.append(name)
+            if "--check" not in sys.argv:
+                page.write_text(made, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"not up to date: {', '.join(stale)}; run python docs/generate.py")
+
+
+def generated(text: str) -> str:
+    """*text*, a page, with its generated parts made anew."""
+    return _BLOCK.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
+
+
+# The classifier's tables
+
+
+def classification() -> str:
+    parts = []
+    for (family, reads), rows in itertools.groupby(table(), lambda row: (row.family, row.reads)):
+        parts.append(f"### {family}\n\nReads {reads}.\n\n{_verdicts(list(rows))}")
+    return "\n\n".join(parts)
+
+
+def _verdicts(rows: list[Row]) -> str:
+    merged: dict[tuple[object, ...], list[str]] = {}
+    for row in rows:
+        merged.setdefault((row.what, row.kind, row.max_retries, row.hint), []).append(row.key)
+    return _table(
+        ["by", "which", "verdict", "hint"],
+        (
+            [
+                str(what),
+                ", ".join(f"`{key}`" for key in keys),
+                str(kind) + ("" if most is None else f", {_retries(most)} at most"),
+                str(hint),
+            ]
+            for (what, kind, most, hint), keys in merged.items()
+        ),
+    )
+
+
+def _retries(number: Any) -> str:
+    return f"{number} {'retry' if number == 1 else 'retries'}"
+
+
+def dialects() -> str:
+    return _table(
+        ["header", "how it is written", "believed for"],
+        ([f"`{name}`", written, believed] for name, written, believed in DIALECTS),
+    )
+
+
+# Settings and flags
+
+
+def settings() -> str:
+    said = _comments(Settings)
+    flags = {setting: flag for flag, setting, _, _ in _told_flags()}
+    return _table(
+        ["setting", "type", "default", "flag", "meaning"],
+        (
+            [
+                f"`{PREFIX}{field.name}`",
+                _type(str(field.type)),
+                f"`{_default(field)!r}`",
+                f"`{flags[PREFIX + field.name]}`" if PREFIX + field.name in flags else "",
+                said[field.name],
+            ]
+            for field in fields(Settings)
+        ),
+    )
+
+
+def flags() -> str:
+    return _table(
+        ["flag", "environment variable", "setting", "meaning"],
+        (
+            [f"`{flag}`", f"`{variable}`", f"`{setting}`", text]
+            for flag, setting, variable, text in _told_flags()
+        ),
+    )
+
+
+def _told_flags() -> Iterator[tuple[str, str, str, str]]:
+    for option in _flags():
+        flag = option.opts[0]
+        text, _, setting = option.help.partition(" [setting: ")
+        metavar = "" if option.is_flag else f" {option.metavar}"
+        variable = "CELERY_WORKER_" + flag[2:].replace("-", "_").upper()
+        yield f"{flag}{metavar}", setting.rstrip("]"), variable, text
+
+
+def _type(annotation: str) -> str:
+    known = {
+        "str": "text",
+        "int": "whole number",
+        "bool": "True or False",
+        "str | None": "text or None",
+        "Mapping[str, Any]": "dict",
+        "Mapping[str, Policy]": "dict: name to policy",
+        "Mapping[str, Policy | str]": "dict: pattern to policy, or its name",
+        "Redaction": "tuple of names and functions",
+    }
+    return known[annotation]
+
+
+def _default(field: Any) -> object:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+# Closed sets
+
+
+def reasons() -> str:
+    return _enum(Reason, "reason")
+
+
+def kinds() -> str:
+    return _enum(Kind, "verdict")
+
+
+def _enum(cls: type[Enum], heading: str) -> str:
+    source = inspect.getsource(cls)
+    meant = dict(re.findall(r'^ {4}[A-Z_]+ = "(\w+)" +#: (.*)$', source, re.MULTILINE))
+    return _table([heading, "meaning"], ([f"`{m.value}`", _code(meant[m.value])] for m in cls))
+
+
+def names() -> str:
+    return _table(
+        ["name", "what it is"],
+        ([f"`{name}`", _first_sentence(name)] for name in celery_resilience.__all__),
+    )
+
+
+def _first_sentence(name: str) -> str:
+    if name == "Decision":
+        return "`RetryLater`, `GiveUp` or `Drop`: what a policy answers with."
+    paragraph = (inspect.getdoc(getattr(celery_resilience, name)) or "").split("\n\n")[0]
+    text = " ".join(paragraph.split())
+    return _code(re.split(r"(?<=\.) (?=[A-Z])", text)[0]).rstrip(":")
+
+
+# Pieces
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """What the ``#:`` lines above each field of *cls* say."""
+    found: dict[str, str] = {}
+    lines: list[str] = []
+    for line in inspect.getsource(cls).splitlines():
+        if match := re.match(r" {4}#: (.*)", line):
+            lines.append(match[1])
+        elif match := re.match(r" {4}(\w+):", line):
+            found[match[1]] = _code(" ".join(lines))
+            lines = []
+        elif line.strip():
+            lines = []
+    return found
+
+
+def _code(text: str) -> str:
+    return text.replace("``", "`")
+
+
+def _table(headings: list[str], rows: Iterator[list[str]] | Any) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+PARTS = {
+    "classification": classification,
+    "dialects": dialects,
+    "flags": flags,
+    "kinds": kinds,
+    "names": names,
+    "reasons": reasons,
+    "settings": settings,
+}
+
+if __name__ == "__main__":
+    main()

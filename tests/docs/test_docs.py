@@ -1,0 +1,237 @@
+"""The documentation is true: its code runs, its commands exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+from celery import Celery, _state
+from celery.bin.base import CLIContext
+from celery.bin.worker import worker
+from click.testing import CliRunner
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+import celery_resilience
+from celery_resilience.cli.dlq import dlq
+from celery_resilience.cli.resilience import resilience
+from celery_resilience.context import RetryContext
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.facts import ErrorFacts
+from celery_resilience.flags import _flags
+from celery_resilience.history import Attempt, History
+from celery_resilience.letter import DeadLetter
+from celery_resilience.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+#: Pages whose code and commands are for a user of the package.
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+#: What is shown on that page as a mistake is no code to run.
+RUN = [page for page in PAGES if page.name != "differences.md"]
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("benchmarks/*.md"))]
+LINKED += sorted(ROOT.glob("examples/**/*.md"))
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def _one_page_does_not_know_the_others_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("COLUMNS", "80")
+    finalizers, current = set(_state._on_app_finalizers), _state._tls.current_app
+    yield
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(finalizers)
+    _state._tls.current_app = current
+
+
+# Code and commands
+
+
+def commands(console: str) -> Iterator[tuple[list[str], str]]:
+    """The words of each command of a console block, and what the block says that it prints."""
+    for part in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
+        command, _, printed = part.partition("\n")
+        for one in re.split(r"\|\||&&", command):
+            yield shlex.split(one, comments=True), printed
+
+
+def run_console(example: Example) -> None:
+    for words, printed in commands(example.parsed):
+        if words[:1] == ["celery"]:
+            group, arguments = words[3], words[4:]
+            assert words[1:3] == ["-A", "shop"], f"which app is {words[2]}?"
+            if group == "resilience":
+                explained = explain(example.namespace["app"], arguments)
+                if printed:
+                    assert explained.split() == printed.split()
+            elif group == "dlq":
+                with dlq.make_context("dlq", arguments[:1]) as above:
+                    dlq.commands[arguments[0]].make_context(arguments[0], arguments[1:], above)
+            else:
+                assert group == "worker"
+                known = {name for option in worker.params for name in option.opts}
+                known |= {option.opts[0] for option in _flags()}
+                named = {word for word in arguments if word.startswith("-")}
+                assert named <= known
+
+
+def explain(app: Any, arguments: list[str]) -> str:
+    context = CLIContext(app, no_color=True, workdir=".")
+    result = CliRunner().invoke(resilience, arguments, obj=context)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+SYBIL = Sybil([PythonCodeBlockParser(), CodeBlockParser("console", run_console)], path=str(ROOT))
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_the_code_of_a_page_runs_and_explain_says_what_is_printed(page: Path) -> None:
+    document = SYBIL.parse(page)
+    document.namespace.update(
+        __name__="shop", PAGE=str(page), app=Celery("any", broker="memory://")
+    )
+    for example in document.examples():
+        example.evaluate()
+
+
+def test_a_wrong_example_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for wrong in (
+        "```python\n>>> 1 + 1\n3\n```",
+        "```python\nassert False\n```",
+        "```console\n$ celery -A shop resilience explain KeyError\nKeyError is fine\n```",
+        "```console\n$ celery -A shop resilience explain KeyErro\n```",
+        "```console\n$ celery -A shop dlq shwo 3f9a\n```",
+        "```console\n$ celery -A shop dlq ls --limt 3\n```",
+        "```console\n$ celery -A shop worker --dead-letter-queues x\n```",
+    ):
+        page.write_text(wrong)
+        document = SYBIL.parse(page)
+        document.namespace["app"] = Celery("any", broker="memory://")
+        (example,) = document.examples()
+        with pytest.raises((Exception, click.exceptions.Exit)):
+            example.evaluate()
+
+
+# Generated pages
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_generated_parts_are_what_the_generator_writes() -> None:
+    generate = generator()
+    for name in generate.PAGES:
+        text = (DOCS / name).read_text(encoding="utf-8")
+        assert text == generate.generated(text), f"{name} is stale: run python docs/generate.py"
+
+
+def test_no_part_that_can_be_generated_is_missing() -> None:
+    generate = generator()
+    text = "".join((DOCS / name).read_text(encoding="utf-8") for name in generate.PAGES)
+    assert set(re.findall(r"<!-- generated: (\S+) -->", text)) == set(generate.PARTS)
+
+
+# Completeness
+
+
+def test_every_setting_and_every_flag_is_documented() -> None:
+    page = (DOCS / "settings.md").read_text(encoding="utf-8")
+    for field in fields(Settings):
+        assert f"`{PREFIX}{field.name}`" in page
+    for option in _flags():
+        assert f"`{option.opts[0]}" in page
+        assert option.help.partition("[setting: ")[2].rstrip("]") in page
+        assert "CELERY_WORKER_" + option.opts[0][2:].upper().replace("-", "_") in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_documented_setting_and_option_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = {PREFIX + field.name for field in fields(Settings)}
+    assert set(re.findall(rf"(?<![\w.]){PREFIX}[a-z_]+", text)) <= known
+    groups: list[Any] = [dlq, resilience]
+    params = [p for group in groups for c in group.commands.values() for p in c.params]
+    options = {name for p in (*params, *dlq.params, *worker.params, *_flags()) for name in p.opts}
+    elsewhere = {"--help", "--rm", "--check", "--extra"}
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    assert mentioned - options <= elsewhere
+
+
+def test_every_public_name_is_documented() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    missing = [n for n in celery_resilience.__all__ if not re.search(rf"\b{n}\b", text)]
+    assert missing == []
+
+
+ROWS = [f"{letter}{n}" for letter, most in zip("ABCD", (12, 7, 9, 4), strict=True)
+        for n in range(1, most + 1)]  # fmt: skip
+
+
+def test_every_row_of_the_four_systems_has_its_answer() -> None:
+    page = (DOCS / "coming-from.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([A-D]\d+) \|", page, re.MULTILINE) == ROWS
+
+
+def test_every_key_of_the_header_is_documented() -> None:
+    page = (DOCS / "decided-where.md").read_text(encoding="utf-8")
+    context = RetryContext([{"page": 1}]).levels()
+    attempt = Attempt(1, 0.0, 0.0, "celery@host", "ValueError", "", "unknown", "")
+    history = History(attempts=(attempt,), context=tuple(context))
+    received = Envelope(b"[[], {}, {}]", "application/json", "utf-8", {}, queue="celery")
+    letter = DeadLetter.write(
+        Reason.PERMANENT, received, history=history, error=ErrorFacts.of(ValueError())
+    )
+    header = json.loads(letter.to_envelope().headers[HEADER])
+    keys = {*header, *header["letter"], *header["letter"]["error"], *header["attempts"][0]}
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+# Links
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as forges make them."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{link}: there is no {path}"
+        if anchor:
+            found = anchors(target.read_text(encoding="utf-8"))
+            assert anchor in found, f"{link}: {sorted(found)}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index
