@@ -35,7 +35,7 @@ from celery_resilience.rules import (
 from celery_resilience.user_code import backoff_delay, matches, own_delay, seconds_of
 from celery_resilience.verdict import Kind
 
-__all__ = ["DEFAULT", "Policy", "Terms", "on"]
+__all__ = ["DEFAULT", "LONGEST_DELAY", "Policy", "Terms", "on"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,8 @@ T = TypeVar("T")
 Unmatched = Literal["classify", "give_up"]
 _UNMATCHED = ("classify", "give_up")
 
+#: No retry waits longer, whatever a server asks for: a year is a typing error, or a joke.
+LONGEST_DELAY = 365 * 86400.0
 #: No uncounted retry comes sooner: nothing but time ends a series of them.
 LEAST_UNCOUNTED_DELAY = 1.0
 
@@ -296,7 +298,8 @@ def _retry(
     # Written so that a NaN, which a foreign header may hold, gives up instead of going on.
     if failure.expires_in is not None and not delay < failure.expires_in:
         return GiveUp(Reason.EXPIRED, title)
-    if terms.max_elapsed is not None and not failure.age + delay <= terms.max_elapsed:
+    late = terms.max_elapsed is not None and not failure.age + delay <= terms.max_elapsed
+    if late or not delay <= LONGEST_DELAY:
         return _give_up(failure, Reason.DEADLINE, title)
     return RetryLater(delay, counted, title)
 

@@ -27,6 +27,7 @@ from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import Attempt, History, clipped
 from celery_resilience.letter import DeadLetter
 from celery_resilience.outcome import Outcome
+from celery_resilience.policy import LONGEST_DELAY
 from celery_resilience.settings import Settings
 from celery_resilience.verdict import Verdict
 
@@ -310,6 +311,8 @@ class Settler:
 
 def _again(envelope: Envelope, history: History, decision: RetryLater) -> Envelope:
     """The message of the next attempt: the one received, with a new count and our header."""
+    if not decision.delay <= LONGEST_DELAY:
+        raise ValueError(f"nobody waits {decision.delay:g} s for a retry: a year is the most")
     retries = envelope.fields().get("retries") or 0
     if decision.counted or envelope.protocol == 1:
         envelope = envelope.with_fields(retries=retries + decision.counted)

@@ -89,7 +89,7 @@ class Worker:
         with self._log.open("ab") as log:
             self._start_of_this_run = log.tell()
             self._process = subprocess.Popen(
-                # Should pytest be killed, the worker waits neither for its tasks nor for its broker.
+                # Should pytest be killed, the worker waits neither for tasks nor for its broker.
                 leashed(self.command, signal.SIGKILL),
                 cwd=ROOT,
                 env=self._environment,

@@ -28,6 +28,8 @@ _PATIENCE = 30.0
 _CONNECT = 5.0
 #: How long a queue is waited for that has said it has more messages, in seconds.
 _QUIET = 2.0
+#: How long one is waited for that has handed out all that it counts, in seconds.
+_AT_THE_END = 0.2
 #: A virtual host may have another default, one that counts deliveries.
 _CLASSIC = {"x-queue-type": "classic"}
 #: The largest prefetch count that AMQP can say.
@@ -250,29 +252,29 @@ class AmqpBroker:
 
     def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
         self._open()
-        there = self._size(queue) or 0
-        wanted = there if limit is None else min(limit, there)
-        if wanted == 0:
+        there = self._size(queue)
+        if there is None or limit == 0:
             return
         # A channel of its own: should we die, it closes and RabbitMQ takes everything back.
         channel = self._ours.channel()
         held: list[Any] = []
         arrived: list[Any] = []
         self._looking.append((channel, queue, held))
-        channel.basic_qos(0, wanted if wanted <= _MOST_AT_ONCE else 0, False)
+        channel.basic_qos(0, 0 if limit is None or limit > _MOST_AT_ONCE else limit, False)
         tag = channel.basic_consume(queue, callback=arrived.append)
-        while len(held) < wanted:
+        while limit is None or len(held) < limit:
             if not arrived:
+                # What was given back a moment ago may not be counted yet.
+                quiet = _QUIET if len(held) < there else _AT_THE_END
                 try:
-                    self._ours.drain_events(timeout=_QUIET)
+                    self._ours.drain_events(timeout=quiet)
                 except TimeoutError:
-                    break  # somebody else has taken the rest
+                    break
                 continue
             message = channel.message_to_python(arrived.pop(0))
             held.append(message)
-            if len(held) == wanted:
-                channel.basic_cancel(tag)
             yield Found(Envelope.received(message, queue), key=message)
+        channel.basic_cancel(tag)
 
     def release(self, found: Found, copy: Envelope, queue: str) -> None:
         result: list[BaseException | None] = []

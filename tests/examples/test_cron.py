@@ -41,17 +41,17 @@ def test_each_job_ends_as_it_deserves_and_none_is_lost():
         assert sent == succeeded + dead
 
     # An HTTP job waits as its policy says, and on a 429 as the shop says.
-    assert re.search(r"check_price\[\w+\]: attempt \d failed \(.*429\): again in [12]\.\d+ s", out)
-    assert re.search(r"check_price\[\w+\]: attempt \d failed \(TimeoutError, ", out)
+    assert re.search(r"check_price\[\w+\]: attempt \d ended \(.*429\): again in [12]\.\d+ s", out)
+    assert re.search(r"check_price\[\w+\]: attempt \d ended \(TimeoutError, ", out)
     assert counts["check_price"][2] == 0
 
     # A source may fail for good; where two do, the whole is tried once more.
     assert re.search(r"\d x fetch_trends: exhausted, .* reset by peer", out)
     assert "1 x fetch_trends: permanent, HTTP Error 404: Not Found" in out
-    assert len(re.findall(r"hunt_trends\[\w+\]: attempt \d failed \(\S+TransientError,", out)) == 1
+    assert len(re.findall(r"hunt_trends\[\w+\]: attempt \d ended \(\S+TransientError,", out)) == 1
     assert counts["hunt_trends"][2] == 0
 
     # A script is judged by its exit code.
-    assert re.search(r"watch_releases\[\w+\]: attempt 1 failed \(.*exit\.75\): again in 1\.0", out)
+    assert re.search(r"watch_releases\[\w+\]: attempt 1 ended \(.*exit\.75\): again in 1\.0", out)
     assert re.search(r"1 x watch_releases: permanent, .* returned non-zero exit status 1", out)
     assert counts["watch_releases"][2] == 1

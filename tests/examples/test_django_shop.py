@@ -14,8 +14,8 @@ def test_a_django_project_retries_buries_and_replays():
     assert ended.code == 0
     assert ended.left == []
     for told in (
-        r"charge\[\w+\]: attempt 1 failed \(urllib.error.HTTPError, .*503\): again in",
-        r"charge\[\w+\]: attempt 3 failed \(urllib.error.HTTPError, .*429\): again in",
+        r"charge\[\w+\]: attempt 1 ended \(urllib.error.HTTPError, .*503\): again in",
+        r"charge\[\w+\]: attempt 3 ended \(urllib.error.HTTPError, .*429\): again in",
         r"charge\[\w+\]: dead letter \w{12} in examples.shop.dead: permanent",
         r"\$ celery -A shop dlq replay \w{12} --yes\nreplayed 1, skipped 0, failed 0",
         r"alice: paid, says the database\nbob: paid, says the database\n",

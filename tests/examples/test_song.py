@@ -55,17 +55,17 @@ def test_songs_get_their_videos_whatever_the_services_do():
     # come before the client's own; OpenAI's client makes a connection error of it.
     late = r"(httpx.ReadTimeout|\S+SoftTimeLimitExceeded)"
     for retried in (
-        r"write_lyrics\[\w+\]: attempt 1 failed \(openai.API\w+Error, .*\): again in 0\.1",
-        r"write_lyrics\[\w+\]: attempt \d failed \(openai.RateLimitError, .*\): again in 1\.",
-        rf"generate_song\[\w+\]: attempt \d failed \({late}, .*\): again in 0\.",
-        r"generate_song\[\w+\]: attempt \d failed \(httpx.HTTPStatusError, .*503\): again in 0\.",
-        r"await_song\[\w+\]: attempt \d failed \(httpx.ReadError, .*\): again in 0\.",
-        r"await_song\[\w+\]: attempt \d failed \(.*Snooze.*\): again in 1\.",
-        r"fetch_timestamps\[\w+\]: attempt \d failed \(httpx.HTTPStatusError, .*502\): again in 0",
-        r"choose_template\[\w+\]: attempt \d failed \(billiard.exceptions.SoftTimeLimitExceeded, ",
-        r"render_video\[\w+\]: attempt \d failed \(httpx.HTTPStatusError, .*429\): again in 2\.",
-        r"render_video\[\w+\]: attempt 3 failed \(httpx.ReadError, .*\): again in 0\.2",
-        r"await_video\[\w+\]: attempt \d failed \(httpx.HTTPStatusError, .*500\): again in 0\.",
+        r"write_lyrics\[\w+\]: attempt 1 ended \(openai.API\w+Error, .*\): again in 0\.1",
+        r"write_lyrics\[\w+\]: attempt \d ended \(openai.RateLimitError, .*\): again in 1\.",
+        rf"generate_song\[\w+\]: attempt \d ended \({late}, .*\): again in 0\.",
+        r"generate_song\[\w+\]: attempt \d ended \(httpx.HTTPStatusError, .*503\): again in 0\.",
+        r"await_song\[\w+\]: attempt \d ended \(httpx.ReadError, .*\): again in 0\.",
+        r"await_song\[\w+\]: attempt \d ended \(.*Snooze.*\): again in 1\.",
+        r"fetch_timestamps\[\w+\]: attempt \d ended \(httpx.HTTPStatusError, .*502\): again in 0",
+        r"choose_template\[\w+\]: attempt \d ended \(billiard.exceptions.SoftTimeLimitExceeded, ",
+        r"render_video\[\w+\]: attempt \d ended \(httpx.HTTPStatusError, .*429\): again in 2\.",
+        r"render_video\[\w+\]: attempt 3 ended \(httpx.ReadError, .*\): again in 0\.2",
+        r"await_video\[\w+\]: attempt \d ended \(httpx.HTTPStatusError, .*500\): again in 0\.",
     ):
         assert re.search(retried, out), retried
     assert "fire: render_video is a dead letter, exhausted after 4 attempts" in out
@@ -80,7 +80,7 @@ def test_songs_get_their_videos_whatever_the_services_do():
 
 def test_sigterm_ends_the_example_and_all_that_it_has_started():
     example = Example("examples.song", "httpx", "openai")
-    example.wait_for("attempt 1 failed")
+    example.wait_for("attempt 1 ended")
     example.terminate()
     ended = example.ended()
     assert ended.code == 143

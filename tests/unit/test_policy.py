@@ -813,3 +813,11 @@ def test_on_makes_frozen_rules() -> None:
     for rule in (match.retry(), match.dead_letter(), match.discard()):
         assert isinstance(rule, Rule)
         assert rule.types == (Timeout,)
+
+
+def test_a_server_that_asks_for_decades_is_not_waited_for() -> None:
+    """Without a deadline too: such a message would be parked and forgotten."""
+    asked = verdict(Kind.RATE_LIMITED, retry_after=1e12)
+    decision = decide(Policy(max_elapsed=None), verdict=asked)
+    assert isinstance(decision, GiveUp)
+    assert decision.reason is Reason.DEADLINE
