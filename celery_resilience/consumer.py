@@ -10,7 +10,7 @@ import logging
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps, signals
+from celery import VERSION, bootsteps, signals
 from celery.exceptions import ImproperlyConfigured, NotRegistered
 
 from celery_resilience.brokers import Received, open_broker
@@ -35,6 +35,8 @@ logger = logging.getLogger("celery_resilience")
 _QUEUE = "resilience-queue"
 #: How long a worker that goes down waits for the confirms of its last settlements, in seconds.
 _DRAIN = 10.0
+#: How often the settler's connection is looked after, in seconds.
+_CHECK = 5.0
 
 
 def watch(app: Any) -> None:
@@ -69,6 +71,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         )
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
+        self._checks: Any = None
         consumed = set(c.app.amqp.queues.consume_from)
         if self.settings.enabled:
             apply_policies(c.app, self.settings).check(c.app.tasks.values())
@@ -83,6 +86,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
+        _keep_what_runs(c.pool)
         transport = c.connection.transport
         if hasattr(transport, "_callbacks"):  # a virtual transport
             _name_the_queue(transport)
@@ -94,9 +98,9 @@ class ResilientConsumer(bootsteps.StartStopStep):
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
         self.settler.watch(hub)
-        check = getattr(self.settler._broker, "check", None)
-        if check is not None:
-            hub.call_repeatedly(5.0, check)
+        if self._checks is not None:  # of the last connection; Celery 5.7 has cancelled it itself
+            self._checks.cancel()
+        self._checks = hub.call_repeatedly(_CHECK, self.settler.check)
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""
@@ -233,6 +237,23 @@ def _name_the_queue(transport: Any) -> None:
         return deliver(transport, message, queue)
 
     transport._deliver = _deliver
+
+
+def _keep_what_runs(pool: Any) -> None:
+    """Celery 5.5 forgets at a reconnect what the children of *pool* run, and never hears how that
+    ends: on Redis the message would then lie there for an hour."""
+    flush = getattr(pool, "flush", None)
+    jobs = getattr(getattr(pool, "_pool", None), "_cache", None)
+    if VERSION >= (5, 6) or flush is None or jobs is None or hasattr(flush, "keeps_what_runs"):
+        return
+
+    def keeping() -> None:
+        running = {number: job for number, job in jobs.items() if job._accepted}
+        flush()
+        jobs.update(running)
+
+    keeping.__dict__["keeps_what_runs"] = True
+    pool.flush = keeping
 
 
 def _refuse_to_execute_letters(consumed: set[str], lie_in: set[str]) -> None:

@@ -60,6 +60,8 @@ class _Move:
     #: What to do when the queue that a retry belongs to has gone.
     unroutable: Callable[[], None] | None = None
     tries: int = 0
+    #: It has failed and waits for its next try: whoever begins it first is the only one.
+    waiting: bool = False
     number: int = field(default_factory=itertools.count(1).__next__)
 
 
@@ -96,6 +98,12 @@ class Settler:
                 os.set_blocking(end, False)
         hub.add_reader(self._wake[0], self._read_posted)
 
+    def check(self) -> None:
+        """Look after the connection; the worker's event loop calls it now and then."""
+        check = getattr(self._broker, "check", None)
+        if check is not None:
+            check()
+
     @property
     def looping(self) -> bool:
         """Whether the worker's loop runs: before and after, everything is done at once."""
@@ -111,18 +119,17 @@ class Settler:
         self._read_posted()
         with self._lock:
             for move in list(self._moves.values()):
-                if move.tries > 0:  # it waits for another try: this is it
-                    self._begin(move)
+                self._repeat(move)
             if self._broker is not None:
                 self._broker.flush(timeout)
+
+    def close(self) -> None:
+        """Give back the connection and the wake-up pipe."""
         if self._moves:
             logger.error(
                 "%d messages could not be settled; their broker will deliver them again",
                 len(self._moves),
             )
-
-    def close(self) -> None:
-        """Give back the connection and the wake-up pipe."""
         if self._broker is not None:
             self._broker.close()
             self._broker = None
@@ -257,11 +264,16 @@ class Settler:
     def _begin(self, move: _Move) -> None:
         with self._lock:
             self._moves[move.number] = move
-            move.tries += 1
+            move.tries, move.waiting = move.tries + 1, False
             try:
                 move.begin(lambda problem: self._over(move, problem))
             except Exception as exc:
                 self._over(move, exc)
+
+    def _repeat(self, move: _Move) -> None:
+        with self._lock:
+            if move.waiting:
+                self._begin(move)
 
     def _over(self, move: _Move, problem: BaseException | None) -> None:
         if self._moves.pop(move.number, None) is None:
@@ -284,9 +296,9 @@ class Settler:
             "%s: could not be settled (%s: %s); the settlement is repeated until it works",
             move.subject, type(problem).__name__, problem,
         )  # fmt: skip
-        self._moves[move.number] = move
+        self._moves[move.number], move.waiting = move, True
         if self.looping:
-            self._consumer.timer.call_after(pause, self._begin, (move,))
+            self._consumer.timer.call_after(pause, self._repeat, (move,))
 
     def _brokers(self) -> Broker:
         if self._broker is None:

@@ -374,9 +374,13 @@ def test_a_task_that_is_terminated_is_revoked_and_that_is_all(
         lambda: {client.app.backend.get_task_meta(id_)["status"] for id_ in ids} == {"REVOKED"}
     )
     client.value(client.app.send_task("installed.states_nothing", task_id="installed|after|0"))
-    stored = [event[2] for _, row, event in events(client) if kind_of(event) == "stored"
-              and row == "terminated"]  # fmt: skip
-    assert stored == ['"REVOKED"'] * 3
+    states = {
+        side: [event for who, row, event in events(client)
+               if (who, row, kind_of(event)) == (side, "terminated", "stored")]
+        for side in SIDES
+    }  # fmt: skip
+    assert {event[2] for event in states["stock"]} == {'"REVOKED"'}
+    assert states["stock"] == states["resilient"] == states["installed"], "5.6 stores it twice"
     assert client.count("dead_letter") == 0
 
 
