@@ -27,7 +27,7 @@ from celery_resilience.switch import switch_off
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ResilientConsumer", "queue_of", "watch"]
+__all__ = ["ResilientConsumer", "queue_of"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -37,11 +37,6 @@ _QUEUE = "resilience-queue"
 _DRAIN = 10.0
 #: How often the settler's connection is looked after, in seconds.
 _CHECK = 5.0
-
-
-def watch(app: Any) -> None:
-    """Let every worker of *app* settle failures; calling it again changes nothing."""
-    app.steps["consumer"].add(ResilientConsumer)
 
 
 class ResilientConsumer(bootsteps.StartStopStep):
@@ -93,23 +88,23 @@ class ResilientConsumer(bootsteps.StartStopStep):
         else:
             tags = c.task_consumer._active_tags
             c.app.__dict__["_resilience_tags"] = tags
-        self.settler.use(open_broker(c.connection, c.hub))
+        self.settler.moves.use(open_broker(c.connection, c.hub))
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
-        self.settler.watch(hub)
+        self.settler.moves.watch(hub)
         if self._checks is not None:  # of the last connection; Celery 5.7 has cancelled it itself
             self._checks.cancel()
-        self._checks = hub.call_repeatedly(_CHECK, self.settler.check)
+        self._checks = hub.call_repeatedly(_CHECK, self.settler.moves.check)
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""
-        self.settler.drain(_DRAIN)
+        self.settler.moves.drain(_DRAIN)
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
-        self.settler.drain(_DRAIN)
-        self.settler.close()
+        self.settler.moves.drain(_DRAIN)
+        self.settler.moves.close()
 
     # Messages that never become a task
 

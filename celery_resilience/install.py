@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from celery_resilience.consumer import watch
 from celery_resilience.flags import add_flags
-from celery_resilience.task import ResilientTask
+from celery_resilience.task import ResilientTask, watch
 
 __all__ = ["install"]
 

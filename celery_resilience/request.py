@@ -268,7 +268,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         message = self._message
 
         def let_go() -> None:
-            if settler.looping:
+            if settler.moves.looping:
                 Request.acknowledge(self)
             elif not self.acknowledged:
                 message.ack_log_error(logger, self._connection_errors)

@@ -15,7 +15,6 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_resilience import eager
 from celery_resilience.celery_options import policy_from_celery_options
-from celery_resilience.consumer import watch
 from celery_resilience.context import RetryContext
 from celery_resilience.context_key import keep_context_by_key
 from celery_resilience.coroutine import run_async_body
@@ -33,12 +32,20 @@ if TYPE_CHECKING:
 else:
     BaseTask = Task
 
-__all__ = ["ResilientTask"]
+__all__ = ["ResilientTask", "watch"]
 
 
 # The stubs know how these are raised, not how they are made.
 Retry: Any = _exceptions.Retry
 Reject: Any = _exceptions.Reject
+
+
+def watch(app: Any) -> None:
+    """Let every worker of *app* settle failures; calling it again changes nothing.
+
+    The bootstep is named, not imported: a process that only sends tasks has no need of it.
+    """
+    app.steps["consumer"].add("celery_resilience.consumer:ResilientConsumer")
 
 
 class ResilientTask(BaseTask):

@@ -1,0 +1,188 @@
+"""Moves: one change in the broker each, begun at once and repeated until it works.
+
+A move that fails is kept and repeated (the move, never the body) with a growing pause; until it
+works its message is not let go, so that the death of this worker gives it back to the broker.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import bootsteps
+
+from celery_resilience.brokers import Broker, Done, NotOurs, Received, Unroutable
+
+__all__ = ["Move", "Moves"]
+
+logger = logging.getLogger("celery_resilience")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+
+#: The state of a worker whose loop runs; the stubs do not know it.
+_RUN: int = bootsteps.RUN  # type: ignore[attr-defined]
+
+
+@dataclass
+class Move:
+    """A change in the broker that is not over yet."""
+
+    received: Received
+    #: Begins the move; called again, after a pause, for as long as it fails.
+    begin: Callable[[Done], None]
+    #: ``task[id]``, for the log.
+    subject: str
+    #: What to do when the queue that a retry belongs to has gone.
+    unroutable: Callable[[], None] | None = None
+    tries: int = 0
+    #: It has failed and waits for its next try: whoever begins it first is the only one.
+    waiting: bool = False
+    number: int = field(default_factory=itertools.count(1).__next__)
+
+
+class Moves:
+    """The moves of one worker, through the Broker of its newest connection."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._broker: Broker | None = None
+        self._moves: dict[int, Move] = {}
+        self._thread = threading.get_ident()
+        #: What other threads than the loop's want to have done there.
+        self._posted: deque[Callable[[], None]] = deque()
+        self._wake: tuple[int, int] | None = None
+        self._lock = threading.RLock()
+
+    # The worker's connection and loop
+
+    def use(self, broker: Broker) -> None:
+        """Go through *broker*, which belongs to the worker's newest connection."""
+        old, self._broker = self._broker, broker
+        self._thread = threading.get_ident()
+        if old is not None:
+            old.close()
+
+    def watch(self, hub: Any) -> None:
+        """Let *hub*, the worker's event loop, run what other threads post."""
+        if self._wake is None:
+            self._wake = os.pipe()
+            for end in self._wake:
+                os.set_blocking(end, False)
+        hub.add_reader(self._wake[0], self._read_posted)
+
+    def check(self) -> None:
+        """Look after the connection; the worker's event loop calls it now and then."""
+        check = getattr(self._broker, "check", None)
+        if check is not None:
+            check()
+
+    @property
+    def looping(self) -> bool:
+        """Whether the worker's loop runs: before and after, everything is done at once."""
+        return bool(self._consumer.blueprint.state == _RUN)
+
+    @property
+    def unfinished(self) -> int:
+        """How many settlements are not over yet."""
+        return len(self._moves) + len(self._posted)
+
+    def drain(self, timeout: float) -> None:
+        """Finish, within *timeout* seconds, what has been begun; the worker is going down."""
+        self._read_posted()
+        with self._lock:
+            for move in list(self._moves.values()):
+                self._repeat(move)
+            if self._broker is not None:
+                self._broker.flush(timeout)
+
+    def close(self) -> None:
+        """Give back the connection and the wake-up pipe."""
+        if self._moves:
+            logger.error(
+                "%d messages could not be settled; their broker will deliver them again",
+                len(self._moves),
+            )
+        if self._broker is not None:
+            self._broker.close()
+            self._broker = None
+        if self._wake is not None:
+            for end in self._wake:
+                os.close(end)
+            self._wake = None
+
+    # Moves, and what becomes of them
+
+    def start(self, move: Move) -> None:
+        """Begin *move*, in the thread of the worker's loop while that runs. Raises nothing."""
+        if self._wake is not None and self.looping and threading.get_ident() != self._thread:
+            self._post(lambda: self._begin(move))
+        else:
+            self._begin(move)
+
+    def _begin(self, move: Move) -> None:
+        with self._lock:
+            self._moves[move.number] = move
+            move.tries, move.waiting = move.tries + 1, False
+            try:
+                move.begin(lambda problem: self._over(move, problem))
+            except Exception as exc:
+                self._over(move, exc)
+
+    def _repeat(self, move: Move) -> None:
+        with self._lock:
+            if move.waiting:
+                self._begin(move)
+
+    def _over(self, move: Move, problem: BaseException | None) -> None:
+        if self._moves.pop(move.number, None) is None:
+            return
+        if problem is None:
+            if move.tries > 1:
+                logger.warning("%s: settled at try %d", move.subject, move.tries)
+            move.received.let_go()
+        elif isinstance(problem, NotOurs):
+            logger.warning("%s: not settled: %s", move.subject, problem)
+        elif isinstance(problem, Unroutable) and move.unroutable is not None:
+            move.unroutable()
+        else:
+            self._again(move, problem)
+
+    def _again(self, move: Move, problem: BaseException) -> None:
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(move.tries - 1, 10))
+        logger.log(
+            logging.ERROR if move.tries == 1 else logging.DEBUG,
+            "%s: could not be settled (%s: %s); the settlement is repeated until it works",
+            move.subject, type(problem).__name__, problem,
+        )  # fmt: skip
+        self._moves[move.number], move.waiting = move, True
+        if self.looping:
+            self._consumer.timer.call_after(pause, self._repeat, (move,))
+
+    @property
+    def broker(self) -> Broker:
+        """Where the worker is connected to; raises ConnectionError where it is not."""
+        if self._broker is None:
+            raise ConnectionError("the worker is not connected to its broker")
+        return self._broker
+
+    # Other threads
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._posted.append(call)
+        assert self._wake is not None
+        with suppress(BlockingIOError):  # the pipe is full: the loop is awake already
+            os.write(self._wake[1], b"!")
+
+    def _read_posted(self) -> None:
+        if self._wake is not None:
+            with suppress(BlockingIOError):
+                os.read(self._wake[0], 65536)
+        while self._posted:
+            self._posted.popleft()()
