@@ -26,10 +26,12 @@ __all__ = ["HEADER", "Envelope", "encoded", "seconds_until"]
 #: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
 HEADER = "celery_resilience"
 
-#: Headers that brokers add for themselves. Copied on, they make RabbitMQ see a cycle and drop
-#: the message, or count deliveries that were another message's.
+#: Headers that are for brokers. Copied on, they make RabbitMQ see a cycle and drop the message,
+#: count deliveries that were another message's, or route the copy to more queues than its own.
 _BROKERS_OWN = frozenset(
     {
+        "BCC",
+        "CC",
         "redelivered",
         "x-acquired-count",
         "x-death",
@@ -46,7 +48,8 @@ _BROKERS_OWN = frozenset(
 
 #: Properties that belong to one delivery, or that stand in a field of their own. ``expiration``
 #: is RabbitMQ's own clock: it would drop a copy with no worker there to see it. The ``expires``
-#: field, which every worker obeys, says the same and stays.
+#: field, which every worker obeys, says the same and stays. ``user_id`` has to be the name that
+#: the publisher has logged in with, which is now another.
 _NOT_PROPERTIES = frozenset(
     {
         "application_headers",
@@ -56,6 +59,7 @@ _NOT_PROPERTIES = frozenset(
         "delivery_info",
         "delivery_tag",
         "expiration",
+        "user_id",
     }
 )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery_resilience.context import levels_of
 
-__all__ = ["Attempt", "History", "clipped"]
+__all__ = ["Attempt", "History", "clipped", "finite"]
 
 _FIRST, _LAST = 2, 8
 _LINEAGE = 10
@@ -130,7 +130,7 @@ class History:
         lineage = data.get("lineage")
         ids = [i for i in lineage if isinstance(i, str)] if isinstance(lineage, list) else []
         return cls(
-            first=_number(data.get("first")),
+            first=finite(data.get("first")),
             count=max(_whole(data.get("count")), len(kept)),
             attempts=kept[:_FIRST] + kept[_FIRST:][-_LAST:],
             losses=_whole(data.get("losses")),
@@ -147,14 +147,15 @@ def clipped(text: str, limit: int = _TEXT) -> str:
 def _attempt(data: object) -> Attempt | None:
     if not isinstance(data, Mapping):
         return None
-    at, ran, delay = (_number(data.get(name)) for name in ("at", "ran", "delay"))
+    at, ran, delay = (finite(data.get(name)) for name in ("at", "ran", "delay"))
     texts = {f.name: clipped(str(data.get(f.name, ""))) for f in fields(Attempt) if f.type == "str"}
     return Attempt(
         number=_whole(data.get("number")), at=at or 0.0, ran=ran or 0.0, delay=delay, **texts
     )
 
 
-def _number(value: object) -> float | None:
+def finite(value: object) -> float | None:
+    """*value* as a float if it is a finite number, else None: it comes from the network."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

@@ -17,7 +17,7 @@ from typing import Any
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import HEADER, Envelope, seconds_until
 from celery_resilience.facts import MESSAGE, ErrorFacts
-from celery_resilience.history import History, clipped
+from celery_resilience.history import History, clipped, finite
 
 __all__ = ["DeadLetter"]
 
@@ -145,11 +145,10 @@ class DeadLetter:
                 rule="it came without a letter's header",
             )
         said = {name: clipped(str(facts.get(name) or ""), MESSAGE) for name in _TEXTS}
-        at = facts.get("at")
         return cls(
             id=str(facts.get("id") or "")[:64],
             reason=_reason(facts.get("reason")),
-            at=float(at) if isinstance(at, (int, float)) else 0.0,
+            at=finite(facts.get("at")) or 0.0,
             envelope=replace(
                 bare,
                 queue=str(facts.get("queue") or ""),

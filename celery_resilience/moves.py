@@ -104,11 +104,17 @@ class Moves:
 
     def close(self) -> None:
         """Give back the connection and the wake-up pipe."""
-        if self._moves:
-            logger.error(
-                "%d messages could not be settled; their broker will deliver them again",
-                len(self._moves),
-            )
+        for move in self._moves.values():
+            if move.received.acked:
+                logger.critical(
+                    "%s: LOST: it could not be settled, and its broker has let it go before it "
+                    "ran (acks_late=False)",
+                    move.subject,
+                )
+            else:
+                logger.error(
+                    "%s: could not be settled; its broker will deliver it again", move.subject
+                )
         if self._broker is not None:
             self._broker.close()
             self._broker = None

@@ -23,7 +23,7 @@ from celery_resilience.brokers import Received
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.consumer import queue_of
 from celery_resilience.decision import GiveUp, Reason, RetryLater
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import HEADER, Envelope, seconds_until
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import History
 from celery_resilience.outcome import Outcome, carried
@@ -47,6 +47,12 @@ class ResilientRequest(Request):  # type: ignore[misc]
     #: The message is being settled: nothing else may acknowledge or reject it.
     _settled = False
     acknowledged: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not _are_limits(self.time_limits):
+            # Celery unpacks them later, where the error would end the worker.
+            raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -109,8 +115,12 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 self.on_failure(einfo.ExceptionInfo())
 
     def acknowledge(self) -> None:
-        """Let the message go, unless a settlement does that when the copy is written."""
-        if not self._settled:
+        """Let the message go, unless a settlement does that when the copy is written.
+
+        A task that a cold shutdown has killed goes back to the broker: gevent calls that a
+        success.
+        """
+        if not self._settled and not self._already_cancelled:
             super().acknowledge()
 
     def reject(self, requeue: bool = False) -> None:
@@ -205,9 +215,12 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if getattr(backend, "as_uri", str)() == "rpc://":
             return False  # a look would declare a reply queue of this worker's
         try:
-            return bool(backend._get_task_meta_for(self.id)["status"] == states.SUCCESS)
+            meta = backend._get_task_meta_for(self.id)
+            left = seconds_until(meta["date_done"], self.time_start)
         except Exception:
             return False
+        # The same id may have succeeded before, in another run.
+        return bool(meta["status"] == states.SUCCESS and left is not None and left >= 0)
 
     # Telling Celery's world, for what the child could not tell
 
@@ -287,6 +300,14 @@ def _exception(exc_info: Any) -> BaseException:
     if isinstance(exc, einfo.ExceptionWithTraceback):
         exc = exc.exc
     return exc if isinstance(exc, BaseException) else RuntimeError(str(exc))
+
+
+def _are_limits(limits: Any) -> bool:
+    try:
+        hard, soft = limits
+    except (TypeError, ValueError):
+        return False
+    return all(each is None or isinstance(each, (int, float)) for each in (hard, soft))
 
 
 def _is_lost(exc: BaseException) -> bool:

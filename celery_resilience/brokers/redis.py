@@ -74,7 +74,11 @@ class RedisBroker:
             return
         if not received.acked:
             _forget(received.message)
-        done(None if moved else NotOurs(f"{tag} has been handed to another worker"))
+        if moved:
+            done(None)
+            return
+        received.let_go()  # locally: it must not keep its place among what this worker holds
+        done(NotOurs(f"{tag} has been handed to another worker"))
 
     def flush(self, timeout: float) -> None:
         """Nothing is ever under way: a script is over when it returns."""

@@ -200,6 +200,51 @@ def test_what_has_been_taken_back_is_not_written_twice(rig: Rig) -> None:
     assert len(rig.lying()) == 1
 
 
+@pytest.mark.parametrize("rig", ["redis"], indirect=True)
+def test_what_has_been_taken_back_does_not_keep_its_place(rig: Rig) -> None:
+    """With a prefetch limit of one the consumer goes on to the next message."""
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    qos, tag = received.message.channel.qos, received.message.delivery_tag
+    client = received.message.channel._create_client()
+    client.hdel("unacked", tag)  # another worker has it now
+    result = Result()
+    rig.moves.hold(
+        replace(received, let_go=lambda: received.message.ack()), received.envelope, 0, result
+    )
+    assert isinstance(result.only, NotOurs)
+    assert qos.can_consume()
+
+
+@on(RABBITS)
+def test_a_dead_letter_queue_that_was_deleted_is_made_again(rig: Rig) -> None:
+    """RabbitMQ says that the letter had nowhere to go; the next try finds out why."""
+    for _ in range(2):
+        rig.publish([[], {}, {}])
+        received = rig.receive()
+        for _ in range(2):
+            result = Result()
+            rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+            if result.only is None:
+                break
+            assert isinstance(result.only, Unroutable)
+        let_go(received, result)
+        assert rig.moves.count("dead_letter") == 1
+        rig.channel.queue_delete("dead_letter")
+
+
+@on(RABBITS)
+def test_a_copy_is_for_its_own_queue_alone(rig: Rig) -> None:
+    """The sender's CC is done with: the copy would be routed there again."""
+    rig.declare("copied")
+    rig.publish([[], {}, {}], headers={"task": "t", "id": "1", "CC": ["copied"]})
+    received = rig.receive()
+    result = Result()
+    rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+    let_go(received, result)
+    assert rig.moves.count("copied") == 1, "what the sender sent"
+
+
 @on(LOOKABLE)
 def test_looking_takes_nothing_and_changes_no_order(rig: Rig) -> None:
     """Two looks see the same messages in the same order, the oldest first."""

@@ -282,7 +282,7 @@ def test_a_replay_of_all_keeps_the_order_and_ends(shop):
                 shop.bury(10)
     assert done == written
     assert len(shop.lying("shop")) == 230
-    assert len(shop.ids()) == 230
+    eventually(lambda: len(shop.ids()) == 230, message="the others are all there")
 
 
 def test_what_died_after_the_replay_began_is_skipped(shop):

@@ -34,6 +34,8 @@ UNREADABLE: list[tuple[bytes, dict[str, Any], str]] = [
     (b'{"unknown": "words"}', {"headers": {"no": "task"}, **JSON}, "invalid"),
     (GOOD, {"headers": headers(eta="yesterday-ish"), **JSON}, "invalid"),
     (GOOD, {"headers": headers(expires="never-ever"), **JSON}, "invalid"),
+    (GOOD, {"headers": headers(timelimit=[1]), **JSON}, "invalid"),
+    (GOOD, {"headers": headers(timelimit="soon"), **JSON}, "invalid"),
     (b'{"half', {"headers": headers(), **JSON}, "undecodable"),
     (b"\xff\xfe", {"headers": headers(), **JSON}, "undecodable"),
     (b"<task/>", {"headers": headers(), "content_type": "text/xml"}, "undecodable"),
@@ -142,3 +144,15 @@ def test_flags_override_settings(broker: Broker, client: Client, start_worker: S
     eventually(lambda: client.count("failed.shop") == 1)
     assert client.executions()["poison"] == 1
     assert client.count("dead_letter") == 0
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_task_id_that_has_succeeded_before_does_not_hide_a_lost_worker(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """An older success under the same id is another run's."""
+    start_worker(SHOP, broker, env=client.env, arguments=["--max-worker-losses", "1"])
+    client.value(client.send("flaky", "first", 0, task_id="nightly"))
+    client.send("murdered", "second", task_id="nightly")
+    eventually(lambda: client.count("dead_letter") == 1)
+    assert client.letters()[0].reason == "worker_lost"

@@ -263,3 +263,10 @@ def test_a_pickle_is_never_opened_to_be_shown(compression):
     letter = DeadLetter.write(Reason.UNDECODABLE, received)
     assert (letter.task, letter.task_id, letter.arguments) == ("", "", "")
     assert letter.fingerprint
+
+
+def test_a_letter_with_an_impossible_time_is_still_a_letter() -> None:
+    """A number of 400 digits is no time, and no reason to show nothing."""
+    text = '{"v":1,"letter":{"id":"x","reason":"permanent","at":' + "9" * 400 + "}}"
+    envelope = Envelope(b"", None, None, headers={HEADER: text})
+    assert DeadLetter.from_envelope(envelope).at == 0.0

@@ -1,0 +1,214 @@
+"""Publishing to RabbitMQ and hearing, later, that it has the message.
+
+On a connection of our own, because RabbitMQ blocks those that publish while it is short of
+memory or disk, and the worker's must go on consuming. In a worker with an event loop the
+confirms are read by that loop: many messages are under way at once, and an outage stops nothing
+else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from celery_resilience.brokers import Done, Unroutable
+from celery_resilience.envelope import Envelope
+from celery_resilience.errors import BrokerError
+
+__all__ = ["Confirms"]
+
+#: How long a confirm may take before the message counts as not published, in seconds.
+_PATIENCE = 30.0
+_CONNECT = 5.0
+
+
+@dataclass
+class _Pending:
+    queue: str
+    body: bytes
+    since: float
+    done: Done
+    returned: bool = False
+
+
+class Confirms:
+    """A connection of our own whose every message is confirmed, or its failure told."""
+
+    def __init__(self, theirs: Any, hub: Any = None) -> None:
+        self._theirs = theirs
+        self._hub = hub
+        #: kombu's connection; None while there is none.
+        self.connection: Any = None
+        self._channel: Any = None
+        #: What is under way, by the sequence number that RabbitMQ will confirm.
+        self._pending: OrderedDict[int, _Pending] = OrderedDict()
+        self._published = 0
+        #: The queues that are known to be there.
+        self.declared: set[str] = set()
+        self._watched: Any = None
+        #: RabbitMQ has told us that it takes no messages for now.
+        self._blocked = False
+        self.lock = threading.RLock()
+
+    def publish(
+        self,
+        copy: Envelope,
+        queue: str,
+        done: Done,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        """Publish *copy* to *queue*; *done* is called when RabbitMQ has it, or when it failed."""
+        with self.lock:
+            try:
+                self.open()
+                self._refuse_while_blocked()
+                if prepare is not None:
+                    prepare()
+                number = self._send(copy, queue, done)
+            except Exception as exc:
+                # Others are under way on this connection: they must not fail with this one.
+                if self.connection is None or isinstance(exc, self._theirs.connection_errors):
+                    self.disconnect(exc)
+                done(exc)
+                return
+            if self._hub is None:
+                self._wait(lambda: number not in self._pending, _PATIENCE)
+
+    def _send(self, copy: Envelope, queue: str, done: Done) -> int:
+        channel = self._channel
+        properties = {k: v for k, v in copy.properties.items() if k != "priority"}
+        message = channel.prepare_message(
+            copy.body,
+            priority=copy.properties.get("priority"),
+            content_type=copy.content_type,
+            content_encoding=copy.content_encoding,
+            headers=dict(copy.headers),
+            properties=properties,
+        )
+        self._published += 1
+        number = self._published
+        self._pending[number] = _Pending(queue, copy.body, time.monotonic(), done)
+        try:
+            # Not channel.basic_publish: where the app asks for confirms, that one waits.
+            channel._basic_publish(message, exchange="", routing_key=queue, mandatory=True)
+        except BaseException:
+            self._pending.pop(number, None)
+            raise
+        return number
+
+    def flush(self, timeout: float) -> None:
+        """Wait, *timeout* seconds at most, until nothing is under way."""
+        with self.lock:
+            self._wait(lambda: not self._pending, timeout)
+
+    def _wait(self, over: Callable[[], bool], timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while not over():
+            left = until - time.monotonic()
+            try:
+                if left <= 0:
+                    raise TimeoutError(f"no confirm within {timeout:g} s")
+                self.connection.drain_events(timeout=min(left, 1.0))
+            except TimeoutError as exc:
+                if left <= 0:
+                    self.disconnect(exc)
+                    return
+            except Exception as exc:
+                self.disconnect(exc)
+                return
+
+    def check(self) -> None:
+        """Give up on a connection whose confirms do not come; called now and then by the loop."""
+        with self.lock:
+            oldest = next(iter(self._pending.values()), None)
+            if oldest is None or self._blocked:
+                return  # a blocked broker still reads, and confirms, when it is mended
+            if time.monotonic() - oldest.since > _PATIENCE:
+                self.disconnect(BrokerError(f"no confirm within {_PATIENCE:g} s"))
+
+    # What RabbitMQ answers
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        for pending in self._answered(tag, multiple):
+            gone = Unroutable(f"there is no queue {pending.queue}") if pending.returned else None
+            pending.done(gone)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        for pending in self._answered(tag, multiple):
+            pending.done(BrokerError(f"{pending.queue} refused it: it is full or unavailable"))
+
+    def _on_return(self, exc: Any, exchange: str, routing_key: str, message: Any) -> None:
+        # It comes before its own confirm and does not say whose it is.
+        for pending in self._pending.values():
+            if not pending.returned and pending.queue == routing_key:
+                pending.returned = True
+                self.declared.discard(routing_key)
+                return
+
+    def _answered(self, tag: int, multiple: bool) -> list[_Pending]:
+        numbers = [n for n in self._pending if n <= tag] if multiple else [tag]
+        found = [self._pending.pop(n, None) for n in numbers]
+        return [pending for pending in found if pending is not None]
+
+    # Our connection
+
+    def open(self) -> Any:
+        """The channel that confirms; connects if need be."""
+        if self._channel is not None and self._channel.is_open:
+            return self._channel
+        self.disconnect(BrokerError("the channel was closed"))
+        # Without heartbeats: nobody would answer them while there is nothing to settle.
+        self.connection = self._theirs.clone(connect_timeout=_CONNECT, heartbeat=0)
+        self.connection.connect()
+        self.connection.connection.on_blocked = partial(self._set_blocked, True)
+        self.connection.connection.on_unblocked = partial(self._set_blocked, False)
+        self._blocked = False
+        channel = self._channel = self.connection.channel()
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+        self._published = 0
+        if self._hub is not None:
+            self._watched = self.connection.connection.sock
+            self._hub.add_reader(self._watched, self._on_readable)
+        return channel
+
+    def _on_readable(self) -> None:
+        with self.lock:
+            try:
+                while self.connection is not None:  # over TLS one event may bring several frames
+                    self.connection.drain_events(timeout=0)
+            except TimeoutError:
+                pass
+            except Exception as exc:
+                self.disconnect(exc)
+
+    def _set_blocked(self, blocked: bool, *reason: object) -> None:
+        self._blocked = blocked
+
+    def _refuse_while_blocked(self) -> None:
+        if self._blocked and self._hub is None:
+            with suppress(TimeoutError):
+                self.connection.drain_events(timeout=0)
+        if self._blocked:
+            raise BrokerError("RabbitMQ takes no messages: it is short of memory or disk")
+
+    def disconnect(self, why: BaseException) -> None:
+        """Close our connection; every move under way has failed because of *why*."""
+        ours, self.connection, self._channel = self.connection, None, None
+        self.declared.clear()
+        if ours is not None:
+            if self._hub is not None and self._watched is not None:
+                self._hub.remove(self._watched)
+                self._watched = None
+            ours.collect()
+        pending, self._pending = self._pending, OrderedDict()
+        for move in pending.values():
+            move.done(why)
