@@ -56,6 +56,9 @@ class Shop:
             task_queues=[Queue(name, queue_arguments=arguments) for name in ("shop", "mail")],
             resilience_redact=["token"],
         )
+        if broker.name != "redis":
+            # A quorum queue may forget what it has not confirmed when its publisher hangs up.
+            self.app.conf.broker_transport_options = {"confirm_publish": True}
         self.declare("shop", "mail")
 
     def declare(self, *names: str, **arguments: Any) -> None:
