@@ -31,7 +31,6 @@ _CONNECT = 5.0
 @dataclass
 class _Pending:
     queue: str
-    body: bytes
     since: float
     done: Done
     returned: bool = False
@@ -49,6 +48,9 @@ class Confirms:
         #: What is under way, by the sequence number that RabbitMQ will confirm.
         self._pending: OrderedDict[int, _Pending] = OrderedDict()
         self._published = 0
+        #: A message is being sent; answers that come meanwhile are told afterwards.
+        self._sending = False
+        self._held_back: list[tuple[Done, BaseException | None]] = []
         #: The queues that are known to be there.
         self.declared: set[str] = set()
         self._watched: Any = None
@@ -91,15 +93,24 @@ class Confirms:
             headers=dict(copy.headers),
             properties=properties,
         )
+        # What can't be encoded fails here, before it counts: RabbitMQ numbers what it receives,
+        # and a number that is off by one would let go of a message whose copy is not confirmed.
+        message._serialize_properties()
         self._published += 1
         number = self._published
-        self._pending[number] = _Pending(queue, copy.body, time.monotonic(), done)
+        self._pending[number] = _Pending(queue, time.monotonic(), done)
+        self._sending = True
         try:
             # Not channel.basic_publish: where the app asks for confirms, that one waits.
             channel._basic_publish(message, exchange="", routing_key=queue, mandatory=True)
-        except BaseException:
+        except BaseException as exc:
             self._pending.pop(number, None)
+            self._sending = False
+            self._tell_held_back()
+            self.disconnect(exc)
             raise
+        self._sending = False
+        self._tell_held_back()
         return number
 
     def flush(self, timeout: float) -> None:
@@ -137,11 +148,25 @@ class Confirms:
     def _on_ack(self, tag: int, multiple: bool) -> None:
         for pending in self._answered(tag, multiple):
             gone = Unroutable(f"there is no queue {pending.queue}") if pending.returned else None
-            pending.done(gone)
+            self._tell(pending.done, gone)
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         for pending in self._answered(tag, multiple):
-            pending.done(BrokerError(f"{pending.queue} refused it: it is full or unavailable"))
+            full = BrokerError(f"{pending.queue} refused it: it is full or unavailable")
+            self._tell(pending.done, full)
+
+    def _tell(self, done: Done, problem: BaseException | None) -> None:
+        """Call *done*, but not while a message is being sent: it may want to publish itself, and
+        would take the number that the one under way has been given."""
+        if self._sending:
+            self._held_back.append((done, problem))
+        else:
+            done(problem)
+
+    def _tell_held_back(self) -> None:
+        while self._held_back and not self._sending:
+            done, problem = self._held_back.pop(0)
+            done(problem)
 
     def _on_return(self, exc: Any, exchange: str, routing_key: str, message: Any) -> None:
         # It comes before its own confirm and does not say whose it is.

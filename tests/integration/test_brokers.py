@@ -355,3 +355,17 @@ def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> N
     assert all(key.startswith(b"shop:") for key in client.scan_iter())
     assert client.hlen("shop:unacked") == 0
     connection.release()
+
+
+@pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
+def test_what_cannot_be_encoded_does_not_shift_the_confirms(rig: Rig) -> None:
+    """A copy that was never sent has no number: the next ones get the answers meant for them."""
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    broken, good = Result(), Result()
+    unsendable = replace(received.envelope, headers={"task": 2**70})
+    rig.moves.bury(received, unsendable, "dead_letter", {}, broken)
+    assert broken.only is not None
+    rig.moves.bury(received, received.envelope, "dead_letter", {}, good)
+    let_go(received, good)
+    assert rig.moves.count("dead_letter") == 1
