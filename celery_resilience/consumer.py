@@ -17,8 +17,9 @@ from celery_resilience.brokers import Received, open_broker
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
+from celery_resilience.envelope import QUEUE, Envelope
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.holding import Holding
 from celery_resilience.policies import apply_policies
 from celery_resilience.settings import Settings, dead_letter_queues
 from celery_resilience.settle import Settler
@@ -31,8 +32,6 @@ __all__ = ["ResilientConsumer", "queue_of"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: Where a virtual transport's payload says which queue it came out of.
-_QUEUE = "resilience-queue"
 #: How long a worker that goes down waits for the confirms of its last settlements, in seconds.
 _DRAIN = 10.0
 #: How often the settler's connection is looked after, in seconds.
@@ -52,6 +51,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         failure_policies: str | None = None,
         max_worker_losses: int | None = None,
         dead_letter_expired: bool | None = None,
+        hold_retries: str | None = None,
         no_resilience: bool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -62,11 +62,14 @@ class ResilientConsumer(bootsteps.StartStopStep):
             failure_policies=failure_policies,
             max_worker_losses=max_worker_losses,
             dead_letter_expired=dead_letter_expired,
+            hold_retries=hold_retries,
             enabled=False if no_resilience else None,
         )
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
+        self.holding = Holding()
         self._checks: Any = None
+        self.holding.watch(c)
         consumed = set(c.app.amqp.queues.consume_from)
         if self.settings.enabled:
             apply_policies(c.app, self.settings).check(c.app.tasks.values())
@@ -88,7 +91,9 @@ class ResilientConsumer(bootsteps.StartStopStep):
         else:
             tags = c.task_consumer._active_tags
             c.app.__dict__["_resilience_tags"] = tags
-        self.settler.moves.use(open_broker(c.connection, c.hub))
+        broker = open_broker(c.connection, c.hub, self.settings)
+        self.settler.moves.use(broker)
+        self.holding.connected(c, broker)
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
@@ -104,6 +109,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
         self.settler.moves.drain(_DRAIN)
+        self.holding.leave()
         self.settler.moves.close()
 
     # Messages that never become a task
@@ -209,8 +215,8 @@ def queue_of(message: Any, app: Any) -> str:
     """The queue that *message* was consumed from."""
     raw = getattr(message, "_raw", None)
     info = message.delivery_info or {}
-    if raw is not None and _QUEUE in raw:
-        return str(raw[_QUEUE])
+    if raw is not None and QUEUE in raw:
+        return str(raw[QUEUE])
     tag = info.get("consumer_tag")
     for queue, active in app.__dict__.get("_resilience_tags", {}).items():
         if active == tag:
@@ -228,7 +234,7 @@ def _name_the_queue(transport: Any) -> None:
 
     def _deliver(message: Any, queue: str) -> Any:
         if isinstance(message, dict):
-            message[_QUEUE] = queue
+            message[QUEUE] = queue
         return deliver(transport, message, queue)
 
     transport._deliver = _deliver

@@ -21,7 +21,10 @@ from kombu.compression import compress, decompress
 # The stubs miss its registry.
 serialization: Any = _serialization
 
-__all__ = ["HEADER", "Envelope", "encoded", "seconds_until"]
+__all__ = ["HEADER", "QUEUE", "Envelope", "encoded", "seconds_until"]
+
+#: Where a virtual transport's payload says, within this process, which queue it came out of.
+QUEUE = "resilience-queue"
 
 #: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
 HEADER = "celery_resilience"

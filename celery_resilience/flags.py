@@ -53,6 +53,12 @@ def _flags() -> list[Any]:
             is_flag=True,
         ),
         _flag(
+            "--hold-retries",
+            "Let retries wait in the broker, where it can hold them, or in a worker, as Celery's "
+            "countdown.",
+            type=click.Choice(["auto", "worker"]),
+        ),
+        _flag(
             "--no-resilience",
             "Let stock Celery decide about failures, at once; nothing becomes a dead letter. What "
             "waits still moves.",

@@ -42,6 +42,9 @@ class Settings:
     failure_policies: str | None = None
     #: Whether a task whose ``expires`` has passed becomes a dead letter instead of being dropped.
     dead_letter_expired: bool = False
+    #: Where retries wait: ``"auto"``: in the broker, where it can hold them; ``"worker"``: as
+    #: Celery's countdown, held by a worker.
+    hold_retries: str = "auto"
     #: False: failures are decided as by stock Celery, and nothing becomes a dead letter.
     enabled: bool = True
     #: What no output may show: names of keyword arguments, and functions from text to text.
@@ -107,6 +110,10 @@ def _checked(name: str, value: Any) -> Any:
     if name in ("dead_letter_expired", "enabled"):
         if not isinstance(value, bool):
             raise refuse("True or False")
+        return value
+    if name == "hold_retries":
+        if value not in ("auto", "worker"):
+            raise refuse('"auto" or "worker"')
         return value
     if name == "failure_policies":
         if value is not None and (not isinstance(value, (str, PathLike)) or not str(value)):

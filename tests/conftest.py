@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import settings
 
 from celery_resilience.embedded import EmbeddedServer
 from celery_resilience.errors import BrokerError
 from tests.servers import RabbitServer, ServerMissing
 from tests.worker import Broker, Worker
+
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("celery_resilience", deadline=None)
+settings.load_profile("celery_resilience")
 
 #: Databases of the session's Redis: each test takes two that nobody has used lately.
 DATABASES = 64

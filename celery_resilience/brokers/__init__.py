@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
+from celery_resilience.settings import Settings
 
 __all__ = ["Broker", "Done", "Found", "NotOurs", "Received", "Unroutable", "open_broker"]
 
@@ -80,13 +81,16 @@ class Broker(Protocol):
         """Give back what this broker holds: connections, and messages it was looking at."""
 
 
-def open_broker(connection: Any, hub: Any = None) -> Broker:
-    """The Broker that fits a kombu *connection*; *hub* is the worker's loop, if it has one."""
+def open_broker(connection: Any, hub: Any = None, settings: Settings | None = None) -> Broker:
+    """The Broker that fits a kombu *connection*; *hub* is the worker's loop, if it has one.
+
+    *settings* are the worker's; a command has no need of them.
+    """
     driver = connection.transport.driver_type
     if driver == "redis":
         from celery_resilience.brokers.redis import RedisBroker
 
-        return RedisBroker(connection)
+        return RedisBroker(connection, settings)
     if driver == "amqp":
         from celery_resilience.brokers.amqp import AmqpBroker
 

@@ -1,8 +1,7 @@
 """Redis and Valkey, through kombu's own transport: every move is one script.
 
-The keys are kombu's: a list per queue and priority step, a hash of unacknowledged messages by
-delivery tag and a sorted set that says since when. The client follows the connection's own
-settings (Sentinel, TLS, credentials), the keys its ``global_keyprefix``.
+The lists that messages lie in are kombu's, one per queue and priority step. The client follows
+the connection's own settings (Sentinel, TLS, credentials), the keys its ``global_keyprefix``.
 """
 
 from __future__ import annotations
@@ -10,16 +9,19 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from functools import lru_cache
-from importlib.resources import files
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received
+from celery_resilience.brokers.held import Holder, Leases, plain_client, take_over
+from celery_resilience.brokers.keeper import Keeper
+from celery_resilience.brokers.lua import lua
+from celery_resilience.brokers.waiting import Waiting, WaitingFound, read
 from celery_resilience.envelope import Envelope
+from celery_resilience.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -34,24 +36,37 @@ _PAGE = 100
 class RedisBroker:
     """A :class:`~celery_resilience.brokers.Broker` on Redis."""
 
-    def __init__(self, connection: Any) -> None:
-        from redis import Redis
-
+    def __init__(self, connection: Any, settings: Settings | None = None) -> None:
         channel = connection.default_channel
-        # kombu's own client adds the key prefix to some commands and some keys only; a plain
-        # one on the same pool lets us add it to all of ours.
-        self._client: Redis = Redis(connection_pool=channel.pool, single_connection_client=True)
+        self._client: Redis = plain_client(channel, single=True)
         self._channel = channel
+        self._settings = settings or Settings()
         self._prefix: str = channel.global_keyprefix or ""
         #: How many messages this has released from each list.
         self._released: Counter[str] = Counter()
-        self._settle = self._client.register_script(_script("settle"))
-        self._release = self._client.register_script(_script("release"))
+        self._settle = self._client.register_script(lua("settle"))
+        self._release = self._client.register_script(lua("release"))
+        self.waiting = Waiting(self._client, self._prefix, channel.sep)
+        self.leases = Leases(self._client, self._prefix)
+        self._keeper: Keeper | None = None
         _survive_an_outage(channel)
         _use_one_client(channel)
 
     def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
-        self._move(received, copy.due_in(delay), received.envelope.queue, done)
+        queue = received.envelope.queue
+        if delay <= 0 or self._settings.hold_retries == "worker":
+            self._move(received, copy.due_in(delay), queue, done)
+            return
+        copy = copy.due(None)  # what the broker holds, no worker holds again
+        payload, place = self._payload(copy, queue), self._list(queue, copy)
+
+        def wait(held: tuple[str, str], tag: str) -> bool:
+            waits = self.waiting.hold(held, tag, received.acked, payload, place, delay)
+            if self._keeper is not None:
+                self._keeper.expect(delay)
+            return waits
+
+        self._carry_out(received, wait, done)
 
     def bury(
         self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
@@ -59,16 +74,22 @@ class RedisBroker:
         self._move(received, letter, queue, done)
 
     def _move(self, received: Received, copy: Envelope, queue: str, done: Done) -> None:
+        payload, to = self._payload(copy, queue), self._key(queue, copy)
+
+        def settle(held: tuple[str, str], tag: str) -> bool:
+            args = [tag, payload, "1" if received.acked else "0"]
+            return bool(self._settle(keys=[*held, to], args=args))
+
+        self._carry_out(received, settle, done)
+
+    def _carry_out(
+        self, received: Received, move: Callable[[tuple[str, str], str], bool], done: Done
+    ) -> None:
         channel, tag = received.message.channel, received.message.delivery_tag
+        holder = getattr(channel, "holder", None)
+        held = channel.unacked_key if holder is None else holder.key
         try:
-            moved = self._settle(
-                keys=[
-                    self._prefix + channel.unacked_key,
-                    self._prefix + channel.unacked_index_key,
-                    self._key(queue, copy),
-                ],
-                args=[tag, self._payload(copy, queue), "1" if received.acked else "0"],
-            )
+            moved = move((self._prefix + held, self._prefix + channel.unacked_index_key), tag)
         except Exception as exc:
             done(exc)
             return
@@ -97,7 +118,7 @@ class RedisBroker:
                 released = self._released[key]
                 page = self._client.lrange(key, end - size + 1, end)
                 for payload in reversed(page):
-                    yield Found(_read(payload, queue), key=(key, payload))
+                    yield Found(read(payload, queue), key=(key, payload))
                 if limit is not None:
                     limit -= len(page)
                 # What was released meanwhile has moved the rest towards the end.
@@ -113,6 +134,28 @@ class RedisBroker:
             raise NotOurs("somebody else has removed it meanwhile")
         self._released[key] += 1
 
+    # Retries that wait
+
+    def put(self, found: WaitingFound, copy: Envelope, queue: str) -> bool:
+        """Put *copy* into *queue*, then remove what was *found* waiting; False: it was gone."""
+        return self.waiting.put(found, self._payload(copy, queue), self._list(queue, copy))
+
+    # A worker
+
+    def holder(self) -> Holder:
+        """A holder for one worker; it outlives the connection."""
+        return Holder()
+
+    def consume_for(self, channel: Any, holder: Holder) -> bool:
+        """Let *channel*, from which nothing was read yet, hold its messages for *holder*."""
+        self.leases.renew(holder.id)
+        return take_over(channel, holder)
+
+    def keeper(self, holder: Holder) -> Keeper:
+        """Who moves what is due and renews *holder*'s lease, on connections of its own."""
+        self._keeper = Keeper(self._channel, holder)
+        return self._keeper
+
     def close(self) -> None:
         """The pool is the connection's: it closes with it."""
 
@@ -121,9 +164,12 @@ class RedisBroker:
         return [self._prefix + channel._q_for_pri(queue, n) for n in channel.priority_steps]
 
     def _key(self, queue: str, copy: Envelope) -> str:
+        return self._prefix + self._list(queue, copy)
+
+    def _list(self, queue: str, copy: Envelope) -> str:
         channel = self._channel
         priority = channel._get_message_priority({"properties": copy.properties}, reverse=False)
-        return self._prefix + str(channel._q_for_pri(queue, priority))
+        return str(channel._q_for_pri(queue, priority))
 
     def _payload(self, copy: Envelope, queue: str) -> str:
         # A fresh tag: the late acknowledgement of an old holder must not delete the new one's.
@@ -180,17 +226,3 @@ def _use_one_client(channel: Any) -> None:
         return known["client"]
 
     channel._create_client = _create_client
-
-
-def _read(payload: bytes | str, queue: str) -> Envelope:
-    try:
-        raw = loads(payload)
-        return Envelope.from_wire(raw, queue)
-    except Exception:  # somebody's garbage: it is shown as what it is
-        body = payload if isinstance(payload, bytes) else payload.encode()
-        return Envelope(body, None, None, headers={}, queue=queue)
-
-
-@lru_cache
-def _script(name: str) -> str:
-    return files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")

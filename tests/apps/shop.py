@@ -43,6 +43,10 @@ app.conf.update(
     resilience_app_version="1.2.3",
 )
 install(app)
+if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as an operator
+    from celery_resilience.brokers import held
+
+    held.LEASE, held.RENEW = float(os.environ["LEASE"]), float(os.environ["LEASE"]) / 6
 
 
 class Quick(ResilientTask):

@@ -306,7 +306,7 @@ def test_a_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
     assert isinstance(result.only, Unroutable)
 
 
-@on(LOOKABLE)
+@on(RABBITS)
 def test_a_delayed_copy_says_when_it_is_due(rig: Rig) -> None:
     """Its eta lies in the future, in protocol 1 inside of the body."""
     for headers, body in (

@@ -88,7 +88,7 @@ def test_a_retry_is_the_message_received(
     assert len(before) == sent
     worker = start_worker(
         "tests.apps.shop", broker, pool="threads", concurrency=4, queues="shop,other",
-        env=client.env, arguments=["--prefetch-multiplier", "20"],
+        env=client.env, arguments=["--prefetch-multiplier", "20", "--hold-retries", "worker"],
     )  # fmt: skip
     eventually(lambda: sum(client.executions().values()) == sent, timeout=40)
     worker.terminate()

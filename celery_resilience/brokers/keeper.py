@@ -1,0 +1,101 @@
+"""What a worker does in Redis besides its tasks: it moves due retries and renews its lease.
+
+Any number of workers do it; there is no leader. Each looks now and then, the less often the more
+there are. One of them, whoever asks first, has the turn for some seconds: it wakes at the very
+time that the next retry is due, so that the others need not. What a worker has held itself for a
+short time it wakes for too, for nobody else may know of it yet.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import random
+import time
+from typing import Any
+
+from celery_resilience.brokers import held
+from celery_resilience.brokers.held import Holder, Leases
+from celery_resilience.brokers.waiting import Waiting
+
+__all__ = ["Keeper"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: How often a lone worker looks when nothing tells it to, in seconds.
+_IDLE = 1.5
+#: After an outage everybody's lease has run out: how long the others are given to come back.
+_GRACE = 10.0
+
+
+class Keeper:
+    """One worker's share; called by one thread, but for :meth:`expect`."""
+
+    def __init__(self, channel: Any, holder: Holder) -> None:
+        from redis import Redis
+
+        # Not the channel's: it closes with a connection that is lost, and a lease must not.
+        self._pool = channel._get_pool()
+        client = Redis(connection_pool=self._pool)
+        prefix = channel.global_keyprefix or ""
+        self._holder = holder
+        self._waiting = Waiting(client, prefix, channel.sep)
+        self._leases = Leases(client, prefix)
+        self._workers = 1
+        self._renew_at = 0.0
+        #: When leases that have run out can be believed, by the monotonic clock.
+        self._believe_at: float | None = None
+        #: When what this worker has held for a short time is due, by the monotonic clock.
+        self._expected: list[float] = []
+        #: Called when :meth:`look` should be called earlier than it had said; and what it said.
+        self.wake: Any = None
+        self._next = 0.0
+
+    def expect(self, delay: float) -> None:
+        """Something is due in *delay* seconds that no look can have seen yet."""
+        due = time.monotonic() + delay
+        if delay <= 2 * _IDLE * math.sqrt(self._workers):
+            heapq.heappush(self._expected, due)
+            if due < self._next and self.wake is not None:
+                self.wake()
+
+    def look(self) -> float:
+        """Do what is to be done now; returns in how many seconds to look again.
+
+        Raises whatever the client raises.
+        """
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._renew(now)
+        while self._expected and self._expected[0] <= now:
+            heapq.heappop(self._expected)
+        moved = self._waiting.move_due(self._holder.id)
+        if moved.stuck:
+            logger.error("%d retries are due, but their lists can't take them", moved.stuck)
+        idle = _IDLE * math.sqrt(self._workers) * random.uniform(0.8, 1.2)
+        if moved.next_in is not None and (moved.turn or moved.moved):
+            idle = min(idle, moved.next_in)
+        self._next = min([now + idle, self._renew_at, *self._expected[:1]])
+        return max(0.0, self._next - time.monotonic())
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._pool.disconnect()
+
+    def _renew(self, now: float) -> None:
+        try:
+            self._workers, dead = self._leases.renew(self._holder.id)
+            if self._believe_at is None:
+                self._believe_at = now + (0 if self._leases.up_for() > 2 * _GRACE else _GRACE)
+        except Exception:
+            self._believe_at = None
+            raise
+        self._renew_at = now + held.RENEW
+        if now < self._believe_at:
+            return
+        for worker in dead:
+            given = self._leases.give_back(worker)
+            if given:
+                logger.warning("worker %s has died: %d messages are given back", worker, given)
+            self._leases.leave(worker, if_dead=True)

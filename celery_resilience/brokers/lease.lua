@@ -1,0 +1,12 @@
+-- Say that a worker is alive, and hear which others are not.
+--
+-- KEYS  1 workers, by the time until which they count as alive
+-- ARGV  1 this worker   2 for how long, in seconds
+--
+-- Returns {how many workers there are, those whose time is over...}.
+local time = redis.call("TIME")
+local now = time[1] + time[2] / 1e6
+redis.call("ZADD", KEYS[1], string.format("%.3f", now + ARGV[2]), ARGV[1])
+local dead = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, 100)
+table.insert(dead, 1, redis.call("ZCARD", KEYS[1]))
+return dead

@@ -1,0 +1,164 @@
+"""Retries that wait in Redis until they are due.
+
+A sorted set for each list that workers read (a queue and a priority step): the message, by the
+time that it is due on the server's clock. One more says which lists have such a set, by the
+earliest due time, so that one look tells what is to be moved, and when to look again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kombu.utils.json import loads
+
+from celery_resilience.brokers import Found
+from celery_resilience.brokers.lua import KEYS, lua
+from celery_resilience.envelope import Envelope
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+__all__ = ["Waiting", "WaitingFound", "read"]
+
+#: The most that one call moves: Redis does nothing else meanwhile, some milliseconds at most.
+_BATCH = 100
+_PAGE = 100
+#: How long a worker that wakes for every due time is the only one that does, in milliseconds.
+_TURN = 3000
+
+
+@dataclass(frozen=True)
+class WaitingFound(Found):
+    """A retry that waits; its ``key`` is the list that it waits for and the payload."""
+
+    #: When it is due, in seconds since the epoch by the server's clock.
+    due: float = 0.0
+
+
+class Moved(NamedTuple):
+    """What one look for due retries has come to."""
+
+    moved: int
+    #: Those whose list can't take them; they are tried again later.
+    stuck: int
+    #: Seconds until the next is due; None: nothing waits.
+    next_in: float | None
+    #: Whether this worker is the one that wakes for every due time.
+    turn: bool
+
+
+class Waiting:
+    """The retries that wait in one broker, under one key prefix."""
+
+    def __init__(self, client: Redis, prefix: str, separator: str) -> None:
+        self._client: Any = client  # its types allow for what only other settings bring
+        self._prefix = prefix
+        #: What kombu puts between a queue's name and a priority step.
+        self._separator = separator
+        self._lists = f"{prefix}{KEYS}waiting"
+        self._hold = client.register_script(lua("hold"))
+        self._due = client.register_script(lua("due"))
+        self._put = client.register_script(lua("put"))
+
+    def hold(
+        self, held: tuple[str, str], tag: str, acked: bool, copy: str, place: str, delay: float
+    ) -> bool:
+        """Let *copy* wait *delay* seconds for the list *place*, then let go of the original.
+
+        That is *tag* in *held*, a hash and kombu's index (keys with their prefix); False if it
+        is no longer there, unless it was let go before (*acked*).
+        """
+        return bool(
+            self._hold(
+                keys=[*held, self._set(place), self._lists],
+                args=[tag, copy, "1" if acked else "0", repr(delay), place],
+            )
+        )
+
+    def move_due(self, worker: str) -> Moved:
+        """Move what is due to its list, 100 at most."""
+        moved, stuck, next_in, turn = self._due(
+            keys=[self._lists, f"{self._prefix}{KEYS}turn"],
+            args=[self._prefix, _BATCH, worker, _TURN],
+        )
+        return Moved(moved, stuck, None if next_in < 0 else next_in / 1000, bool(turn))
+
+    # For an operator
+
+    def now(self) -> float:
+        """The server's clock, in seconds since the epoch."""
+        seconds, micros = self._client.time()
+        return float(seconds) + float(micros) / 1e6
+
+    def counts(self) -> dict[str, int]:
+        """How many retries wait for each queue that any waits for."""
+        counts: dict[str, int] = {}
+        for place in self._places():
+            queue = self.queue_of(place)
+            counts[queue] = counts.get(queue, 0) + int(self._client.zcard(self._set(place)))
+        return {queue: number for queue, number in sorted(counts.items()) if number}
+
+    def look(self, queue: str | None = None, limit: int | None = None) -> Iterator[WaitingFound]:
+        """The first *limit* that wait, of *queue* or of all, the earliest due of each list first.
+
+        They stay where they are. One that is moved meanwhile may be missed, none comes twice.
+        """
+        for place in self._places():
+            if queue is not None and self.queue_of(place) != queue:
+                continue
+            seen: set[bytes] = set()
+            low = "-inf"
+            while limit is None or limit > 0:
+                page = self._client.zrangebyscore(
+                    self._set(place), low, "+inf", 0, _PAGE + len(seen), withscores=True
+                )
+                fresh = [(payload, due) for payload, due in page if payload not in seen]
+                for payload, due in fresh[:limit]:
+                    envelope = read(payload, self.queue_of(place))
+                    yield WaitingFound(envelope, key=(place, payload), due=float(due))
+                if limit is not None:
+                    limit -= min(limit, len(fresh))
+                if not fresh:
+                    break
+                # By due time, not by position: what was moved meanwhile shifts no other.
+                last = float(fresh[-1][1])
+                low = repr(last)
+                seen = {payload for payload, due in page if float(due) == last}
+
+    def put(self, found: WaitingFound, payload: str, to: str) -> bool:
+        """Put *payload* into the list *to*, then remove what was *found*; False: it was gone."""
+        place, original = found.key
+        return bool(
+            self._put(
+                keys=[self._set(place), self._lists, self._prefix + to],
+                args=[original, payload, place, ""],
+            )
+        )
+
+    def delay(self, found: WaitingFound, due: float) -> bool:
+        """Let what was *found* wait until *due*, in seconds since the epoch; False: it was gone."""
+        place, original = found.key
+        keys = [self._set(place), self._lists, self._lists]
+        return bool(self._put(keys=keys, args=[original, original, place, f"{due:.6f}"]))
+
+    def queue_of(self, place: str) -> str:
+        """The queue that the list *place* belongs to."""
+        return place.rsplit(self._separator, 1)[0]
+
+    def _places(self) -> list[str]:
+        return [name.decode() for name in self._client.zrange(self._lists, 0, -1)]
+
+    def _set(self, place: str) -> str:
+        return f"{self._lists}:{place}"
+
+
+def read(payload: bytes | str, queue: str) -> Envelope:
+    """The message in *payload*, which lies in or waits for *queue*."""
+    try:
+        raw: Any = loads(payload)
+        return Envelope.from_wire(raw, queue)
+    except Exception:  # somebody's garbage: it is shown as what it is
+        body = payload if isinstance(payload, bytes) else payload.encode()
+        return Envelope(body, None, None, headers={}, queue=queue)

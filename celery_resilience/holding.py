@@ -1,0 +1,77 @@
+"""What this worker holds, over the loss of a connection and to its end.
+
+On Redis the worker's messages are its own for as long as it lives. So after a reconnection what
+runs goes on as if nothing had happened, and what had only been received is given back; at the end
+everything that was not let go is.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.worker import state
+
+from celery_resilience.mover import Mover
+
+__all__ = ["Holding"]
+
+logger = logging.getLogger("celery_resilience")
+
+
+class Holding:
+    """The holder of one worker's messages, on brokers that know holders."""
+
+    def __init__(self) -> None:
+        self._holder: Any = None
+        self._broker: Any = None
+        self._mover = Mover()
+        #: The delivery tags of what went on while there was no connection.
+        self._running: set[str] = set()
+
+    def watch(self, c: Any) -> None:
+        """Notice, before Celery forgets it, what goes on when consumer *c* loses its connection."""
+        on_close = c.on_close
+
+        def noticing() -> None:
+            self._running |= _running(c.pool)
+            on_close()
+
+        c.on_close = noticing
+
+    def connected(self, c: Any, broker: Any) -> None:
+        """Hold, from now on, what the consumer *c* receives through *broker*."""
+        if not hasattr(broker, "consume_for"):
+            return
+        if self._holder is None:
+            self._holder = broker.holder()
+        again, self._broker = self._broker is not None, broker
+        if broker.consume_for(c.task_consumer.channel, self._holder) and again:
+            given = broker.leases.give_back(self._holder.id, keep=self._running)
+            if given:
+                logger.info("%d messages that had not been begun are given back", given)
+        self._running.clear()
+        self._mover.use(broker.keeper(self._holder))
+
+    def leave(self) -> None:
+        """The worker goes down, its pool has ended: give back what was not let go."""
+        self._mover.stop()
+        if self._holder is None:
+            return
+        self._holder.leaving = True
+        try:
+            self._broker.leases.give_back(self._holder.id)
+            self._broker.leases.leave(self._holder.id)
+        except Exception as exc:
+            logger.warning("what this worker holds will be given back by another one: %r", exc)
+
+
+def _running(pool: Any) -> set[str]:
+    """The delivery tags of what goes on in *pool* without a connection.
+
+    A pool of processes forgets what no process has begun; the others run all that they were given.
+    """
+    requests = set(state.active_requests)
+    if vars(pool).get("flush") is None:  # prefork's own, which Celery calls at such a loss
+        requests |= set(state.reserved_requests)
+    return {request._message.delivery_tag for request in requests}

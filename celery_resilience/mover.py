@@ -1,0 +1,73 @@
+"""The thread that moves due retries and renews the worker's lease.
+
+A thread of its own, and not the worker's event loop: that one stands still while a solo worker
+runs a task, and while a worker that goes down waits for its pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+__all__ = ["Mover"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: How long to wait after a failure, in seconds.
+_PAUSE = 1.0
+
+
+class Mover:
+    """Calls the ``look`` of a broker's keeper whenever that is due."""
+
+    def __init__(self) -> None:
+        self._keeper: Any = None
+        self._wake = threading.Event()
+        self._ended = False
+        self._failing = False
+        self._thread: threading.Thread | None = None
+
+    def use(self, keeper: Any) -> None:
+        """Look with *keeper* from now on; it belongs to the worker's newest connection."""
+        old, self._keeper = self._keeper, keeper
+        keeper.wake = self._wake.set
+        self._wake.set()
+        if old is not None:
+            old.close()
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="celery_resilience.mover", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, after what it is doing."""
+        self._ended = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._ended:
+                return
+            pause = self._look()
+
+    def _look(self) -> float:
+        try:
+            pause: float = self._keeper.look()
+        except Exception as exc:
+            if not self._failing:
+                logger.warning("due retries can't be moved for now: %r", exc)
+            self._failing = True
+            return _PAUSE
+        if self._failing:
+            logger.warning("due retries are moved again")
+        self._failing = False
+        return pause

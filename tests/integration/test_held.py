@@ -1,0 +1,178 @@
+"""What a worker holds on Redis: its own while it lives, given back when it has died."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from kombu import Connection, Queue
+
+from celery_resilience.brokers.held import Leases
+from tests.client import Client
+from tests.servers import eventually
+from tests.worker import Broker, Worker
+
+SHOP = "tests.apps.shop"
+POOLS = ["prefork", "threads", "solo", "gevent"]
+#: Seconds; so short that what is held longer than allowed shows.
+LEASE = {"LEASE": "3"}
+
+StartWorker = Callable[..., Worker]
+
+pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
+
+
+@pytest.fixture
+def db(broker: Broker) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(broker.redis_url) as client:
+        yield client
+
+
+def held(db: redis.Redis) -> int:
+    return sum(db.hlen(key) for key in db.scan_iter("celery_resilience:held:*"))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_a_killed_worker_held_is_run_by_another(
+    broker: Broker, pool: str, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    """Running, received and waiting tasks: each is run to its end."""
+    first = start_worker(SHOP, broker, pool=pool, env={**client.env, **LEASE})
+    gate = client.record.with_name("gate")
+    running = [client.send("waits", f"w-{n}", str(gate)) for n in range(2)]
+    received = [client.send("flaky", f"flaky-{n}", 1) for n in range(6)]
+    eventually(lambda: client.executions()["w-0"] == 1 and held(db) >= 1)
+    first.kill()
+    gate.touch()  # for those that had not begun
+    start_worker(SHOP, broker, pool=pool, env={**client.env, **LEASE})
+    for result in running + received:
+        assert client.value(result)
+    assert client.executions()["w-0"] == 2
+    # Each fails once; one that was running when its worker died was begun once more.
+    assert all(2 <= client.executions()[f"flaky-{n}"] <= 3 for n in range(6))
+    eventually(lambda: db.zcard("celery_resilience:workers") == 1)
+    assert held(db) == 0
+
+
+def test_retries_wait_in_redis_and_need_no_worker_of_their_queue(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    """The worker that held it is dead, and another one moves it, whatever it consumes itself."""
+    worker = start_worker(SHOP, broker, queues="other", env=client.env)
+    client.send("asks", "asks", 3, queue="other")
+    eventually(lambda: db.zcard("celery_resilience:waiting:other") == 1)
+    assert held(db) == 0
+    worker.kill()
+    assert client.count("other") == 0
+    start_worker(SHOP, broker, queues="shop", env=client.env)
+    eventually(lambda: client.count("other") == 1)
+    assert db.zcard("celery_resilience:waiting") == 0
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_longer_than_the_lease_is_run_once(
+    broker: Broker, pool: str, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    """A living worker, however busy, keeps what it holds; so does one that goes down."""
+    lease = {"LEASE": "1.5"}
+    worker = start_worker(SHOP, broker, pool=pool, env={**client.env, **lease})
+    start_worker(SHOP, broker, pool="threads", queues="other", env={**client.env, **lease})
+    result = client.send("slow", "slow", 6)
+    eventually(lambda: client.executions()["slow"] == 1)
+    worker.send(signal.SIGTERM)
+    assert client.value(result) == "slow"
+    assert worker.wait() == 0
+    assert client.executions()["slow"] == 1
+    assert held(db) == 0
+
+
+def test_what_was_only_received_is_given_back_at_a_warm_shutdown(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    client.send("slow", "slow", 2)
+    for n in range(6):
+        client.send("flaky", f"flaky-{n}", 0)
+    eventually(lambda: client.executions()["slow"] == 1 and held(db) == 4)
+    assert worker.terminate() == 0
+    ran = sum(client.executions().values())
+    assert ran + client.count("shop") == 7
+    assert held(db) == 0
+    assert db.zcard("celery_resilience:workers") == 0
+
+
+def test_what_a_stock_consumer_holds_is_not_touched(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    client.send("flaky", "theirs", 0, queue="other")
+    received: list[Any] = []
+    with (
+        Connection(broker.broker_url) as connection,
+        connection.Consumer([Queue("other")], on_message=received.append),
+    ):
+        while not received:
+            connection.drain_events(timeout=5)
+        db.zadd("celery_resilience:workers", {"dead": 1})
+        start_worker(SHOP, broker, env={**client.env, **LEASE})
+        assert client.value(client.send("flaky", "ours", 0))
+        eventually(lambda: "dead" not in Leases(db, "").workers(), message="leases are looked at")
+        assert client.executions()["theirs"] == 0
+        assert db.hlen("unacked") == 1
+        received[0].ack()
+
+
+def test_a_worker_that_was_stopped_longer_than_its_lease_goes_on(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    """What it held is run by another; it may be run twice, and its late end takes nothing away."""
+    worker = start_worker(SHOP, broker, env={**client.env, **LEASE})
+    result = client.send("slow", "slow", 8)
+    eventually(lambda: client.executions()["slow"] == 1)
+    worker.send(signal.SIGSTOP)
+    other = start_worker(SHOP, broker, env={**client.env, **LEASE})
+    eventually(lambda: client.executions()["slow"] == 2)
+    worker.send(signal.SIGCONT)
+    assert client.value(result) == "slow"
+    eventually(lambda: held(db) == 0)
+    assert client.value(client.send("flaky", "later", 0))
+    assert client.count("shop") == 0
+    assert other.terminate() == 0
+    assert worker.terminate() == 0
+
+
+def test_a_lost_connection_gives_back_only_what_had_not_begun(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    """Redis hangs up on everybody while one task runs and others have been received."""
+    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    slow = client.send("slow", "slow", 4)
+    results = [client.send("flaky", f"flaky-{n}", 0) for n in range(6)]
+    eventually(lambda: client.executions()["slow"] == 1 and held(db) == 4)
+    db.client_kill_filter(_type="normal", skipme=True)
+    db.client_kill_filter(_type="pubsub", skipme=True)
+    for result in [slow, *results]:
+        assert client.value(result)
+    assert client.executions() == {"slow": 1, **{f"flaky-{n}": 1 for n in range(6)}}
+    eventually(lambda: held(db) == 0)
+    assert "Traceback" not in worker.log().split("Connection to broker lost")[-1]
+
+
+def test_a_prefix_is_in_front_of_every_key(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    options = {"BROKER_OPTIONS": '{"global_keyprefix": "mine:"}', **client.env, **LEASE}
+    client.app.conf.broker_transport_options = {"global_keyprefix": "mine:"}
+    worker = start_worker(SHOP, broker, env=options)
+    assert client.value(client.send("flaky", "flaky", 1))
+    slow = client.send("slow", "slow", 600)
+    eventually(lambda: client.executions()["slow"] == 1)
+    worker.kill()
+    second = start_worker(SHOP, broker, env=options)
+    eventually(lambda: client.executions()["slow"] == 2)
+    assert "has died: 1 messages are given back" in second.log()
+    assert slow.id
+    foreign = [key for key in db.scan_iter() if not key.startswith(b"mine:")]
+    assert [key for key in foreign if b"pidbox" not in key and b"/" not in key] == []
