@@ -57,6 +57,8 @@ class History:
     attempts: tuple[Attempt, ...] = ()
     #: How many of them ended with the death of the process that ran them.
     losses: int = 0
+    #: How often it was started, after its worker had died, by a worker that died too.
+    starts: int = 0
     #: The letters that this message has been replayed from, oldest first.
     lineage: tuple[str, ...] = ()
     #: What the attempts tell each other (`RetryContext`), and below it what their parents did.
@@ -73,6 +75,7 @@ class History:
             count=self.count + 1,
             attempts=kept,
             losses=self.losses + lost,
+            starts=0,
         )
 
     def replayed(self, letter: str) -> History:
@@ -99,6 +102,7 @@ class History:
             "attempts": [dict(vars(attempt)) for attempt in self.attempts],
             "losses": self.losses,
             "lineage": list(self.lineage),
+            **({"starts": self.starts} if self.starts else {}),
             **({"context": list(self.context)} if any(self.context) else {}),
         }
 
@@ -134,6 +138,7 @@ class History:
             count=max(_whole(data.get("count")), len(kept)),
             attempts=kept[:_FIRST] + kept[_FIRST:][-_LAST:],
             losses=_whole(data.get("losses")),
+            starts=_whole(data.get("starts")),
             lineage=tuple(i[:64] for i in ids[-_LINEAGE:]),
             context=levels_of(data.get("context")),
         )

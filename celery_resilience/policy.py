@@ -220,6 +220,14 @@ class Policy:
         terms = Terms(own.max_retries, own.max_elapsed, own.backoff, delay, counted=False)
         return _retry(failure, terms, "raised by the task: Snooze", random, call_user_code)
 
+    def put_back(self, failure: Failure, random: Random) -> Decision:
+        """What a task that puts its message back deserves: uncounted, with the policy's backoff,
+        and not for longer than its ``max_elapsed`` (a day where it has none)."""
+        own = self.terms()
+        elapsed = DEFAULT.max_elapsed if own.max_elapsed is None else own.max_elapsed
+        terms = Terms(None, elapsed, own.backoff, None, counted=False)
+        return _retry(failure, terms, "put back by the task: Reject", random, True)
+
     def _check_rules(self, where: str) -> None:
         unconditional: list[tuple[str, Rule]] = []
         for number, rule in enumerate(self.rules, start=1):

@@ -14,11 +14,11 @@ from typing import Any
 from billiard import einfo as _einfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import exceptions as _exceptions
-from celery import signals, states
-from celery.utils.saferepr import saferepr
+from celery import states
 from celery.worker import request as _request
 from celery.worker import state
 
+from celery_resilience.announce import announce_failure, announce_retry, exception_of, send_retried
 from celery_resilience.brokers import Received
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.consumer import queue_of
@@ -27,9 +27,9 @@ from celery_resilience.envelope import HEADER, Envelope, seconds_until
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import History
 from celery_resilience.outcome import Outcome, carried
-from celery_resilience.ruling import judge
+from celery_resilience.ruling import judge, judge_put_back
 from celery_resilience.settle import Settler, settler_of
-from celery_resilience.tracer import RetryInfo
+from celery_resilience.suspect import watch_start
 
 __all__ = ["ResilientRequest"]
 
@@ -53,6 +53,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if not _are_limits(self.time_limits):
             # Celery unpacks them later, where the error would end the worker.
             raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
+        watch_start(self)
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -61,8 +62,11 @@ class ResilientRequest(Request):  # type: ignore[misc]
         settler = settler_of(self._app)
         if self._settled:
             return None
-        exc = _exception(exc_info)
+        exc = exception_of(exc_info)
         outcome = carried(exc_info)
+        puts_back = isinstance(exc, _exceptions.Reject) and getattr(exc, "requeue", False)
+        if puts_back and settler is not None and not state.should_terminate:
+            return self._put_back(exc, settler)
         here = outcome is None
         # In a cold shutdown the children are killed: what they held goes back to the broker.
         celerys = here and (state.should_terminate or self._is_celerys_own(exc))
@@ -79,14 +83,14 @@ class ResilientRequest(Request):  # type: ignore[misc]
         state.task_ready(self)
         try:
             if isinstance(outcome.decision, RetryLater):
-                self._announce_retry(exc, exc_info, outcome, here)
+                announce_retry(self, exc, exc_info, outcome, here)
             else:
-                self._announce_failure(exc, exc_info, here, send_failed_event)
+                announce_failure(self, exc, exc_info, here, send_failed_event)
         except Exception:
             logger.exception("%s[%s]: its failure could not be announced", self.name, self.id)
         finally:
             settler.settle(
-                self._received(settler),
+                self.received(settler),
                 outcome,
                 subject=f"{self.name}[{self.id}]",
                 worker=self._hostname,
@@ -98,11 +102,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
     def on_retry(self, exc_info: Any) -> None:
         """Celery's, which would format the traceback whether anybody looks or not."""
         self.acknowledge()  # if it is a retry that the body has published itself
-        if self._wants_events():
-            cause = _exception(exc_info).exc  # type: ignore[attr-defined]
-            self.send_event(
-                "task-retried", exception=saferepr(cause), traceback=str(exc_info.traceback)
-            )
+        send_retried(self, exc_info)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A hard limit that came without :meth:`on_failure`, as gevent's does, is settled here."""
@@ -133,7 +133,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             return
         self._settled = True
         settler.bury(
-            self._received(settler),
+            self.received(settler),
             Reason.REJECTED if self.time_start else Reason.INVALID,
             subject=f"{self.name}[{self.id}]",
             worker=self._hostname,
@@ -157,7 +157,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if settler is None or not expired or not self._keeps_expired():
             super()._announce_revoked(reason, terminated, signum, expired)
             return
-        received = self._received(settler)
+        received = self.received(settler)
         self._settled = True
         try:
             super()._announce_revoked(reason, terminated, signum, expired)
@@ -184,10 +184,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def _judge(self, exc: BaseException, settler: Settler, lost: bool) -> Outcome:
         began = self.time_start or time.time()
-        header = self._request_dict.get(HEADER)
-        if header is None:
-            header = (self._request_dict.get("headers") or {}).get(HEADER)
-        history = History.loads(header)
+        history = self._history()
         error = ErrorFacts.of(exc)
         try:
             verdict, decision = judge(
@@ -208,6 +205,32 @@ class ResilientRequest(Request):  # type: ignore[misc]
             decision = GiveUp(Reason.WORKER_LOST, rule=f"max_worker_losses={limit}")
         return Outcome(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
 
+    def _put_back(self, exc: BaseException, settler: Settler) -> None:
+        """``Reject(requeue=True)`` means later, and not at once and for ever."""
+        began = self.time_start or time.time()
+        verdict, decision = judge_put_back(
+            self._task, exc, self._history(), began=began, expires=_text(self._expires)
+        )
+        outcome = Outcome(
+            decision, verdict, ErrorFacts.of(exc), at=began, ran=max(0.0, time.time() - began)
+        )
+        received = self.received(settler)
+        self.let_be()
+        settler.settle(
+            received,
+            outcome,
+            subject=f"{self.name}[{self.id}]",
+            worker=self._hostname,
+            task_queue=getattr(self._task, "dead_letter_queue", None),
+        )
+        self.send_event("task-rejected", requeue=isinstance(decision, RetryLater))
+
+    def _history(self) -> History:
+        header = self._request_dict.get(HEADER)
+        if header is None:
+            header = (self._request_dict.get("headers") or {}).get(HEADER)
+        return History.loads(header)
+
     def _success_is_stored(self) -> bool:
         if self.ignore_result:
             return False
@@ -222,62 +245,18 @@ class ResilientRequest(Request):  # type: ignore[misc]
         # The same id may have succeeded before, in another run.
         return bool(meta["status"] == states.SUCCESS and left is not None and left >= 0)
 
-    # Telling Celery's world, for what the child could not tell
-
-    def _announce_retry(
-        self, exc: BaseException, exc_info: Any, outcome: Outcome, here: bool
-    ) -> None:
-        cause = getattr(exc, "exc", None) or exc
-        if here:
-            task, context = self._task, self._context
-            assert isinstance(outcome.decision, RetryLater)
-            if self.store_errors:
-                task.backend.mark_as_retry(self.id, cause, exc_info.traceback, request=context)
-            reason = Retry(exc=cause, when=outcome.decision.delay)
-            signals.task_retry.send(sender=task, request=context, reason=reason, einfo=exc_info)
-            exc_info = RetryInfo(reason, None)
-        self.on_retry(exc_info)
-
-    def _announce_failure(
-        self, exc: BaseException, exc_info: Any, here: bool, send_event: bool
-    ) -> None:
-        if here:
-            task, context = self._task, self._context
-            try:
-                task.backend.mark_as_failure(
-                    self.id, exc, request=context, store_result=self.store_errors
-                )
-            finally:
-                task.request_stack.push(context)
-                try:
-                    signals.task_failure.send(
-                        sender=task, task_id=self.id, exception=exc, args=self.args,
-                        kwargs=self.kwargs, traceback=exc_info.traceback, einfo=exc_info,
-                    )  # fmt: skip
-                finally:
-                    if isinstance(exc, TimeLimitExceeded):
-                        self._call_hooks(exc, exc_info)
-                    task.request_stack.pop()
-            logger.error("Task handler raised error: %r", exc)
-        if send_event and self._wants_events():
-            self.send_event(
-                "task-failed", exception=saferepr(exc), traceback=str(exc_info.traceback)
-            )
-
-    def _call_hooks(self, exc: BaseException, exc_info: Any) -> None:
-        """As Celery does, here, for a hard time limit: the process that ran the body is gone."""
-        try:
-            self._task.on_failure(exc, self.id, self.args, self.kwargs, exc_info)
-            self._task.after_return(states.FAILURE, exc, self.id, self.args, self.kwargs, None)
-        except Exception:
-            logger.exception("%s[%s]: on_failure or after_return raised", self.name, self.id)
-
-    def _wants_events(self) -> bool:
-        return bool(self._eventer and self._eventer.enabled and self._task.send_events)
-
     # Letting go
 
-    def _received(self, settler: Settler) -> Received:
+    def let_be(self) -> None:
+        """Leave this request, whose message is settled by somebody else, out of all that follows.
+
+        The worker's slot that it has taken is given back by the caller.
+        """
+        self._settled = True
+        state.task_ready(self)
+
+    def received(self, settler: Settler) -> Received:
+        """Its message, to be settled."""
         message = self._message
 
         def let_go() -> None:
@@ -293,13 +272,6 @@ class ResilientRequest(Request):  # type: ignore[misc]
             let_go=let_go,
             acked=self.acknowledged,
         )
-
-
-def _exception(exc_info: Any) -> BaseException:
-    exc = exc_info.retry if isinstance(exc_info, RetryInfo) else exc_info.exception
-    if isinstance(exc, einfo.ExceptionWithTraceback):
-        exc = exc.exc
-    return exc if isinstance(exc, BaseException) else RuntimeError(str(exc))
 
 
 def _are_limits(limits: Any) -> bool:

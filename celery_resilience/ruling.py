@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
@@ -130,6 +130,18 @@ def judge(
     )
     decision = task.policy_in_force.decide(failure, _random, call_user_code=in_child)
     return failure.verdict, decision
+
+
+def judge_put_back(
+    task: Any, exc: BaseException, history: History, *, began: float, expires: Any
+) -> tuple[Verdict, Decision]:
+    """What is to become of a message that *task* has put back, by ``Reject(requeue=True)``."""
+    failure = failure_of(
+        task, exc, history, retries=0, began=began, expires=expires, reason=Reason.REJECTED
+    )
+    verdict = Verdict(Kind.UNKNOWN, "Reject", "code", "the task put its message back")
+    failure = replace(failure, verdict=verdict)
+    return verdict, task.policy_in_force.put_back(failure, _random)
 
 
 def failure_of(

@@ -89,7 +89,11 @@ class Settler:
                     "%s: attempt %d ended (%s, %s): again in %.3f s",
                     subject, attempt.number, attempt.error, decision.rule, decision.delay,
                 )  # fmt: skip
-                self._hold(received, copy, decision, outcome, history, subject, worker, task_queue)
+                self.put_back(
+                    received, copy, decision.delay, subject=subject, worker=worker,
+                    history=history, error=outcome.error, verdict=outcome.verdict,
+                    task_queue=task_queue,
+                )  # fmt: skip
                 return
         if isinstance(decision, Drop):
             logger.info("%s: dropped: %s", subject, decision.why)
@@ -101,19 +105,25 @@ class Settler:
             queues=(decision.queue, task_queue),
         )  # fmt: skip
 
-    def _hold(
-        self, received: Received, copy: Envelope, decision: RetryLater, outcome: Outcome,
-        history: History, subject: str, worker: str, task_queue: str | None,
+    def put_back(
+        self, received: Received, copy: Envelope, delay: float, *, subject: str, worker: str,
+        history: History | None = None, error: ErrorFacts | None = None,
+        verdict: Verdict | None = None, task_queue: str | None = None,
     ) -> None:  # fmt: skip
+        """Let *copy* be delivered in *delay* seconds in place of *received*. Raises nothing.
+
+        The rest is for the dead letter that it becomes if its queue has gone.
+        """
+
         def unroutable() -> None:
             self.bury(
                 received, Reason.UNROUTABLE, subject=subject, worker=worker, history=history,
-                error=outcome.error, verdict=outcome.verdict,
+                error=error, verdict=verdict,
                 rule=f"its queue {received.envelope.queue} has gone", queues=(task_queue,),
             )  # fmt: skip
 
         def begin(done: Done) -> None:
-            self.moves.broker.hold(received, copy, decision.delay, done)
+            self.moves.broker.hold(received, copy, delay, done)
 
         self.moves.start(Move(received, begin, subject, unroutable))
 

@@ -46,6 +46,7 @@ class RedisBroker:
         self._released: Counter[str] = Counter()
         self._settle = self._client.register_script(lua("settle"))
         self._release = self._client.register_script(lua("release"))
+        self._note = self._client.register_script(lua("note"))
         self.waiting = Waiting(self._client, self._prefix, channel.sep)
         self.leases = Leases(self._client, self._prefix)
         self._keeper: Keeper | None = None
@@ -133,6 +134,13 @@ class RedisBroker:
         ):
             raise NotOurs("somebody else has removed it meanwhile")
         self._released[key] += 1
+
+    def note_start(self, received: Received, copy: Envelope) -> bool:
+        """Write down that *received*, as *copy* tells, is started; False: it is not ours."""
+        channel, tag = received.message.channel, received.message.delivery_tag
+        queue = received.envelope.queue
+        value = f"{self._list(queue, copy)}\n{self._payload(copy, queue)}"
+        return bool(self._note(keys=[self._prefix + channel.holder.key], args=[tag, value]))
 
     # Retries that wait
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Reject
 from kombu import Queue
 
 from celery_resilience import (
@@ -43,6 +44,7 @@ app.conf.update(
     resilience_app_version="1.2.3",
 )
 install(app)
+os.environ.setdefault("MAIN_PID", str(os.getpid()))  # before the pool forks
 if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as an operator
     from celery_resilience.brokers import held
 
@@ -222,4 +224,22 @@ def waits(self: Any, name: str, gate: str) -> str:
         while not Path(gate).exists():
             time.sleep(0.02)
         raise TransientError("the gate has opened")
+    return f"{name} done"
+
+
+@app.task(base=ResilientTask)
+def kills_worker(name: str) -> None:
+    """The whole worker, as the OOM killer does; its children end with it."""
+    record(name)
+    time.sleep(0.3)
+    os.kill(int(os.environ["MAIN_PID"]), signal.SIGKILL)
+    time.sleep(60)
+
+
+@app.task(base=ResilientTask, bind=True, failure_policy=Policy(max_elapsed=4, backoff=0.5))
+def puts_back(self: Any, name: str, times: int) -> str:
+    """Reject the message, to have it again later, the first *times*."""
+    record(name)
+    if Path(os.environ["RECORD"]).read_text().count(f"{name}\n") <= times:
+        raise Reject("not now", requeue=True)
     return f"{name} done"

@@ -25,8 +25,8 @@ FLOORS = {
     1: "errors verdict decision backoff policy rules user_code celery_options schedule classify*",
     2: "context envelope facts fingerprint history letter outcome policy_file redact settings",
     3: "brokers* transport",
-    4: "tracer task coroutine eager request consumer context_key memory policies results ruling "
-    "moves settle signals switch mover holding",
+    4: "tracer task coroutine eager request announce suspect consumer context_key memory policies "
+    "results ruling moves settle signals switch mover holding",
     5: "deadletters embedded archive replay journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",
 }

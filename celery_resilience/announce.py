@@ -1,0 +1,104 @@
+"""Telling Celery's world what became of an attempt, where the child could not tell it.
+
+Results, signals, events and error callbacks are what they are in stock Celery; nothing that the
+promise needs hangs on them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from billiard import einfo as _einfo
+from billiard.exceptions import TimeLimitExceeded
+from celery import exceptions as _exceptions
+from celery import signals, states
+from celery.utils.saferepr import saferepr
+
+from celery_resilience.decision import RetryLater
+from celery_resilience.outcome import Outcome
+from celery_resilience.tracer import RetryInfo
+
+__all__ = ["announce_failure", "announce_retry", "exception_of", "send_retried"]
+
+logger = logging.getLogger("celery_resilience")
+
+# The stubs describe what tasks use of these, not what makes them.
+Retry: Any = _exceptions.Retry
+einfo: Any = _einfo
+
+
+def exception_of(exc_info: Any) -> BaseException:
+    """The exception that a pool has handed back."""
+    exc = exc_info.retry if isinstance(exc_info, RetryInfo) else exc_info.exception
+    if isinstance(exc, einfo.ExceptionWithTraceback):
+        exc = exc.exc
+    return exc if isinstance(exc, BaseException) else RuntimeError(str(exc))
+
+
+def announce_retry(
+    request: Any, exc: BaseException, exc_info: Any, outcome: Outcome, here: bool
+) -> None:
+    """*request* is retried; *here* tells that it was decided here, so nobody knows of it yet."""
+    cause = getattr(exc, "exc", None) or exc
+    if here:
+        task, context = request._task, request._context
+        assert isinstance(outcome.decision, RetryLater)
+        if request.store_errors:
+            task.backend.mark_as_retry(request.id, cause, exc_info.traceback, request=context)
+        reason = Retry(exc=cause, when=outcome.decision.delay)
+        signals.task_retry.send(sender=task, request=context, reason=reason, einfo=exc_info)
+        exc_info = RetryInfo(reason, None)
+    request.on_retry(exc_info)
+
+
+def send_retried(request: Any, exc_info: Any) -> None:
+    """Send Celery's event of a retry, if somebody listens."""
+    if _wants_events(request):
+        cause = exception_of(exc_info).exc  # type: ignore[attr-defined]
+        request.send_event(
+            "task-retried", exception=saferepr(cause), traceback=str(exc_info.traceback)
+        )
+
+
+def announce_failure(
+    request: Any, exc: BaseException, exc_info: Any, here: bool, send_event: bool
+) -> None:
+    """*request* has failed for good; *here* tells that it was decided here."""
+    if here:
+        task, context = request._task, request._context
+        try:
+            task.backend.mark_as_failure(
+                request.id, exc, request=context, store_result=request.store_errors
+            )
+        finally:
+            task.request_stack.push(context)
+            try:
+                signals.task_failure.send(
+                    sender=task, task_id=request.id, exception=exc, args=request.args,
+                    kwargs=request.kwargs, traceback=exc_info.traceback, einfo=exc_info,
+                )  # fmt: skip
+            finally:
+                if isinstance(exc, TimeLimitExceeded):
+                    _call_hooks(request, exc, exc_info)
+                task.request_stack.pop()
+        logger.error("Task handler raised error: %r", exc)
+    if send_event and _wants_events(request):
+        request.send_event(
+            "task-failed", exception=saferepr(exc), traceback=str(exc_info.traceback)
+        )
+
+
+def _call_hooks(request: Any, exc: BaseException, exc_info: Any) -> None:
+    """As Celery does, here, for a hard time limit: the process that ran the body is gone."""
+    task, args = request._task, (request.id, request.args, request.kwargs)
+    try:
+        task.on_failure(exc, *args, exc_info)
+        task.after_return(states.FAILURE, exc, *args, None)
+    except Exception:
+        logger.exception("%s[%s]: on_failure or after_return raised", request.name, request.id)
+
+
+def _wants_events(request: Any) -> bool:
+    eventer = request._eventer
+    return bool(eventer and eventer.enabled and request._task.send_events)

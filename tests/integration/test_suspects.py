@@ -1,0 +1,87 @@
+"""A task that takes its whole worker with it, under a supervisor that starts it again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from celery_resilience.decision import Reason
+from tests.client import Client
+from tests.servers import eventually
+from tests.worker import Broker, Worker
+
+SHOP = "tests.apps.shop"
+StartWorker = Callable[..., Worker]
+
+
+@contextmanager
+def supervised(worker: Worker) -> Iterator[list[int]]:
+    """Start *worker* whenever it has died, as systemd does; how often is in the list's length."""
+    deaths: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            process = worker._process
+            if process is not None and process.poll() is not None:
+                deaths.append(process.returncode)
+                worker.start()
+
+    # The worker's leash is held by the thread that starts it: it has to outlive the test's body.
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield deaths
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    [
+        ("redis", "prefork"),
+        ("redis", "threads"),
+        ("rabbitmq-classic", "prefork"),
+        ("rabbitmq-quorum", "threads"),
+    ],
+    indirect=["broker"],
+)
+def test_a_task_that_kills_its_worker_is_a_letter_and_its_neighbours_are_not(
+    broker: Broker, pool: str, client: Client, start_worker: StartWorker
+) -> None:
+    """It is started three times; neighbours that were running or received meanwhile finish."""
+    env = {**client.env, "LEASE": "2"}
+    client.send("kills_worker", "poison")
+    neighbours = [client.send("slow", f"slow-{n}", 1) for n in range(3)]
+    neighbours += [client.send("flaky", f"flaky-{n}", 1) for n in range(12)]
+    worker = start_worker(SHOP, broker, pool=pool, concurrency=4, env=env)
+    with supervised(worker) as deaths:
+        eventually(lambda: client.count("dead_letter") == 1, timeout=80)
+        for result in neighbours:
+            assert client.value(result)
+        (letter,) = client.letters()
+        assert (letter.task, letter.reason) == (f"{SHOP}.kills_worker", Reason.WORKER_LOST)
+        assert "max_worker_losses=3" in letter.rule
+        assert client.executions()["poison"] == 3
+        assert len(deaths) == 3
+        assert all(client.executions()[f"slow-{n}"] <= 4 for n in range(3))
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
+def test_a_message_that_is_put_back_comes_later_and_not_for_ever(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """``Reject(requeue=True)``: stock Celery delivers it again at once, and for ever."""
+    start_worker(SHOP, broker, env=client.env)
+    patient = client.send("puts_back", "patient", 1)
+    client.send("puts_back", "loops", 1000)
+    assert client.value(patient) == "patient done"
+    eventually(lambda: client.count("dead_letter") == 1, timeout=40)
+    (letter,) = client.letters()
+    assert (letter.task, letter.reason) == (f"{SHOP}.puts_back", Reason.REJECTED)
+    assert 2 <= client.executions()["loops"] <= 5
+    assert letter.history.count == client.executions()["loops"]
