@@ -21,6 +21,7 @@ from celery_resilience.envelope import QUEUE, Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.holding import Holding
 from celery_resilience.policies import apply_policies
+from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues
 from celery_resilience.settle import Settler
 from celery_resilience.switch import switch_off
@@ -76,6 +77,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             _refuse_to_execute_letters(consumed, dead_letter_queues(c.app, self.settings, consumed))
             refuse_stores_without_keys(c.app)
             self._guard(c)
+            hear_revocations()
         else:
             # A policy that is wrong must not be in the way of switching all of them off.
             _refuse_to_execute_letters(consumed, {self.settings.queue_for(q) for q in consumed})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -79,6 +80,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
             return self.acknowledge()
         if outcome is None:
             outcome = self._judge(exc, settler, lost)
+        if self.id in state.revoked and isinstance(outcome.decision, RetryLater):
+            # At once: workers that know of it drop it now, and may have forgotten it later.
+            outcome = replace(outcome, decision=replace(outcome.decision, delay=0.0))
         self._settled = True
         state.task_ready(self)
         try:

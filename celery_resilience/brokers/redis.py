@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
@@ -147,6 +147,16 @@ class RedisBroker:
     def put(self, found: WaitingFound, copy: Envelope, queue: str) -> bool:
         """Put *copy* into *queue*, then remove what was *found* waiting; False: it was gone."""
         return self.waiting.put(found, self._payload(copy, queue), self._list(queue, copy))
+
+    def fetch_waiting(self, ids: Collection[str]) -> int:
+        """Put what waits of the tasks with these *ids* into their queues; how many there were.
+
+        For another thread than the worker's.
+        """
+        waiting = Waiting(plain_client(self._channel), self._prefix, self._channel.sep)
+        return sum(
+            waiting.put(found, found.key[1], found.key[0]) for found in list(waiting.find(ids))
+        )
 
     # A worker
 

@@ -7,8 +7,10 @@ earliest due time, so that one look tells what is to be moved, and when to look 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu.utils.json import loads
@@ -127,7 +129,16 @@ class Waiting:
                 low = repr(last)
                 seen = {payload for payload, due in page if float(due) == last}
 
-    def put(self, found: WaitingFound, payload: str, to: str) -> bool:
+    def find(self, ids: Collection[str]) -> Iterator[WaitingFound]:
+        """What waits of the tasks with these *ids*, wherever it waits."""
+        for place, task_id in product(self._places(), ids):
+            pattern = "*" + re.sub(r"([][*?\\^-])", r"\\\1", task_id) + "*"
+            for payload, due in self._client.zscan_iter(self._set(place), pattern, count=1000):
+                envelope = read(payload, self.queue_of(place))
+                if envelope.properties.get("correlation_id") == task_id:
+                    yield WaitingFound(envelope, key=(place, payload), due=float(due))
+
+    def put(self, found: WaitingFound, payload: str | bytes, to: str) -> bool:
         """Put *payload* into the list *to*, then remove what was *found*; False: it was gone."""
         place, original = found.key
         return bool(

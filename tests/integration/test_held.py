@@ -176,3 +176,47 @@ def test_a_prefix_is_in_front_of_every_key(
     assert slow.id
     foreign = [key for key in db.scan_iter() if not key.startswith(b"mine:")]
     assert [key for key in foreign if b"pidbox" not in key and b"/" not in key] == []
+
+
+def test_a_revoked_task_that_waits_is_dropped_though_all_workers_are_restarted(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    worker = start_worker(SHOP, broker, env=client.env)
+    revoked, other = client.send("parks", "revoked"), client.send("parks", "other")
+    eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 2)
+    client.app.control.revoke(revoked.id)
+    eventually(lambda: client.state(revoked) == "REVOKED")
+    assert db.zcard("celery_resilience:waiting:shop") == 1
+    assert worker.terminate() == 0
+    assert client.state(other) == "RETRY"
+    assert client.executions() == {"revoked": 1, "other": 1}
+    assert client.letters() == []
+
+
+def test_a_task_that_is_revoked_while_it_runs_is_not_retried(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    worker = start_worker(SHOP, broker, env=client.env)
+    gate = client.record.with_name("gate")
+    result = client.send("waits", "w", str(gate))
+    eventually(lambda: client.executions()["w"] == 1)
+    client.app.control.revoke(result.id)
+    eventually(lambda: "flagged as revoked" in worker.log())
+    gate.touch()
+    eventually(lambda: client.state(result) == "REVOKED")
+    assert db.exists("celery_resilience:waiting") == 0
+    assert client.executions() == {"w": 1}
+
+
+def test_what_waits_is_moved_by_a_worker_that_decides_nothing(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    """``--no-resilience``: stock Celery decides, and a retry that waited is still run."""
+    worker = start_worker(SHOP, broker, env=client.env)
+    result = client.send("asks", "asks", 4)
+    eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 1)
+    worker.kill()
+    start_worker(SHOP, broker, env=client.env, arguments=["--no-resilience"])
+    eventually(lambda: client.state(result) == "FAILURE", timeout=40)
+    assert client.executions() == {"asks": 3}
+    assert client.letters() == []
