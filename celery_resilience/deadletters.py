@@ -11,18 +11,19 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
 from celery_resilience.brokers import Broker, Found
-from celery_resilience.brokers.reach import Unreachable, reach
-from celery_resilience.errors import ResilienceError
+from celery_resilience.brokers.reach import Reached, Unreachable
+from celery_resilience.filters import Filters
+from celery_resilience.ids import AmbiguousId, NoSuchId, meant
 from celery_resilience.letter import DeadLetter
 from celery_resilience.replay import Replay, Replayed, ReplayResult
 from celery_resilience.settings import Settings, dead_letter_queues, queue_name
@@ -31,7 +32,7 @@ __all__ = [
     "AmbiguousId",
     "DeadLetters",
     "Filed",
-    "NoSuchLetter",
+    "NoSuchId",
     "ReplayResult",
     "Replayed",
     "Unreachable",
@@ -41,16 +42,7 @@ logger = logging.getLogger("celery_resilience")
 
 #: How many letters are held in memory while they are replayed.
 _BATCH = 100
-#: The beginning of an id has to be at least this long to be taken for it.
-_SHORTEST_ID = 4
-
-
-class NoSuchLetter(ResilienceError, LookupError):
-    """No letter has this id, or one that begins with it."""
-
-
-class AmbiguousId(NoSuchLetter):
-    """More than one letter's id begins with this."""
+_EVERY = Filters()
 
 
 @dataclass(frozen=True)
@@ -83,9 +75,8 @@ class DeadLetters:
         self._work_queues = None if queues is None else tuple(queues)
         self._own = dead_letter_queue and queue_name(dead_letter_queue, "--dead-letter-queue")
         self._queues: tuple[str, ...] | None = None
-        self._connection: Any = None
-        self._broker: Broker | None = None
-        self._looking = False
+        self._reached = Reached(app)
+        self._parameters = parameters_of(app)
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -102,13 +93,13 @@ class DeadLetters:
 
     def count(self) -> dict[str, int]:
         """How many letters lie in each dead-letter queue."""
-        with self._turn() as broker:
+        with self._reached.turn() as broker:
             return {queue: broker.count(queue) for queue in self.queues}
 
-    def list(self, limit: int | None = None) -> Iterator[Filed]:
-        """The first *limit* letters, the oldest of each queue first."""
-        with self._turn() as broker:
-            filed = (filed for _, filed in self._look(broker))
+    def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[Filed]:
+        """The first *limit* letters that *filters* accept, the oldest of each queue first."""
+        with self._reached.turn() as broker:
+            filed = (f for _, f in self._look(broker) if self._accept(filters, f.letter))
             yield from itertools.islice(filed, limit)
 
     def find(self, letter_id: str) -> Filed:
@@ -117,14 +108,15 @@ class DeadLetters:
         return filed
 
     def find_all(self, ids: Iterable[str]) -> Sequence[Filed]:
-        """The letters with these ids, in their order; raises NoSuchLetter if one is not there."""
-        with self._turn() as broker:
+        """The letters with these ids, in their order; raises NoSuchId if one is not there."""
+        with self._reached.turn() as broker:
             return [filed for _, filed in self._find(broker, list(ids))]
 
     def replay(
         self,
         letters: str | Iterable[str] | Literal["all"],
         *,
+        filters: Filters = _EVERY,
         limit: int | None = None,
         to_queue: str | None = None,
     ) -> Iterator[Replayed]:
@@ -132,18 +124,19 @@ class DeadLetters:
 
         Each goes to the queue that it was received from, or to *to_queue*; its letter is removed
         when the broker has confirmed the message, so a crash in between leaves both. With
-        ``"all"`` it ends with the letters that lay there when it began, whatever dies meanwhile.
+        ``"all"``, which means those that *filters* accept, it ends with the letters that lay
+        there when it began, whatever dies meanwhile.
         Nothing happens before the first result is asked for.
         """
         if to_queue is not None and to_queue in self.queues:
             raise ValueError(f"{to_queue} is a dead-letter queue: nothing would run there")
-        with self._turn() as broker:
+        with self._reached.turn() as broker:
             until = time.time()
             #: The ids of those that stay where they are.
             kept: set[str] = set()
             chosen: Iterable[tuple[Found, Filed]]
             if letters == "all":
-                chosen = self._all(broker, kept)
+                chosen = self._all(broker, filters, kept)
             else:
                 ids = [letters] if isinstance(letters, str) else list(dict.fromkeys(letters))
                 chosen, until = self._find(broker, ids), float("inf")
@@ -156,12 +149,7 @@ class DeadLetters:
 
     def close(self) -> None:
         """Close the connection to the broker; it is opened again when needed."""
-        broker, connection = self._broker, self._connection
-        self._broker = self._connection = None
-        if broker is not None:
-            broker.close()
-        if connection is not None:
-            connection.release()
+        self._reached.close()
 
     def __enter__(self) -> DeadLetters:
         return self
@@ -183,35 +171,28 @@ class DeadLetters:
 
     def _find(self, broker: Broker, ids: Sequence[str]) -> Sequence[tuple[Found, Filed]]:
         """The letters that *ids* mean, in their order; nothing is kept of the others."""
-        for wanted in ids:
-            if len(wanted) < _SHORTEST_ID:
-                raise NoSuchLetter(
-                    f"{wanted!r} is too short for an id: at least {_SHORTEST_ID} characters"
-                )
-        exact: dict[str, tuple[Found, Filed]] = {}
-        begun: dict[str, dict[str, tuple[Found, Filed]]] = {wanted: {} for wanted in ids}
-        for found, filed in self._look(broker):
-            for wanted in ids:
-                if filed.letter.id == wanted:
-                    exact.setdefault(wanted, (found, filed))
-                elif filed.letter.id.startswith(wanted) and len(begun[wanted]) < 10:
-                    begun[wanted].setdefault(filed.letter.id, (found, filed))
-            if len(exact) == len(ids):
-                break
-        chosen = [exact.get(wanted) or self._only(wanted, begun[wanted]) for wanted in ids]
-        # Two beginnings may mean the same letter.
-        return list({filed.letter.id: (found, filed) for found, filed in chosen}.values())
+        return meant(
+            ids,
+            self._look(broker),
+            lambda one: one[1].letter.id,
+            what="dead letter",
+            where=", ".join(self.queues),
+            unique=True,
+        )
 
-    def _only(self, wanted: str, begun: dict[str, tuple[Found, Filed]]) -> tuple[Found, Filed]:
-        if len(begun) > 1:
-            raise AmbiguousId(
-                f"{wanted} is how several ids begin: {', '.join(sorted(begun))}; type more of it"
-            )
-        if not begun:
-            raise NoSuchLetter(f"no dead letter {wanted} in {', '.join(self.queues)}")
-        return next(iter(begun.values()))
+    def _accept(self, filters: Filters, letter: DeadLetter) -> bool:
+        return not filters or filters.accept(
+            letter.envelope,
+            error=letter.error.error,
+            message=letter.error.message,
+            at=letter.at,
+            reason=letter.reason,
+            parameters=self._parameters,
+        )
 
-    def _all(self, broker: Broker, kept: Collection[str]) -> Iterator[tuple[Found, Filed]]:
+    def _all(
+        self, broker: Broker, filters: Filters, kept: set[str]
+    ) -> Iterator[tuple[Found, Filed]]:
         """As many letters of each queue as lie there now, each once, though they are removed
         while this goes on; *kept* tells which of them are not."""
         for queue in self.queues:
@@ -225,40 +206,14 @@ class DeadLetters:
                 while left > 0 and (batch := list(itertools.islice(look, _BATCH))):
                     for found in batch:
                         letter = DeadLetter.from_envelope(found.envelope)
-                        if left > 0 and letter.id not in kept:
-                            left -= 1
-                            again = True
-                            yield found, Filed(letter, queue)
-
-    # The broker
-
-    @contextmanager
-    def _turn(self) -> Iterator[Broker]:
-        """The broker, for one iteration; afterwards every letter is where it was."""
-        if self._looking:
-            raise RuntimeError("finish the iteration over these letters first")
-        self._looking = True
-        try:
-            broker = self._opened()
-            yield broker
-            broker.close()  # gives back what was looked at
-        except BaseException as exc:
-            lost = self._connection is not None and isinstance(
-                exc, (*self._connection.connection_errors, *self._connection.channel_errors)
-            )
-            where = self._connection.as_uri() if lost else ""
-            with suppress(Exception):
-                self.close()
-            if lost:
-                raise Unreachable(f"lost {where}: {exc}") from exc
-            raise
-        finally:
-            self._looking = False
-
-    def _opened(self) -> Broker:
-        if self._broker is None:
-            self._connection, self._broker = reach(self._app)
-        return self._broker
+                        if left < 1 or letter.id in kept:
+                            continue
+                        left -= 1
+                        if not self._accept(filters, letter):
+                            kept.add(letter.id)
+                            continue
+                        again = True
+                        yield found, Filed(letter, queue)
 
 
 def load_tasks(app: Any) -> None:
@@ -285,3 +240,19 @@ def known_queues(app: Any) -> set[str]:
 def _name(queue: object) -> str:
     name = getattr(queue, "name", queue)
     return name if isinstance(name, str) else ""
+
+
+def parameters_of(app: Any) -> Callable[[str], Sequence[str]]:
+    """Tells the names of the positional parameters of *app*'s tasks, for the filters."""
+    known: dict[str, Sequence[str]] = {}
+
+    def parameters(name: str) -> Sequence[str]:
+        if name not in known:
+            load_tasks(app)
+            try:
+                known[name] = tuple(inspect.signature(app.tasks[name].run).parameters)
+            except (KeyError, TypeError, ValueError):
+                known[name] = ()
+        return known[name]
+
+    return parameters

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -21,13 +21,17 @@ from kombu.compression import compress, decompress
 # The stubs miss its registry.
 serialization: Any = _serialization
 
-__all__ = ["HEADER", "QUEUE", "Envelope", "encoded", "seconds_until"]
+__all__ = ["HARMLESS", "HEADER", "QUEUE", "Envelope", "encoded", "seconds_until"]
 
 #: Where a virtual transport's payload says, within this process, which queue it came out of.
 QUEUE = "resilience-queue"
 
 #: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
 HEADER = "celery_resilience"
+
+#: Bodies that are opened to be shown. A pickle would run what is in it, and a dead letter may be
+#: about a worker's refusal to do that.
+HARMLESS = frozenset({"application/json", "application/x-msgpack", "application/x-yaml"})
 
 #: Headers that are for brokers. Copied on, they make RabbitMQ see a cycle and drop the message,
 #: count deliveries that were another message's, or route the copy to more queues than its own.
@@ -185,13 +189,16 @@ class Envelope:
         """The same message, to be run *delay* seconds from now; at once for 0."""
         return self.due(time.time() + delay if delay > 0 else None)
 
-    def _opened(self) -> dict[str, Any]:
+    def _decoded(self) -> Any:
         body = self.body
         if compression := self.headers.get("compression"):
             body = decompress(body, compression)
-        fields = serialization.loads(
+        return serialization.loads(
             body, self.content_type, self.content_encoding, accept={self.content_type}
         )
+
+    def _opened(self) -> dict[str, Any]:
+        fields = self._decoded()
         if not isinstance(fields, dict):
             raise TypeError(f"a protocol 1 body is a mapping, got {type(fields).__name__}")
         return fields
@@ -202,6 +209,41 @@ class Envelope:
         if compression := self.headers.get("compression"):
             body = compress(body, compression)[0]
         return replace(self, body=body)
+
+    # For a person, and for a filter: nothing is opened that could run code.
+
+    def told(self, name: str) -> str:
+        """The task's own field *name* where it is a text; empty where nobody can say."""
+        if self.protocol == 1 and self.content_type not in HARMLESS:
+            return ""
+        try:
+            value = self.fields().get(name)
+        except Exception:  # an undecodable body is what many a dead letter is about
+            return ""
+        return value if isinstance(value, str) else ""
+
+    def shown_arguments(self) -> str:
+        """The arguments as the sender let them be shown: what it masked stays masked."""
+        args, kwargs = self.told("argsrepr"), self.told("kwargsrepr")
+        return f"args={args} kwargs={kwargs}" if args or kwargs else ""
+
+    def opened(self) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]] | None:
+        """Positional and keyword arguments, and what is embedded with them (chain, chord,
+        callbacks); None where that can't be read, or not without risk."""
+        if self.content_type not in HARMLESS:
+            return None
+        try:
+            inside = self._decoded()
+            if self.protocol == 1:
+                args, kwargs, embedded = inside.get("args"), inside.get("kwargs"), inside
+            else:
+                args, kwargs, embedded = inside
+        except Exception:
+            return None
+        args, kwargs, embedded = args or (), kwargs or {}, embedded or {}
+        if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
+            return None
+        return args, kwargs, embedded if isinstance(embedded, Mapping) else {}
 
     # As text, for a place that takes only text.
 

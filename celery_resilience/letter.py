@@ -21,10 +21,6 @@ from celery_resilience.history import History, clipped, finite
 
 __all__ = ["DeadLetter"]
 
-#: Bodies that are opened to be shown. A pickle would run what is in it, and a letter may lie here
-#: because a worker refused to do that.
-_HARMLESS = frozenset({"application/json", "application/x-msgpack", "application/x-yaml"})
-
 #: The most that the header may weigh, in bytes: it is ASCII, as json.dumps writes it.
 _HEADER = 60_000
 
@@ -65,33 +61,23 @@ class DeadLetter:
     @property
     def task(self) -> str:
         """The task's name; empty where the message did not tell."""
-        return self._told("task")
+        return self.envelope.told("task")
 
     @property
     def task_id(self) -> str:
         """The task's id; empty where the message did not tell."""
-        return self._told("id")
+        return self.envelope.told("id")
 
     @property
     def arguments(self) -> str:
         """The arguments as the sender let them be shown: what it masked stays masked."""
-        args, kwargs = self._told("argsrepr"), self._told("kwargsrepr")
-        return f"args={args} kwargs={kwargs}" if args or kwargs else ""
+        return self.envelope.shown_arguments()
 
     @property
     def fingerprint(self) -> str:
         """Letters with the same one died of the same: task, error type, innermost own frame."""
         parts = (self.task, self.error.error or self.reason.value, self.error.frame)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-
-    def _told(self, name: str) -> str:
-        if self.envelope.protocol == 1 and self.envelope.content_type not in _HARMLESS:
-            return ""
-        try:
-            value = self.envelope.fields().get(name)
-        except Exception:  # an undecodable body is what many a letter is about
-            return ""
-        return value if isinstance(value, str) else ""
 
     # On its way
 

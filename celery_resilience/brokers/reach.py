@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery_resilience.brokers import Broker, open_broker
 from celery_resilience.errors import BrokerError
 
-__all__ = ["Unreachable", "reach"]
+__all__ = ["Reached", "Unreachable", "reach"]
 
 #: How long to wait for a broker that does not answer, in seconds.
 _CONNECT = 5.0
@@ -15,6 +17,49 @@ _CONNECT = 5.0
 
 class Unreachable(BrokerError):
     """The broker does not answer, or has hung up."""
+
+
+class Reached:
+    """The broker of *app*, for one iteration after the other; the connection opens when needed."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._connection: Any = None
+        self._broker: Broker | None = None
+        self._busy = False
+
+    @contextmanager
+    def turn(self) -> Iterator[Broker]:
+        """The broker, for one iteration; afterwards all that was looked at is where it was."""
+        if self._busy:
+            raise RuntimeError("finish the iteration that has begun first")
+        self._busy = True
+        try:
+            if self._broker is None:
+                self._connection, self._broker = reach(self._app)
+            yield self._broker
+            self._broker.close()  # gives back what was looked at
+        except BaseException as exc:
+            lost = self._connection is not None and isinstance(
+                exc, (*self._connection.connection_errors, *self._connection.channel_errors)
+            )
+            where = self._connection.as_uri() if lost else ""
+            with suppress(Exception):
+                self.close()
+            if lost:
+                raise Unreachable(f"lost {where}: {exc}") from exc
+            raise
+        finally:
+            self._busy = False
+
+    def close(self) -> None:
+        """Close the connection; it is opened again when needed."""
+        broker, connection = self._broker, self._connection
+        self._broker = self._connection = None
+        if broker is not None:
+            broker.close()
+        if connection is not None:
+            connection.release()
 
 
 def reach(app: Any) -> tuple[Any, Broker]:

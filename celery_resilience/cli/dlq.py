@@ -6,17 +6,29 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
-from celery.exceptions import CeleryCommandException
-from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
+from celery.bin.base import CeleryCommand, handle_preload_options
+from celery.platforms import EX_FAILURE
+
+from celery_resilience.cli.verbs import (
+    EXIT_CODES,
+    Selection,
+    app_of,
+    ask,
+    changing,
+    ending,
+    filtering,
+    json_option,
+    limit_option,
+    option,
+)
 
 if TYPE_CHECKING:
     from celery_resilience.deadletters import DeadLetters, Filed
+    from celery_resilience.filters import Filters
     from celery_resilience.redact import Redactor
 
     DYMGroup = click.Group
@@ -25,30 +37,7 @@ else:
 
 __all__ = ["dlq"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_GROUP = "Dead Letter Options"
-EXIT_CODES = """\b
-Exit codes:
-  0   done
-  1   it failed, nothing was found, or you answered no
-  2   wrong usage
-  69  the broker can't be reached"""
-
 _DRY_RUN_ROWS = 20
-
-
-def option(*names: str, **attributes: Any) -> Callable[[F], F]:
-    """A Celery option in our help group."""
-    return click.option(*names, cls=CeleryOption, help_group=_GROUP, **attributes)
-
-
-def json_option(command: F) -> F:
-    """``--json``, as Celery's own commands have it."""
-    return option("-j", "--json", "as_json", is_flag=True, help="Print JSON and nothing else.")(
-        command
-    )
-
 
 queue_option = option(
     "--dead-letter-queue",
@@ -63,21 +52,16 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(ctx: click.Context, /, dead_letter_queue: str | None, **options: Any) -> None:
-        from celery.exceptions import ImproperlyConfigured
-
-        from celery_resilience.deadletters import DeadLetters, Unreachable
-        from celery_resilience.errors import ResilienceError
-        from celery_resilience.redact import Redactor, printable
+        from celery_resilience.deadletters import DeadLetters
+        from celery_resilience.redact import Redactor
 
         if dead_letter_queue is None and ctx.parent is not None:
             dead_letter_queue = ctx.parent.params.get("dead_letter_queue")
-        try:
-            with DeadLetters(ctx.obj.app, dead_letter_queue=dead_letter_queue) as letters:
-                command(ctx, letters, Redactor(letters.settings.redact), **options)
-        except Unreachable as exc:
-            raise CeleryCommandException(printable(str(exc)), EX_UNAVAILABLE) from exc
-        except (ResilienceError, ImproperlyConfigured) as exc:
-            raise CeleryCommandException(printable(str(exc)), EX_FAILURE) from exc
+        with (
+            ending(),
+            DeadLetters(ctx.obj.app, dead_letter_queue=dead_letter_queue) as letters,
+        ):
+            command(ctx, letters, Redactor(letters.settings.redact), **options)
 
     return queue_option(click.pass_context(run))
 
@@ -96,14 +80,8 @@ def dlq(ctx: click.Context, **kwargs: Any) -> None:
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
-@option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="List the first N, the oldest of each queue first.",
-)
+@limit_option
+@filtering("letters")
 @json_option
 @_verb
 def ls(
@@ -112,21 +90,24 @@ def ls(
     redactor: Redactor,
     *,
     limit: int,
+    filters: Filters,
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """List dead letters, the oldest first."""
+    """List dead letters, the oldest of each queue first."""
     from celery_resilience.cli import printing, story
 
+    listed = printing.Upto(letters.list(limit + 1, filters), limit)
     if as_json:
-        printing.print_array(story.as_json(filed, redactor) for filed in letters.list(limit))
+        printing.print_array(story.as_json(filed, redactor) for filed in listed)
         return
-    total = sum(letters.count().values())
-    shown = printing.print_table(ctx, letters, redactor, letters.list(limit))
-    if shown == 0 and total == 0:
-        ctx.obj.echo(f"No dead letters in {printing.names(letters)}.")
-    elif shown < total:
-        ctx.obj.echo(f"{shown:,} of {printing.many(total)}: --limit N shows more.", err=True)
+    printing.print_letters(ctx, letters, redactor, listed)
+    if listed.shown == 0 and not listed.more:
+        such = "such " if filters else ""
+        ctx.obj.echo(f"No {such}dead letters in {printing.names(letters)}.")
+    elif listed.more:
+        of = "" if filters else f" of {printing.many(sum(letters.count().values()))}"
+        ctx.obj.echo(f"{listed.shown:,}{of}: --limit N shows more.", err=True)
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
@@ -161,7 +142,7 @@ def show(
         if title:
             ctx.obj.echo(ctx.obj.style(title, bold=True))
         ctx.obj.echo(text)
-    ctx.obj.echo(f"\nTo replay it: {_command(ctx)} dlq replay {name}")
+    ctx.obj.echo(f"\nTo replay it: {app_of(ctx)} dlq replay {name}")
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
@@ -192,28 +173,16 @@ def count(
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
-@click.argument("ids", metavar="[ID]...", nargs=-1)
-@option("--all", "everything", is_flag=True, help="Replay every letter that lies there now.")
-@option(
-    "--limit", type=click.IntRange(min=0), metavar="N", help="With --all: the first N and no more."
-)
 @option("--to-queue", metavar="QUEUE", help="Publish to QUEUE, not to where each came from.")
-@option("--dry-run", is_flag=True, help="Show what would be replayed, and replay nothing.")
-@option("-y", "--yes", is_flag=True, help="Don't ask.")
-@json_option
+@changing("letters")
 @_verb
 def replay(
     ctx: click.Context,
     letters: DeadLetters,
     redactor: Redactor,
     *,
-    ids: tuple[str, ...],
-    everything: bool,
-    limit: int | None,
+    selection: Selection,
     to_queue: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
     **kwargs: Any,
 ) -> None:
     """Publish the messages of dead letters again.
@@ -224,48 +193,48 @@ def replay(
     """
     from celery_resilience.cli import printing
 
-    if bool(ids) == everything:
-        raise click.UsageError("Give the ids of letters, or --all.")
-    if limit is not None and not everything:
-        raise click.UsageError("--limit goes with --all.")
     if to_queue is not None and to_queue in letters.queues:
         raise click.UsageError(f"{to_queue} is a dead-letter queue: nothing would run there.")
-    chosen = None if everything else letters.find_all(ids)
-    if chosen is None:
-        number = sum(letters.count().values())
-        number = number if limit is None else min(limit, number)
-    else:
-        number = len(chosen)
-    if dry_run:
-        _would_replay(ctx, letters, redactor, chosen, number, as_json)
+    chosen = letters.find_all(selection.ids) if selection.ids else None
+    number = _number(letters, selection) if chosen is None else len(chosen)
+    if selection.dry_run:
+        _would_replay(ctx, letters, redactor, selection, chosen, number)
         return
-    if number and not yes:
+    if number and not selection.yes:
         _ask(ctx, letters, number, to_queue)
     results = letters.replay(
         "all" if chosen is None else [filed.letter.id for filed in chosen],
-        limit=number if everything else None,
+        filters=selection.filters,
+        limit=number if chosen is None else None,
         to_queue=to_queue,
     )
-    if not printing.carry_out(ctx, results, number, as_json):
+    if not printing.carry_out(ctx, printing.REPLAY, results, number, selection.as_json):
         ctx.exit(EX_FAILURE)
+
+
+def _number(letters: DeadLetters, selection: Selection) -> int:
+    if selection.filters:
+        return sum(1 for _ in letters.list(selection.limit, selection.filters))
+    there = sum(letters.count().values())
+    return there if selection.limit is None else min(selection.limit, there)
 
 
 def _would_replay(
     ctx: click.Context,
     letters: DeadLetters,
     redactor: Redactor,
+    selection: Selection,
     chosen: Sequence[Filed] | None,
     number: int,
-    as_json: bool,
 ) -> None:
     from celery_resilience.cli import printing, story
 
-    if as_json:
-        filed = letters.list(number) if chosen is None else chosen
+    rows = number if selection.as_json else min(number, _DRY_RUN_ROWS)
+    filed = letters.list(rows, selection.filters) if chosen is None else chosen
+    if selection.as_json:
         printing.print_array(story.as_json(one, redactor) for one in filed)
         return
-    rows = min(number, _DRY_RUN_ROWS)
-    printing.print_table(ctx, letters, redactor, letters.list(rows) if chosen is None else chosen)
+    printing.print_letters(ctx, letters, redactor, filed)
     ctx.obj.echo(f"would replay {number:,}")
 
 
@@ -273,12 +242,6 @@ def _ask(ctx: click.Context, letters: DeadLetters, number: int, to_queue: str | 
     from celery_resilience.cli import printing
     from celery_resilience.deadletters import known_queues
 
-    if not sys.stdin.isatty():
-        raise CeleryCommandException(
-            f"{printing.many(number)} to replay and nobody to ask: "
-            "add --yes, or --dry-run to look first",
-            EX_FAILURE,
-        )
     letters.close()  # a broker may hang up on a connection that nobody uses
     where = "each to the queue that it came from"
     if to_queue is not None:
@@ -286,11 +249,4 @@ def _ask(ctx: click.Context, letters: DeadLetters, number: int, to_queue: str | 
         if to_queue not in known_queues(ctx.obj.app):
             where += " (which this app does not know)"
     what = f"{printing.many(number)} of {printing.names(letters)}"
-    click.confirm(f"Replay {what}, {where}?", abort=True, err=True)
-
-
-def _command(ctx: click.Context) -> str:
-    """How ``celery`` was called, as far as the app goes."""
-    root = ctx.find_root()
-    app = root.params.get("app")
-    return f"celery -A {app}" if isinstance(app, str) else "celery"
+    ask(f"{printing.many(number)} to replay", f"Replay {what}, {where}?")

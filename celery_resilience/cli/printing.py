@@ -1,12 +1,14 @@
-"""What ``dlq`` prints: tables, JSON, and how a replay goes on."""
+"""What ``dlq`` and ``retries`` print: tables, JSON, and how a change goes on."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import click
@@ -15,78 +17,143 @@ from celery_resilience.cli import story
 from celery_resilience.deadletters import DeadLetters, Filed, Replayed, ReplayResult
 from celery_resilience.redact import Redactor, printable
 
-__all__ = ["carry_out", "many", "names", "print_array", "print_table"]
+__all__ = [
+    "REPLAY",
+    "Upto",
+    "Verb",
+    "carry_out",
+    "many",
+    "names",
+    "print_array",
+    "print_letters",
+    "print_table",
+]
 
 #: So many lines of a table are set at once; longer ones come in several pieces.
 _PIECE = 200
 
 
-def carry_out(ctx: click.Context, results: Iterator[Replayed], number: int, as_json: bool) -> bool:
-    """Draw the progress of a replay, and sum it up; whether nothing failed."""
-    totals = dict.fromkeys(ReplayResult, 0)
+@dataclass(frozen=True)
+class Verb:
+    """What is said while a verb goes on, and when it is over."""
 
-    def counted() -> Iterator[Replayed]:
+    #: What it is doing, for the progress bar.
+    label: str
+    #: What may become of one letter or retry; the last of these is a failure.
+    results: tuple[Enum, ...]
+    #: The key of the JSON array of them all.
+    array: str
+    #: One of them, for a program.
+    as_object: Callable[[Any], dict[str, Any]]
+
+
+def _replayed(replayed: Replayed) -> dict[str, Any]:
+    return {
+        "id": replayed.letter.id,
+        "task": replayed.letter.task,
+        "dead_letter_queue": replayed.queue,
+        "to": replayed.to,
+        "result": replayed.result.value,
+        "why": replayed.why,
+    }
+
+
+REPLAY = Verb("Replaying", tuple(ReplayResult), "letters", _replayed)
+
+
+def carry_out(
+    ctx: click.Context,
+    verb: Verb,
+    results: Iterator[Any],
+    number: int,
+    as_json: bool,
+    also: Mapping[str, int] | None = None,
+) -> bool:
+    """Draw the progress of what *results* yields, and sum it up, with what was done *also*;
+    whether nothing failed."""
+    totals = dict.fromkeys(verb.results, 0)
+
+    def counted() -> Iterator[Any]:
         watched = sys.stderr.isatty() and not ctx.obj.quiet
         with (
-            click.progressbar(results, length=number, label="Replaying", file=sys.stderr)
+            click.progressbar(results, length=number, label=verb.label, file=sys.stderr)
             if watched
             else nullcontext(results)
         ) as progress:
-            for replayed in progress:
-                totals[replayed.result] += 1
-                yield replayed
-
-    def as_object(replayed: Replayed) -> dict[str, Any]:
-        return {
-            "id": replayed.letter.id,
-            "task": replayed.letter.task,
-            "dead_letter_queue": replayed.queue,
-            "to": replayed.to,
-            "result": replayed.result.value,
-            "why": replayed.why,
-        }
+            for one in progress:
+                totals[one.result] += 1
+                yield one
 
     #: The first of them are told, the others are alike.
     problems: list[str] = []
     try:
         if as_json:
-            click.echo('{"letters":')
-            print_array(as_object(replayed) for replayed in counted())
+            click.echo(f'{{"{verb.array}":')
+            print_array(map(verb.as_object, counted()))
         else:
-            for replayed in counted():
-                if replayed.why and len(problems) < 10:
-                    problems.append(f"{replayed.letter.id} {replayed.result}: {replayed.why}")
+            for one in counted():
+                if one.why and len(problems) < 10:
+                    problems.append(f"{verb.as_object(one)['id']} {one.result}: {one.why}")
     finally:
         for problem in problems:
             ctx.obj.error(printable(problem))
+        sums = {**{str(result): n for result, n in totals.items()}, **(also or {})}
         if as_json:
-            click.echo(", " + json.dumps({str(k): n for k, n in totals.items()}).removeprefix("{"))
+            named = {name.replace(" ", "_"): n for name, n in sums.items()}
+            click.echo(", " + json.dumps(named).removeprefix("{"))
         else:
-            ctx.obj.echo(", ".join(f"{result} {n:,}" for result, n in totals.items()))
-    return totals[ReplayResult.FAILED] == 0
+            ctx.obj.echo(", ".join(f"{name} {n:,}" for name, n in sums.items()))
+    return totals[verb.results[-1]] == 0
+
+
+class Upto:
+    """The first *limit* of *things*; afterwards, how many that were and whether there are more."""
+
+    def __init__(self, things: Iterable[Any], limit: int) -> None:
+        self.shown = 0
+        self.more = False
+        self._things, self._limit = things, limit
+
+    def __iter__(self) -> Iterator[Any]:
+        with closing(self._things):
+            for thing in self._things:
+                if self.shown == self._limit:
+                    self.more = True
+                    return
+                self.shown += 1
+                yield thing
+
+
+def print_letters(
+    ctx: click.Context, letters: DeadLetters, redactor: Redactor, filed: Iterable[Filed]
+) -> None:
+    """Print a line for each letter, and the queue where there are several."""
+    blank = ""
+    with closing(filed):
+        for queue, of_queue in itertools.groupby(filed, key=lambda one: one.queue):
+            if len(letters.queues) > 1:
+                ctx.obj.echo(blank + ctx.obj.style(f"In {printable(queue)}:", bold=True))
+                blank = "\n"
+            print_table(ctx, (story.as_row(one, redactor) for one in of_queue), story.headlines)
 
 
 def print_table(
-    ctx: click.Context, letters: DeadLetters, redactor: Redactor, filed: Iterable[Filed]
-) -> int:
-    """Print a line for each letter, and the queue where there are several; how many there were."""
-    shown = 0
-    with _closing(filed):
-        for queue, of_queue in itertools.groupby(filed, key=lambda one: one.queue):
-            if len(letters.queues) > 1:
-                blank = "\n" if shown else ""
-                ctx.obj.echo(blank + ctx.obj.style(f"In {printable(queue)}:", bold=True))
-            while piece := list(itertools.islice(of_queue, _PIECE)):
-                shown += len(piece)
-                heading, *lines = story.headlines([story.as_row(one, redactor) for one in piece])
-                ctx.obj.echo(ctx.obj.style("  ".join(heading).rstrip(), bold=True))
-                for line in lines:
-                    ctx.obj.echo("  ".join(line).rstrip())
-    return shown
+    ctx: click.Context,
+    rows: Iterable[list[str]],
+    headlines: Callable[[list[list[str]]], list[list[str]]],
+) -> None:
+    """Print *rows* in the columns that *headlines* makes of some of them, heading first."""
+    rows = iter(rows)
+    while piece := list(itertools.islice(rows, _PIECE)):
+        heading, *lines = headlines(piece)
+        ctx.obj.echo(ctx.obj.style("  ".join(heading).rstrip(), bold=True))
+        for line in lines:
+            ctx.obj.echo("  ".join(line).rstrip())
 
 
 @contextmanager
-def _closing(iterable: Iterable[Any]) -> Iterator[None]:
+def closing(iterable: Iterable[Any]) -> Iterator[None]:
+    """Close *iterable* in the end, if it can be."""
     try:
         yield
     finally:

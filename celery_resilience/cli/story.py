@@ -14,7 +14,20 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.letter import DeadLetter
 from celery_resilience.redact import Redactor, printable
 
-__all__ = ["as_json", "as_row", "headlines", "story"]
+__all__ = [
+    "as_json",
+    "as_row",
+    "body",
+    "details",
+    "error_line",
+    "headlines",
+    "iso",
+    "listed",
+    "particulars",
+    "story",
+    "tried",
+    "verdict",
+]
 
 #: Celery's own headers; what else there is, its sender has put there.
 _CELERYS = frozenset(
@@ -56,7 +69,7 @@ def as_json(filed: Filed, redactor: Redactor, *, whole: bool = False) -> dict[st
         "id": letter.id,
         "dead_letter_queue": filed.queue,
         "reason": letter.reason.value,
-        "at": _iso(letter.at),
+        "at": iso(letter.at),
         "task": letter.task,
         "task_id": letter.task_id,
         "queue": letter.envelope.queue,
@@ -67,19 +80,22 @@ def as_json(filed: Filed, redactor: Redactor, *, whole: bool = False) -> dict[st
         "rule": letter.rule,
         "fingerprint": letter.fingerprint,
     }
-    if not whole:
-        return told
+    return {**told, **details(letter)} if whole else told
+
+
+def details(letter: DeadLetter) -> dict[str, Any]:
+    """What JSON output of ``show`` says about a *letter* that is fit to be shown, and ``ls`` does
+    not."""
     envelope = letter.envelope
     return {
-        **told,
         "verdict_rule": letter.verdict_rule,
         "category": letter.category,
         "hint": letter.hint,
         "worker": letter.worker,
         "app_version": letter.app_version,
-        "first": _iso(letter.history.first or 0.0),
+        "first": iso(letter.history.first or 0.0),
         "history": [
-            {**asdict(attempt), "at": _iso(attempt.at)} for attempt in letter.history.attempts
+            {**asdict(attempt), "at": iso(attempt.at)} for attempt in letter.history.attempts
         ],
         "causes": [asdict(cause) for cause in letter.error.causes],
         "traceback": letter.error.traceback,
@@ -99,7 +115,8 @@ def as_json(filed: Filed, redactor: Redactor, *, whole: bool = False) -> dict[st
     }
 
 
-def _iso(at: float) -> str | None:
+def iso(at: float) -> str | None:
+    """*at* for a program, in UTC; None where there is no such moment."""
     try:
         moment = datetime.fromtimestamp(at, timezone.utc) if at > 0 else None
     except (OverflowError, ValueError, OSError):
@@ -121,7 +138,7 @@ def as_row(filed: Filed, redactor: Redactor) -> list[str]:
         printable(letter.task) or "?",
         letter.reason.value,
         str(letter.history.count),
-        printable(_error(letter.error.error, letter.error.message)),
+        printable(error_line(letter.error.error, letter.error.message)),
     ]
 
 
@@ -135,8 +152,15 @@ def story(filed: Filed, redactor: Redactor) -> Iterator[tuple[str, str]]:
     letter = redactor.letter(filed.letter)
     width = screen()
     yield "", _facts(letter, width)
+    yield from particulars(letter, redactor, width, "dead letter")
+
+
+def particulars(
+    letter: DeadLetter, redactor: Redactor, width: int, end: str
+) -> Iterator[tuple[str, str]]:
+    """What a *letter* that is fit to be shown brings with it; *end* is where its attempts led."""
     if letter.history.attempts:
-        yield "Attempts", _attempts(letter, width)
+        yield "Attempts", _attempts(letter, width, end)
     if letter.error.causes:
         lines = [f"{printable(c.error)}: {printable(c.message)}" for c in letter.error.causes]
         yield "Caused by", "\n".join(wrapped(line, width, "  ", "    ") for line in lines)
@@ -161,7 +185,7 @@ def story(filed: Filed, redactor: Redactor) -> Iterator[tuple[str, str]]:
 
 
 def _facts(letter: DeadLetter, width: int) -> str:
-    history, envelope = letter.history, letter.envelope
+    envelope = letter.envelope
     died = moment(letter.at)
     if letter.at > 0:
         died += f" ({ago(letter.at)} ago)"
@@ -169,22 +193,9 @@ def _facts(letter: DeadLetter, width: int) -> str:
         died += f" on {letter.worker}"
     if letter.app_version:
         died += f", app {letter.app_version}"
-    tried = str(history.count)
-    if history.first and letter.at >= history.first:
-        tried += f", the first {span(letter.at - history.first)} earlier"
-    if history.losses:
-        tried += f"; {history.losses} of them killed the process that ran it"
-    verdict = letter.kind
-    if letter.verdict_rule:
-        verdict += f", by {letter.verdict_rule}"
-    if letter.category:
-        verdict += f" ({letter.category})"
     came_from = envelope.queue or "?"
     if envelope.exchange or envelope.routing_key not in ("", envelope.queue):
         came_from += f" (exchange {envelope.exchange!r}, routing key {envelope.routing_key!r})"
-    body = f"{envelope.content_type or 'unknown type'}, {len(envelope.body)} bytes"
-    if compression := envelope.headers.get("compression"):
-        body += f", {compression}"
     facts = {
         "Task": letter.task or "?",
         "Task id": letter.task_id,
@@ -192,14 +203,19 @@ def _facts(letter: DeadLetter, width: int) -> str:
         "Error": ": ".join(filter(None, (letter.error.error, letter.error.message))),
         "Hint": letter.hint,
         "Decided by": letter.rule,
-        "Verdict": verdict,
+        "Verdict": verdict(letter),
         "Died": died,
-        "Attempts": tried,
+        "Attempts": tried(letter),
         "Came from": came_from,
-        "Body": body,
+        "Body": body(letter.envelope),
         "Replayed from": ", ".join(letter.history.lineage),
         "Group": letter.fingerprint,
     }
+    return listed(facts, width)
+
+
+def listed(facts: Mapping[str, str], width: int) -> str:
+    """The *facts* that there are, a line for each."""
     return "\n".join(
         wrapped(f"{name:<13} {printable(fact)}", width, "  ", " " * 16)
         for name, fact in facts.items()
@@ -207,7 +223,36 @@ def _facts(letter: DeadLetter, width: int) -> str:
     )
 
 
-def _attempts(letter: DeadLetter, width: int) -> str:
+def tried(letter: DeadLetter) -> str:
+    """How often it was tried, and what came of that."""
+    history = letter.history
+    said = str(history.count)
+    if history.first and letter.at >= history.first:
+        said += f", the first {span(letter.at - history.first)} earlier"
+    if history.losses:
+        said += f"; {history.losses} of them killed the process that ran it"
+    return said
+
+
+def verdict(letter: DeadLetter) -> str:
+    """What the classifier found, and by which rule."""
+    said = letter.kind
+    if letter.verdict_rule:
+        said += f", by {letter.verdict_rule}"
+    if letter.category:
+        said += f" ({letter.category})"
+    return said
+
+
+def body(envelope: Envelope) -> str:
+    """The body's type and size."""
+    said = f"{envelope.content_type or 'unknown type'}, {len(envelope.body)} bytes"
+    if compression := envelope.headers.get("compression"):
+        said += f", {compression}"
+    return said
+
+
+def _attempts(letter: DeadLetter, width: int, end: str) -> str:
     history = letter.history
     rows = [["#", "WHEN", "RAN", "ERROR", "THEN"]]
     missing = history.count - len(history.attempts)
@@ -221,15 +266,16 @@ def _attempts(letter: DeadLetter, width: int) -> str:
                 str(attempt.number),
                 moment(attempt.at, "%m-%d %H:%M:%S"),
                 span(attempt.ran),
-                printable(_error(attempt.error, attempt.message)),
-                then or ("dead letter" if last else ""),
+                printable(error_line(attempt.error, attempt.message)),
+                then or (end if last else ""),
             ]
         )
     laid_out = columns(rows, width - 2, elastic=(3,), numbers=(0, 2))
     return "\n".join("  " + "  ".join(row).rstrip() for row in laid_out)
 
 
-def _error(error: str, message: str) -> str:
+def error_line(error: str, message: str) -> str:
+    """``Name: what it said``."""
     name = error.rpartition(".")[2]
     return f"{name}: {message}" if name and message else name or message
 

@@ -8,7 +8,7 @@ import time
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["ago", "columns", "cut", "moment", "rendered", "screen", "span", "wrapped"]
+__all__ = ["ago", "columns", "cut", "moment", "rendered", "screen", "short", "span", "wrapped"]
 
 
 def screen() -> int:
@@ -114,11 +114,16 @@ def ago(at: float, now: float | None = None) -> str:
     """How long ago *at* was, in four characters: ``12s``, ``5m``, ``3h``, ``41d``."""
     if at <= 0:
         return "?"
-    seconds = max(0, int((time.time() if now is None else now) - at))
+    return short((time.time() if now is None else now) - at)
+
+
+def short(seconds: float) -> str:
+    """A time of at least 0 in four characters: ``12s``, ``5m``, ``3h``, ``41d``."""
+    whole = max(0, int(seconds))
     for sign, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{sign}"
-    return f"{seconds}s"
+        if whole >= size:
+            return f"{whole // size}{sign}"
+    return f"{whole}s"
 
 
 def moment(at: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:

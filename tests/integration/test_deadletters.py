@@ -26,13 +26,14 @@ from celery_resilience.cli.dlq import dlq
 from celery_resilience.deadletters import (
     AmbiguousId,
     DeadLetters,
-    NoSuchLetter,
+    NoSuchId,
     ReplayResult,
     Unreachable,
 )
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.filters import Filters
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 from tests.servers import eventually
@@ -208,9 +209,9 @@ def test_a_letter_is_found_by_the_beginning_of_its_id(shop):
         assert letters.find("aaaa11112222").letter.id == "aaaa11112222"
         with pytest.raises(AmbiguousId, match="aaaa11112222, aaaa11113333"):
             letters.find("aaaa1")
-        with pytest.raises(NoSuchLetter, match="no dead letter cccc in dead_letter"):
+        with pytest.raises(NoSuchId, match="no dead letter cccc in dead_letter"):
             letters.find("cccc")
-        with pytest.raises(NoSuchLetter, match="at least 4"):
+        with pytest.raises(NoSuchId, match="at least 4"):
             letters.find("bbb")
         found = letters.find_all(["bbbb", "aaaa11113333"])
         assert [filed.letter.id for filed in found] == ["bbbb11112222", "aaaa11113333"]
@@ -304,6 +305,24 @@ def test_a_replay_of_all_stops_at_its_limit(shop):
     with shop.letters() as letters:
         assert [r.letter.id for r in letters.replay("all", limit=2)] == written[:2]
     assert shop.ids() == written[2:]
+
+
+def test_filters_choose_what_is_listed_and_replayed(shop):
+    """Whatever lies between them stays, in its order."""
+    written = shop.bury(130)
+    mail = [letter(n, envelope=message(n, task="mail.send")) for n in range(200, 203)]
+    shop.put(*(one.to_envelope() for one in mail))
+    written += shop.bury(5, at=time.time() - 7200)
+    with shop.letters() as letters:
+        few = letters.list(limit=2, filters=Filters(task="shop.*", since=time.time() - 600))
+        assert [filed.letter.id for filed in few] == written[:2]
+        replay = letters.replay("all", filters=Filters(task="mail.*"), limit=2)
+        assert [r.letter.id for r in replay] == [one.id for one in mail[:2]]
+        replay = letters.replay("all", filters=Filters(until=time.time() - 600))
+        assert [r.letter.id for r in replay] == written[130:]
+        replay = letters.replay("all", filters=Filters(args=(("0", "7"),)))
+        assert [r.letter.id for r in replay] == [written[7]]
+    assert shop.ids() == [*written[:7], *written[8:130], mail[2].id]
 
 
 def test_a_replay_that_is_not_finished_leaves_the_rest(shop):
@@ -459,6 +478,28 @@ def test_json_is_all_that_stdout_gets(shop):
     assert [one["result"] for one in done.pop("letters")] == ["replayed"] * 3
     assert done == {"replayed": 3, "skipped": 0, "failed": 0}
     assert json.loads(shop.run("ls", "--json").stdout) == []
+
+
+def test_the_verbs_take_filters(shop):
+    (mail,) = written = [letter(1, envelope=message(1, task="mail.send"), reason=Reason.DEADLINE)]
+    shop.put(*(one.to_envelope() for one in written))
+    shop.bury(4)
+    chosen = json.loads(shop.run("ls", "--json", "--task", "mail.*").stdout)
+    assert [one["id"] for one in chosen] == [mail.id]
+    assert shop.run("ls", "--error", "KeyError").stdout == "No such dead letters in dead_letter.\n"
+    assert shop.run("ls", "--task", "shop.*", "--limit", "3").stderr == "3: --limit N shows more.\n"
+    for wrong in (["--reason", "bad"], ["--since", "soon"], ["--args", "customer"]):
+        assert shop.run("ls", *wrong).exit_code == 2
+    asked = shop.run("replay", "--reason", "deadline")
+    assert "1 dead letter to replay and nobody to ask" in asked.stderr
+    assert shop.run("replay", mail.id, "--task", "x").exit_code == 2
+    dry = shop.run("replay", "--error", "Timeout", "--since", "1h", "--limit", "3", "--dry-run")
+    assert dry.stdout.endswith("would replay 3\n")
+    done = shop.run("replay", "--reason", "deadline", "--yes")
+    assert done.stdout == "replayed 1, skipped 0, failed 0\n"
+    done = shop.run("replay", "--args", "0=2", "--all", "--yes")
+    assert done.stdout == "replayed 1, skipped 0, failed 0\n"
+    assert len(shop.ids()) == 3
 
 
 def test_show_tells_the_story(shop, monkeypatch):

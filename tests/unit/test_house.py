@@ -27,7 +27,8 @@ FLOORS = {
     3: "brokers* transport",
     4: "tracer task coroutine eager request announce suspect consumer context_key memory policies "
     "results ruling moves settle signals switch mover holding revocation",
-    5: "deadletters embedded archive replay journal metrics notify report tune",
+    5: "burial deadletters doctor embedded archive filters ids replay retries "
+    "waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",
 }
 LONGEST_MODULE = 320

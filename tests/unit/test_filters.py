@@ -1,0 +1,202 @@
+"""Filters choose letters and waiting retries by what they say, and never run what is in them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zlib
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu.compression import compress
+
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import Envelope
+from celery_resilience.filters import Filters, argument, moment, seconds
+
+NOW = 1_800_000_000.0
+
+
+def message(*args: Any, headers: dict[str, Any] | None = None, **kwargs: Any) -> Envelope:
+    told = {"task": "shop.orders.charge", "id": "1", **(headers or {})}
+    body = json.dumps([args, kwargs, {}]).encode()
+    return Envelope(body, "application/json", "utf-8", told, queue="shop")
+
+
+def accepts(filters: Filters, envelope: Envelope | None = None, **facts: Any) -> bool:
+    facts = {"error": "requests.exceptions.Timeout", "message": "too slow", "at": NOW, **facts}
+    return filters.accept(envelope or message(), **facts)
+
+
+def test_what_no_filter_is_given_for_is_meant():
+    assert accepts(Filters())
+    assert not Filters()
+    assert Filters(task="x")
+    assert Filters(args=(("n", "1"),))
+    assert Filters(since=0.0), "0 is a moment"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("shop.orders.charge", True), ("shop.*", True), ("*charge", True), ("*", True),
+        ("shop.orders", False), ("SHOP.*", False), ("charge", False),
+    ],
+)  # fmt: skip
+def test_a_task_is_meant_by_a_pattern_of_its_name(pattern, meant):
+    assert accepts(Filters(task=pattern)) is meant
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("Timeout", True), ("requests.exceptions.Timeout", True), ("requests.*", True),
+        ("*: too slow", True), ("Timeout: too*", True), ("*slow*", True),
+        ("Time", False), ("timeout", False), ("exceptions.Timeout", False),
+    ],
+)  # fmt: skip
+def test_an_error_is_meant_by_its_type_or_by_what_it_said(pattern, meant):
+    assert accepts(Filters(error=pattern)) is meant
+
+
+def test_the_queue_is_the_whole_name():
+    assert accepts(Filters(queue="shop"))
+    assert not accepts(Filters(queue="sho"))
+
+
+def test_a_time_begins_with_since_and_ends_before_until():
+    between = Filters(since=NOW - 10, until=NOW)
+    assert [accepts(between, at=NOW + n) for n in (-11, -10, -1, 0)] == [False, True, True, False]
+
+
+def test_a_reason_is_for_letters():
+    assert accepts(Filters(reason=Reason.EXHAUSTED), reason=Reason.EXHAUSTED)
+    assert not accepts(Filters(reason=Reason.EXHAUSTED), reason=Reason.PERMANENT)
+    assert not accepts(Filters(reason=Reason.EXHAUSTED))
+
+
+def test_every_filter_has_to_accept():
+    assert accepts(Filters(task="shop.*", error="Timeout"))
+    assert not accepts(Filters(task="shop.*", error="KeyError"))
+
+
+@pytest.mark.parametrize(
+    ("value", "texts", "others"),
+    [
+        ("42", ["42"], ["042", "4", '"42"']),
+        (42, ["42", "42.0"], ["4", "forty-two"]),
+        (1, ["1"], ["true", "True"]),
+        (True, ["True", "true"], ["1"]),
+        (None, ["None", "null"], ["", "0"]),
+        (0.5, ["0.5", "5e-1"], ["0"]),
+        ([1, 2], ["[1, 2]", "[1,2]"], ["1"]),
+        ("", [""], ["None"]),
+        ("a=b", ["a=b"], ["a"]),
+    ],
+)
+def test_an_argument_is_meant_by_its_value(value, texts, others):
+    for text in texts:
+        assert accepts(Filters(args=(("k", text),)), message(k=value)), text
+    for text in others:
+        assert not accepts(Filters(args=(("k", text),)), message(k=value)), text
+    assert not accepts(Filters(args=(("other", texts[0]),)), message(k=value))
+
+
+def test_a_positional_argument_has_its_place_and_its_parameter_s_name():
+    called = message("acme", 42)
+
+    def parameters(task: str) -> tuple[str, ...]:
+        assert task == "shop.orders.charge"
+        return ("tenant", "number", "rest")
+
+    assert accepts(Filters(args=(("1", "42"), ("0", "acme"))), called)
+    assert accepts(Filters(args=(("number", "42"),)), called, parameters=parameters)
+    assert not accepts(Filters(args=(("tenant", "42"),)), called, parameters=parameters)
+    assert not accepts(Filters(args=(("number", "42"),)), called), "nobody knows its parameters"
+
+
+def test_every_argument_has_to_be_so():
+    assert accepts(Filters(args=(("a", "1"), ("b", "2"))), message(a=1, b=2))
+    assert not accepts(Filters(args=(("a", "1"), ("b", "3"))), message(a=1, b=2))
+
+
+def test_a_compressed_body_is_read():
+    body, content_type = compress(json.dumps([[], {"n": 7}, {}]).encode(), "zlib")
+    called = Envelope(
+        body, "application/json", "utf-8", {"task": "t", "compression": content_type}, queue="shop"
+    )
+    assert zlib.decompress(body)
+    assert accepts(Filters(args=(("n", "7"),)), called)
+
+
+def test_protocol_1_keeps_its_arguments_in_the_body():
+    body = json.dumps({"task": "t", "id": "1", "args": [1], "kwargs": {"n": 7}}).encode()
+    called = Envelope(body, "application/json", "utf-8", {}, queue="shop")
+    assert accepts(Filters(task="t", args=(("0", "1"), ("n", "7"))), called)
+
+
+def test_a_pickle_is_never_opened():
+    """What its sender has let be shown is all that is known of it."""
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (pytest.fail, ("it was unpickled",))
+
+    headers = {"task": "t", "argsrepr": "(1, 'a')", "kwargsrepr": "{'n': 7, 'token': '***'}"}
+    called = Envelope(
+        pickle.dumps(Bomb()), "application/x-python-serialize", "binary", headers, queue="shop"
+    )
+    assert accepts(Filters(args=(("n", "7"), ("1", "a"))), called)
+    assert not accepts(Filters(args=(("n", "8"),)), called)
+
+
+@given(st.binary(max_size=60), st.text(max_size=20), st.text(max_size=20))
+def test_no_message_and_no_text_is_too_strange(body, name, text):
+    headers = {"task": "t", "argsrepr": text, "kwargsrepr": name}
+    for content_type in ("application/json", "application/x-yaml", "x/y"):
+        called = Envelope(body, content_type, "utf-8", headers, queue="shop")
+        accepts(Filters(task=text, error=name, args=((name, text),)), called)
+
+
+# What is typed
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("90", 90.0), ("0.5", 0.5), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0),
+        ("2d12h", 216_000.0), (" 5M ", 300.0), ("1h30m", 5400.0),
+    ],
+)  # fmt: skip
+def test_a_span_of_time(text, value):
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "m", "5 m", "-5m", "5min", "soon", "1h-2m", "1.2.3s", "nan"])
+def test_what_is_no_span_of_time_is_refused(text):
+    with pytest.raises(ValueError, match=r"90s, 10m, 1\.5h or 2d, got"):
+        seconds(text)
+
+
+def test_a_moment_is_ago_or_by_the_clock():
+    assert moment("2h", NOW) == NOW - 7200
+    assert moment("2026-03-01T12:00Z".replace("Z", "+00:00"), NOW) == 1_772_366_400.0
+    assert moment("2026-03-01T13:00:00+01:00", NOW) == 1_772_366_400.0
+    assert moment("2026-03-01T12:00:00Z", NOW) == 1_772_366_400.0
+    local = datetime(2026, 3, 1, 12, 0).astimezone(timezone.utc).timestamp()
+    assert moment("2026-03-01 12:00", NOW) == local
+    for text in ("yesterday", "2026-13-01", ""):
+        with pytest.raises(ValueError, match="a moment is written"):
+            moment(text, NOW)
+
+
+def test_an_argument_has_a_name_and_a_value():
+    assert argument("customer=42") == ("customer", "42")
+    assert argument("q=a=b") == ("q", "a=b")
+    assert argument("q=") == ("q", "")
+    for text in ("customer", "=42", " =1"):
+        with pytest.raises(ValueError, match="name=value"):
+            argument(text)
