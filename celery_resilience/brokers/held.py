@@ -24,12 +24,14 @@ from celery_resilience.envelope import QUEUE
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["LEASE", "RENEW", "HeldQoS", "Holder", "Leases", "take_over"]
+__all__ = ["GRACE", "LEASE", "RENEW", "HeldQoS", "Holder", "Leases", "take_over"]
 
 logger = logging.getLogger("celery_resilience")
 
 #: How long a worker counts as alive after it has said so, in seconds, and how often it does.
 LEASE, RENEW = 30.0, 5.0
+#: After an outage everybody's lease has run out: how long the others are given to come back.
+GRACE = 10.0
 
 
 class Holder:
@@ -139,6 +141,15 @@ class Leases:
         now = seconds + micros / 1e6
         rows = self._client.zrange(self._workers, 0, -1, withscores=True)
         return {_text(name): float(until) - now for name, until in rows}
+
+    def orphans(self, over: float = 0.0) -> dict[str, int]:
+        """The workers whose lease is *over* for so many seconds, and how many messages each holds;
+        none soon after the server's start, when everybody's has run out."""
+        if self.up_for() < 2 * GRACE:
+            return {}
+        dead = [worker for worker, left in self.workers().items() if left <= -over]
+        held = {worker: int(self._client.hlen(self._hash(worker))) for worker in dead}
+        return {worker: number for worker, number in held.items() if number}
 
     def up_for(self) -> float:
         """How long the server has been up, in seconds."""

@@ -25,8 +25,6 @@ logger = logging.getLogger("celery_resilience")
 
 #: How often a lone worker looks when nothing tells it to, in seconds.
 _IDLE = 1.5
-#: After an outage everybody's lease has run out: how long the others are given to come back.
-_GRACE = 10.0
 
 
 class Keeper:
@@ -87,7 +85,9 @@ class Keeper:
         try:
             self._workers, dead = self._leases.renew(self._holder.id)
             if self._believe_at is None:
-                self._believe_at = now + (0 if self._leases.up_for() > 2 * _GRACE else _GRACE)
+                self._believe_at = now + (
+                    0 if self._leases.up_for() > 2 * held.GRACE else held.GRACE
+                )
         except Exception:
             self._believe_at = None
             raise

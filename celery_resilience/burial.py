@@ -1,0 +1,63 @@
+"""Telling Celery that a task has failed for good which no worker holds: an operator buried it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import app as _app
+from celery.utils.serialization import create_exception_cls
+
+from celery_resilience.letter import DeadLetter
+
+# The stubs do not know it.
+Context: Any = _app.task.Context
+
+__all__ = ["Burials"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: After so many failures in a row the result backend is taken to be down.
+_DOWN = 3
+
+
+class Burials:
+    """Tells Celery of one letter after the other what a worker tells it of a task that gives up:
+    the state is FAILURE, error callbacks are called, a chord and the rest of a chain hear of it.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._failures = 0
+
+    def announce(self, letter: DeadLetter) -> None:
+        """Tell it of *letter*, which has been written. Raises nothing."""
+        if self._failures >= _DOWN or not letter.task_id:
+            return
+        try:
+            self._mark(letter)
+            self._failures = 0
+        except Exception as exc:
+            self._failures += 1
+            logger.warning(
+                "%s[%s] is buried, but its state could not be stored (%r)%s",
+                letter.task, letter.task_id, exc,
+                "; nor is that of the others tried" if self._failures == _DOWN else "",
+            )  # fmt: skip
+
+    def _mark(self, letter: DeadLetter) -> None:
+        envelope = letter.envelope
+        args, kwargs, embedded = envelope.opened() or ((), {}, {})
+        request = Context(
+            {**envelope.headers, **embedded, "id": letter.task_id, "args": args, "kwargs": kwargs},
+            delivery_info={"exchange": envelope.exchange, "routing_key": envelope.routing_key},
+        )
+        task = self._app.tasks.get(letter.task)
+        backend = self._app.backend if task is None else task.backend
+        ignored = request.ignore_result or getattr(task, "ignore_result", False)
+        even_so = getattr(task, "store_errors_even_if_ignored", False)
+        # As the backend itself makes one of an exception's name when it reads a result.
+        module, _, name = (letter.error.error or "Exception").rpartition(".")
+        error = create_exception_cls(name, module or "builtins")(letter.error.message)
+        store = not ignored or even_so
+        backend.mark_as_failure(letter.task_id, error, request=request, store_result=store)
