@@ -13,6 +13,8 @@ from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE
 
+from celery_resilience.cli.verbs import app_of, ending, json_option
+
 if TYPE_CHECKING:
     DYMGroup = click.Group
 else:
@@ -32,7 +34,7 @@ Exit codes:
 @click.pass_context
 @handle_preload_options
 def resilience(ctx: click.Context, **kwargs: Any) -> None:
-    """Show what this app does about failures."""
+    """Show what this app does about failures, and what is wrong around it."""
 
 
 @resilience.command(cls=CeleryCommand, epilog=_EXIT_CODES)
@@ -47,15 +49,7 @@ def resilience(ctx: click.Context, **kwargs: Any) -> None:
     metavar="N",
     help="For the peak rate: N tasks fail at the same moment.",
 )
-@click.option(
-    "-j",
-    "--json",
-    "as_json",
-    cls=CeleryOption,
-    help_group=_GROUP,
-    is_flag=True,
-    help="Print JSON and nothing else.",
-)
+@json_option
 @click.pass_context
 def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwargs: Any) -> None:
     """Explain what a failure leads to.
@@ -92,3 +86,48 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
         if title:
             ctx.obj.echo("\n" + ctx.obj.style(title, bold=True))
         ctx.obj.echo(text)
+
+
+@resilience.command(
+    cls=CeleryCommand,
+    epilog="""\b
+Exit codes:
+  0   nothing is wrong
+  1   something is
+  2   wrong usage
+  69  the broker can't be reached""",
+)
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, /, as_json: bool, **kwargs: Any) -> None:
+    """Find out what is wrong.
+
+    Retries that nobody will run, messages that nobody gives back, dead letters that somebody
+    executes: for each, the command or the setting that mends it.
+    """
+    from dataclasses import asdict
+
+    from celery_resilience.cli.table import screen, wrapped
+    from celery_resilience.doctor import examine
+    from celery_resilience.redact import printable
+
+    with ending():
+        report = examine(ctx.obj.app, app_of(ctx))
+    if as_json:
+        findings = [asdict(finding) for finding in report.findings]
+        click.echo(json.dumps({"findings": findings, "unknown": report.unknown}, indent=2))
+    else:
+        width = screen()
+        for finding in report.findings:
+            ctx.obj.echo(ctx.obj.style(wrapped(printable(finding.what), width), bold=True))
+            ctx.obj.echo(wrapped(printable(f"Why it matters: {finding.why}"), width, "  ", "    "))
+            ctx.obj.echo(wrapped(printable(f"To mend it: {finding.mend}"), width, "  ", "    "))
+            ctx.obj.echo("")
+        for unknown in report.unknown:
+            ctx.obj.echo(wrapped(printable(f"Not known: {unknown}."), width, "", "  "))
+        number = len(report.findings)
+        ctx.obj.echo(
+            f"{number} finding{'' if number == 1 else 's'}." if number else "Nothing is wrong."
+        )
+    if report.findings:
+        ctx.exit(EX_FAILURE)
