@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from celery import Celery, _state
 from celery.bin.base import CLIContext
 from celery.bin.worker import worker
@@ -24,6 +26,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 import celery_resilience
 from celery_resilience.cli.dlq import dlq
 from celery_resilience.cli.resilience import resilience
+from celery_resilience.cli.retries import retries
 from celery_resilience.context import RetryContext
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import HEADER, Envelope
@@ -32,6 +35,7 @@ from celery_resilience.flags import _flags
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 from celery_resilience.settings import PREFIX, Settings
+from tests.worker import Broker
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -73,7 +77,15 @@ def run_console(example: Example) -> None:
         if words[:1] == ["celery"]:
             group, arguments = words[3], words[4:]
             assert words[1:3] == ["-A", "shop"], f"which app is {words[2]}?"
-            if group == "resilience":
+            if group == "retries" or arguments[:1] == ["doctor"]:
+                called = {"retries": retries, "resilience": resilience}[group]
+                context = CLIContext(
+                    example.namespace["shop_on_redis"](), no_color=True, workdir="."
+                )
+                said = CliRunner().invoke(called, arguments, obj=context)
+                assert said.exit_code == 0, said.output
+                assert_shown(said.output, printed)
+            elif group == "resilience":
                 explained = explain(example.namespace["app"], arguments)
                 assert_shown(explained, printed)
             elif group == "dlq":
@@ -105,11 +117,49 @@ def explain(app: Any, arguments: list[str]) -> str:
 SYBIL = Sybil([PythonCodeBlockParser(), CodeBlockParser("console", run_console)], path=str(ROOT))
 
 
+@pytest.fixture
+def shop_on_redis(redis_broker: Broker) -> Iterator[Celery]:
+    """The shop of the pages, three of whose tasks have failed and wait."""
+    app = Celery("shop", broker=redis_broker.broker_url, set_as_current=False)
+    app.conf.task_default_queue = "shop"
+    slow, away = ("requests.Timeout", "too slow"), ("OSError", "mail is away")
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        for begin, task, queue, minutes, tries, (error, message) in (
+            ("c01d9e2a", "mail.send", "mail", 2.9, 1, away),
+            ("3f9a2c10", "shop.charge", "shop", 9.9, 2, slow),
+            ("5b0e77d4", "shop.charge", "shop", 35.9, 2, slow),
+        ):
+            history = History()
+            for number in range(1, tries + 1):
+                at = time.time() - 900 + 300 * number
+                history = history.add(
+                    Attempt(number, at, 0.5, "w@1", error, message, "transient", "r", 300.0)
+                )
+            headers = {
+                "task": task, "id": f"{begin}-0000-4000-8000-000000000000", "retries": tries,
+                "argsrepr": "(42,)", "kwargsrepr": "{}", HEADER: history.dumps(),
+            }  # fmt: skip
+            body = b"[[42], {}, {}]"
+            envelope = Envelope(body, "application/json", "utf-8", headers, queue=queue)
+            due = time.time() + 60 * minutes
+            payload = json.dumps(envelope.to_wire(begin, queue))
+            channel.client.zadd(f"celery_resilience:waiting:{queue}", {payload: due})
+            channel.client.zadd("celery_resilience:waiting", {queue: due}, lt=True)
+    yield app
+    app.close()
+
+
 @pytest.mark.parametrize("page", RUN, ids=name_of)
-def test_the_code_of_a_page_runs_and_explain_says_what_is_printed(page: Path) -> None:
+def test_the_code_of_a_page_runs_and_commands_say_what_is_printed(
+    page: Path, request: pytest.FixtureRequest
+) -> None:
     document = SYBIL.parse(page)
     document.namespace.update(
-        __name__="shop", PAGE=str(page), app=Celery("any", broker="memory://")
+        __name__="shop",
+        PAGE=str(page),
+        app=Celery("any", broker="memory://"),
+        shop_on_redis=lambda: request.getfixturevalue("shop_on_redis"),
     )
     for example in document.examples():
         example.evaluate()
@@ -132,6 +182,20 @@ def test_a_wrong_example_is_found(tmp_path: Path) -> None:
         (example,) = document.examples()
         with pytest.raises((Exception, click.exceptions.Exit)):
             example.evaluate()
+
+
+def test_the_autoscaler_counts_what_it_says(shop_on_redis: Celery) -> None:
+    """It takes LLEN of a list, and ZCARD of a sorted set."""
+    page = (DOCS / "operating.md").read_text(encoding="utf-8")
+    (manifest,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    work, waiting = (
+        t["metadata"]["listName"] for t in yaml.safe_load(manifest)["spec"]["triggers"]
+    )
+    with shop_on_redis.connection_for_write() as connection:
+        connection.Producer().publish("", exchange="", routing_key="shop")
+        client = connection.default_channel.client
+        assert client.llen(work) == 1
+        assert client.zcard(waiting) == 2
 
 
 # Generated pages
@@ -177,7 +241,7 @@ def test_every_documented_setting_and_option_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     known = {PREFIX + field.name for field in fields(Settings)}
     assert set(re.findall(rf"(?<![\w.]){PREFIX}[a-z_]+", text)) <= known
-    groups: list[Any] = [dlq, resilience]
+    groups: list[Any] = [dlq, resilience, retries]
     params = [p for group in groups for c in group.commands.values() for p in c.params]
     options = {name for p in (*params, *dlq.params, *worker.params, *_flags()) for name in p.opts}
     elsewhere = {"--help", "--rm", "--check", "--extra"}
