@@ -17,7 +17,7 @@ from celery_resilience.brokers import Received, open_broker
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import QUEUE, Envelope
+from celery_resilience.envelope import DUE, QUEUE, Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.holding import Holding
 from celery_resilience.policies import apply_policies
@@ -96,6 +96,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         broker = open_broker(c.connection, c.hub, self.settings)
         self.settler.moves.use(broker)
         self.holding.connected(c, broker)
+        if self.settings.enabled and hasattr(broker, "prepare"):
+            broker.prepare(c.app.amqp.queues.consume_from)
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
@@ -127,6 +129,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             handle = create(*args, **kwargs)
 
             def on_task_received(message: Any) -> Any:
+                _readdress(message, c.app)
                 try:
                     return handle(message)
                 except Exception as exc:
@@ -224,6 +227,16 @@ def queue_of(message: Any, app: Any) -> str:
         if active == tag:
             return str(queue)
     return str(info.get("routing_key") or "")
+
+
+def _readdress(message: Any, app: Any) -> None:
+    """Let a retry that has waited in RabbitMQ look as if it had been sent to its queue.
+
+    A task sees where its message came from, and ``Task.retry`` sends it there again.
+    """
+    info = message.delivery_info
+    if info and info.get("exchange") == DUE:
+        info.update(exchange="", routing_key=queue_of(message, app))
 
 
 def _name_the_queue(transport: Any) -> None:

@@ -21,7 +21,7 @@ from kombu.compression import compress, decompress
 # The stubs miss its registry.
 serialization: Any = _serialization
 
-__all__ = ["HARMLESS", "HEADER", "QUEUE", "Envelope", "encoded", "seconds_until"]
+__all__ = ["DUE", "HARMLESS", "HEADER", "QUEUE", "Envelope", "encoded", "seconds_until"]
 
 #: Where a virtual transport's payload says, within this process, which queue it came out of.
 QUEUE = "resilience-queue"
@@ -32,6 +32,9 @@ HEADER = "celery_resilience"
 #: Bodies that are opened to be shown. A pickle would run what is in it, and a dead letter may be
 #: about a worker's refusal to do that.
 HARMLESS = frozenset({"application/json", "application/x-msgpack", "application/x-yaml"})
+
+#: The exchange that a retry which has waited in RabbitMQ comes through, into its queue.
+DUE = "celery_resilience.due"
 
 #: Headers that are for brokers. Copied on, they make RabbitMQ see a cycle and drop the message,
 #: count deliveries that were another message's, or route the copy to more queues than its own.

@@ -20,6 +20,8 @@ __all__ = ["Attempt", "History", "clipped", "finite"]
 _FIRST, _LAST = 2, 8
 _LINEAGE = 10
 _TEXT = 500
+#: No broker has longer names, and one that is cut names another queue.
+_QUEUE = 1024
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class History:
     starts: int = 0
     #: The letters that this message has been replayed from, oldest first.
     lineage: tuple[str, ...] = ()
+    #: The queue that this message was in before it was held for its next attempt.
+    queue: str = ""
     #: What the attempts tell each other (`RetryContext`), and below it what their parents did.
     context: tuple[Mapping[str, Any], ...] = ()
 
@@ -103,6 +107,7 @@ class History:
             "losses": self.losses,
             "lineage": list(self.lineage),
             **({"starts": self.starts} if self.starts else {}),
+            **({"queue": self.queue} if self.queue else {}),
             **({"context": list(self.context)} if any(self.context) else {}),
         }
 
@@ -140,6 +145,7 @@ class History:
             losses=_whole(data.get("losses")),
             starts=_whole(data.get("starts")),
             lineage=tuple(i[:64] for i in ids[-_LINEAGE:]),
+            queue=_queue(data.get("queue")),
             context=levels_of(data.get("context")),
         )
 
@@ -168,6 +174,10 @@ def finite(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _queue(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= _QUEUE else ""
 
 
 def _whole(value: object) -> int:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER, Envelope, seconds_until
+from celery_resilience.envelope import DUE, HEADER, Envelope, seconds_until
 from celery_resilience.facts import MESSAGE, ErrorFacts
 from celery_resilience.history import History, clipped, finite
 
@@ -111,8 +111,8 @@ class DeadLetter:
     def from_envelope(cls, envelope: Envelope) -> DeadLetter:
         """The letter in a message from a dead-letter queue.
 
-        A message without our header is a letter too: a broker's own dead-lettering, or a
-        queue that has gone, put it there (reason ``unroutable``).
+        A message without a letter's header is a letter too: a broker's own dead-lettering, or a
+        queue that went while a retry waited for it, put it there (reason ``unroutable``).
         """
         text = envelope.headers.get(HEADER)
         data = _object(text)
@@ -122,13 +122,15 @@ class DeadLetter:
             digest = hashlib.sha256(envelope.body + repr(sorted(bare.headers)).encode())
             told = bare.headers.get("id") or bare.properties.get("correlation_id")
             name = str(told) if told else digest.hexdigest()
+            history = History.from_json(data)
+            gone = envelope.exchange == DUE and history.queue
             return cls(
                 id="x" + hashlib.sha256(name.encode()).hexdigest()[:11],
                 reason=Reason.UNROUTABLE,
                 at=0.0,
-                envelope=bare,
-                history=History.loads(text),
-                rule="it came without a letter's header",
+                envelope=replace(bare, queue=history.queue or bare.queue),
+                history=history,
+                rule=f"its queue {gone} has gone" if gone else "it came without a letter's header",
             )
         said = {name: clipped(str(facts.get(name) or ""), MESSAGE) for name in _TEXTS}
         return cls(

@@ -177,4 +177,5 @@ def _again(envelope: Envelope, history: History, decision: RetryLater) -> Envelo
     retries = envelope.fields().get("retries") or 0
     if decision.counted or envelope.protocol == 1:
         envelope = envelope.with_fields(retries=retries + decision.counted)
-    return envelope.with_header(history.dumps())
+    # Should that queue have gone when this is due, RabbitMQ keeps the message and tells nothing.
+    return envelope.with_header(replace(history, queue=envelope.queue).dumps())

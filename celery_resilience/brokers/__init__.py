@@ -94,7 +94,7 @@ def open_broker(connection: Any, hub: Any = None, settings: Settings | None = No
     if driver == "amqp":
         from celery_resilience.brokers.amqp import AmqpBroker
 
-        return AmqpBroker(connection, hub)
+        return AmqpBroker(connection, hub, settings)
     from celery_resilience.brokers.plain import PlainBroker
 
     return PlainBroker(connection)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from amqp.spec import Basic
-from kombu import Queue
 
-from celery_resilience.brokers import Done, Found, NotOurs, Received
+from celery_resilience.brokers import Done, Found, NotOurs, Received, Unroutable, queues
 from celery_resilience.brokers.confirms import Confirms
+from celery_resilience.brokers.delay import (
+    USUAL,
+    Delay,
+    Refused,
+    forget,
+    level_name,
+    routing_key,
+    waiting_levels,
+)
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
+from celery_resilience.settings import Settings
 
 __all__ = ["AmqpBroker"]
+
+logger = logging.getLogger("celery_resilience")
 
 #: How long a queue is waited for that has said it has more messages, in seconds.
 _QUIET = 2.0
 #: How long one is waited for that has handed out all that it counts, in seconds.
 _AT_THE_END = 0.2
-#: A virtual host may have another default, one that counts deliveries.
-_CLASSIC = {"x-queue-type": "classic"}
 #: The largest prefetch count that AMQP can say.
 _MOST_AT_ONCE = 65535
 
@@ -42,25 +53,79 @@ class _Look:
 class AmqpBroker:
     """A :class:`~celery_resilience.brokers.Broker` on RabbitMQ."""
 
-    def __init__(self, connection: Any, hub: Any = None) -> None:
+    def __init__(self, connection: Any, hub: Any = None, settings: Settings | None = None) -> None:
+        self._theirs = connection
         self._confirms = Confirms(connection, hub)
+        self._settings = settings or Settings()
+        self._delay = Delay()
         self._looks: list[_Look] = []
 
     # Moves
 
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make, when a worker connects, what retries of its queues will need. Raises nothing."""
+        if self._settings.hold_retries == "worker":
+            return
+        known: set[str] = set()
+        for queue in names:
+            try:
+                self._prepare(self._theirs, known, queue, USUAL)
+            except Refused:
+                continue  # it has been said
+            except Exception as exc:
+                logger.warning("%s: nothing is ready for its retries yet: %r", queue, exc)
+
+    def _prepare(
+        self, connection: Any, known: set[str], queue: str, levels: int, priority: object = None
+    ) -> None:
+        letters = self._settings.queue_for(queue)
+        if letters not in known:
+            queues.make(connection, letters, self._settings.dead_letter_queue_arguments)
+            known.add(letters)
+        self._delay.prepare(connection, known, queue, letters, levels, priority)
+
     def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
-        self._move(received, copy.due_in(delay), received.envelope.queue, done)
+        queue, settings = received.envelope.queue, self._settings
+        if delay < 1 or settings.hold_retries == "worker" or not self._delay.takes(queue):
+            self._move(received, copy.due_in(delay), "", queue, done)
+            return
+        seconds = math.ceil(delay)
+        levels = seconds.bit_length()
+        priority = copy.properties.get("priority")
+        prepared = False
+
+        def prepare() -> None:
+            nonlocal prepared
+            confirms = self._confirms
+            self._prepare(confirms.connection, confirms.declared, queue, levels, priority)
+            prepared = True
+
+        def over(problem: BaseException | None) -> None:
+            if isinstance(problem, Refused):
+                self._move(received, copy.due_in(delay), "", queue, done)
+            elif isinstance(problem, Unroutable) and prepared:
+                # It is not the queue that has gone, but a level.
+                forget(self._confirms.declared)
+                done(BrokerError(f"{problem}; it is made again"))
+            else:
+                done(problem)
+
+        self._move(
+            received, copy.due(None), level_name(levels - 1, priority),
+            routing_key(seconds, queue, settings.queue_for(queue)), over, prepare,
+        )  # fmt: skip
 
     def bury(
         self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
-        self._move(received, letter, queue, done, lambda: self._declare(queue, arguments))
+        self._move(received, letter, "", queue, done, lambda: self._make(queue, arguments))
 
     def _move(
         self,
         received: Received,
         copy: Envelope,
-        queue: str,
+        exchange: str,
+        key: str,
         done: Done,
         prepare: Callable[[], None] | None = None,
     ) -> None:
@@ -69,7 +134,7 @@ class AmqpBroker:
             # RabbitMQ has taken the message back with the channel and delivers it again.
             done(NotOurs("its channel is closed: RabbitMQ delivers it again"))
             return
-        self._confirms.publish(copy, queue, done, prepare)
+        self._confirms.publish(copy, exchange, key, done, prepare)
 
     def flush(self, timeout: float) -> None:
         self._confirms.flush(timeout)
@@ -78,49 +143,31 @@ class AmqpBroker:
         """Give up on a connection whose confirms do not come; called now and then by the loop."""
         self._confirms.check()
 
-    def _declare(self, queue: str, arguments: Any) -> None:
-        """Make *queue* unless it is there; an existing one is taken as it is."""
-        self._confirms.open()
-        if queue in self._confirms.declared:
-            return
-        if self._size(queue) is None:
-            with self._confirms.connection.channel() as channel:
-                Queue(
-                    queue,
-                    exchange=None,
-                    durable=True,
-                    queue_arguments=self._without_a_limit(dict(arguments or _CLASSIC)),
-                ).bind(channel).queue_declare()
-        self._confirms.declared.add(queue)
-
-    def _without_a_limit(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """From 4.0 on a quorum queue destroys what was delivered 20 times; a look is a delivery."""
-        version = str(self._confirms.connection.connection.server_properties.get("version", "0"))
-        if arguments.get("x-queue-type") == "quorum" and int(version.split(".")[0] or 0) >= 4:
-            arguments.setdefault("x-delivery-limit", -1)
-        return arguments
-
-    def _size(self, queue: str) -> int | None:
-        channel = self._confirms.connection.channel()
-        try:
-            answer = channel.queue_declare(queue, passive=True)
-        except channel.connection.channel_errors as exc:
-            if getattr(exc, "reply_code", None) == 404:
-                return None
-            raise
-        channel.close()
-        return int(answer.message_count)
+    def _make(self, queue: str, arguments: Any) -> None:
+        """Make *queue* unless it is there, or is known to be."""
+        if queue not in self._confirms.declared:
+            queues.make(self._confirms.connection, queue, arguments)
+            self._confirms.declared.add(queue)
 
     # For an operator: always without a loop
 
     def count(self, queue: str) -> int:
         with self._confirms.lock:
             self._confirms.open()
-            return self._size(queue) or 0
+            return queues.size(self._confirms.connection, queue) or 0
+
+    def waiting_levels(self) -> list[tuple[float, int]]:
+        """Each level of the delay: its seconds, and how many retries wait in it.
+
+        A retry passes several, the longest first; which are whose, RabbitMQ does not tell.
+        """
+        with self._confirms.lock:
+            self._confirms.open()
+            return waiting_levels(self._confirms.connection)
 
     def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
         self._confirms.open()
-        there = self._size(queue)
+        there = queues.size(self._confirms.connection, queue)
         if there is None or limit == 0:
             return
         # A channel of its own: should we die, it closes and RabbitMQ takes everything back.
@@ -145,7 +192,7 @@ class AmqpBroker:
     def release(self, found: Found, copy: Envelope, queue: str) -> None:
         result: list[BaseException | None] = []
         received = Received(found.key, copy, let_go=found.key.ack)
-        self._move(received, copy, queue, result.append)
+        self._move(received, copy, "", queue, result.append)
         if result and result[0] is not None:
             raise result[0]
         found.key.ack()
@@ -168,5 +215,7 @@ class AmqpBroker:
             look.channel.send_method(Basic.Nack, "Lbb", (0, True, True))
         look.channel.close()
         until = time.monotonic() + _QUIET
-        while (self._size(look.queue) or 0) < lent and time.monotonic() < until:
+        while time.monotonic() < until:
+            if (queues.size(self._confirms.connection, look.queue) or 0) >= lent:
+                return
             time.sleep(0.01)

@@ -30,7 +30,8 @@ _CONNECT = 5.0
 
 @dataclass
 class _Pending:
-    queue: str
+    exchange: str
+    routing_key: str
     since: float
     done: Done
     returned: bool = False
@@ -51,7 +52,7 @@ class Confirms:
         #: A message is being sent; answers that come meanwhile are told afterwards.
         self._sending = False
         self._held_back: list[tuple[Done, BaseException | None]] = []
-        #: The queues that are known to be there.
+        #: What is known to be there on this connection's other end: queues, and what leads to them.
         self.declared: set[str] = set()
         self._watched: Any = None
         #: RabbitMQ has told us that it takes no messages for now.
@@ -61,18 +62,23 @@ class Confirms:
     def publish(
         self,
         copy: Envelope,
-        queue: str,
+        exchange: str,
+        routing_key: str,
         done: Done,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        """Publish *copy* to *queue*; *done* is called when RabbitMQ has it, or when it failed."""
+        """Publish *copy*; *done* is called when RabbitMQ has it, or when that failed.
+
+        The anonymous exchange (``""``) leads to the queue that the key names; *prepare* is called
+        before, on the open connection.
+        """
         with self.lock:
             try:
                 self.open()
                 self._refuse_while_blocked()
                 if prepare is not None:
                     prepare()
-                number = self._send(copy, queue, done)
+                number = self._send(copy, exchange, routing_key, done)
             except Exception as exc:
                 # Others are under way on this connection: they must not fail with this one.
                 if self.connection is None or isinstance(exc, self._theirs.connection_errors):
@@ -82,7 +88,7 @@ class Confirms:
             if self._hub is None:
                 self._wait(lambda: number not in self._pending, _PATIENCE)
 
-    def _send(self, copy: Envelope, queue: str, done: Done) -> int:
+    def _send(self, copy: Envelope, exchange: str, routing_key: str, done: Done) -> int:
         channel = self._channel
         properties = {k: v for k, v in copy.properties.items() if k != "priority"}
         message = channel.prepare_message(
@@ -98,11 +104,13 @@ class Confirms:
         message._serialize_properties()
         self._published += 1
         number = self._published
-        self._pending[number] = _Pending(queue, time.monotonic(), done)
+        self._pending[number] = _Pending(exchange, routing_key, time.monotonic(), done)
         self._sending = True
         try:
             # Not channel.basic_publish: where the app asks for confirms, that one waits.
-            channel._basic_publish(message, exchange="", routing_key=queue, mandatory=True)
+            channel._basic_publish(
+                message, exchange=exchange, routing_key=routing_key, mandatory=True
+            )
         except BaseException as exc:
             self._pending.pop(number, None)
             self._sending = False
@@ -147,12 +155,14 @@ class Confirms:
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
         for pending in self._answered(tag, multiple):
-            gone = Unroutable(f"there is no queue {pending.queue}") if pending.returned else None
+            name = pending.exchange or pending.routing_key
+            gone = Unroutable(f"there is no queue {name}") if pending.returned else None
             self._tell(pending.done, gone)
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         for pending in self._answered(tag, multiple):
-            full = BrokerError(f"{pending.queue} refused it: it is full or unavailable")
+            name = pending.exchange or pending.routing_key
+            full = BrokerError(f"{name} refused it: it is full or unavailable")
             self._tell(pending.done, full)
 
     def _tell(self, done: Done, problem: BaseException | None) -> None:
@@ -171,7 +181,10 @@ class Confirms:
     def _on_return(self, exc: Any, exchange: str, routing_key: str, message: Any) -> None:
         # It comes before its own confirm and does not say whose it is.
         for pending in self._pending.values():
-            if not pending.returned and pending.queue == routing_key:
+            if not pending.returned and (pending.exchange, pending.routing_key) == (
+                exchange,
+                routing_key,
+            ):
                 pending.returned = True
                 self.declared.discard(routing_key)
                 return

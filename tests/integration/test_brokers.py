@@ -14,6 +14,7 @@ from kombu.transport import memory
 from celery_resilience.brokers import Broker as Moves
 from celery_resilience.brokers import NotOurs, Received, Unroutable, open_broker
 from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.settings import Settings
 from tests.worker import Broker
 
 ALL = ["redis", "rabbitmq-classic", "rabbitmq-quorum", "memory"]
@@ -308,7 +309,8 @@ def test_a_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
 
 @on(RABBITS)
 def test_a_delayed_copy_says_when_it_is_due(rig: Rig) -> None:
-    """Its eta lies in the future, in protocol 1 inside of the body."""
+    """Where workers hold them: its eta lies in the future, in protocol 1 inside of the body."""
+    rig.moves = open_broker(rig.connection, settings=Settings(hold_retries="worker"))
     for headers, body in (
         ({"task": "t", "id": "1"}, [[], {}, {}]),
         ({}, {"task": "t", "id": "1", "args": [], "kwargs": {}, "retries": 1, "eta": None}),
