@@ -80,6 +80,7 @@ class AmqpBroker:
     ) -> None:
         letters = self._settings.queue_for(queue)
         if letters not in known:
+            forget(known)  # a queue that was deleted has lost its binding too
             queues.make(connection, letters, self._settings.dead_letter_queue_arguments)
             known.add(letters)
         self._delay.prepare(connection, known, queue, letters, levels, priority)

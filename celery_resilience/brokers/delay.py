@@ -128,14 +128,17 @@ class Delay:
                     ending = "*." * (LEVELS + 1) + word(dead_letter_queue)
                     channel.queue_bind(dead_letter_queue, UNROUTABLE, ending)
                 known.add(f"{UNROUTABLE} {dead_letter_queue}")
+        except NotFound:  # it was deleted a moment ago
+            known.discard(dead_letter_queue)
+            raise
         except (AccessRefused, PreconditionFailed, ResourceLocked) as exc:
             self._refused.add(queue)
             _warn_once(
                 f"retries of {queue} can't wait in RabbitMQ: workers hold them, unacknowledged, "
                 "until they are due",
-                exc.reply_text,
+                exc,
             )
-            raise Refused(exc.reply_text) from exc
+            raise Refused(str(exc)) from exc
 
 
 def forget(known: set[str]) -> None:
@@ -147,11 +150,12 @@ def waiting_levels(connection: Any) -> list[tuple[float, int]]:
     """Each level that is there: its seconds, and how many messages wait in it."""
     found: dict[int, int] = {}
     for priority in range(_HIGHEST + 1):
-        for level in range(LEVELS):  # lower ones are always made first
+        for level in range(LEVELS):  # lower ones are made first: few have levels of their own
             waiting = queues.size(connection, level_name(level, priority))
-            if waiting is None:
+            if waiting is not None:
+                found[level] = found.get(level, 0) + waiting
+            elif priority:
                 break
-            found[level] = found.get(level, 0) + waiting
     return [(float(2**level), found[level]) for level in sorted(found)]
 
 
@@ -183,7 +187,7 @@ def _make_level(connection: Any, level: int, priority: object) -> None:
             _warn_once(
                 "this RabbitMQ makes no quorum queue with a delay: retries wait in classic ones, "
                 "and one that is on its way in the moment that RabbitMQ is killed may be lost",
-                exc.reply_text,
+                exc,
             )
             with connection.channel() as channel:
                 channel.queue_declare(
@@ -208,7 +212,7 @@ def _bind(connection: Any, queue: str) -> None:
 _warned: set[str] = set()
 
 
-def _warn_once(what: str, why: str) -> None:
+def _warn_once(what: str, why: Exception) -> None:
     if what not in _warned:
         _warned.add(what)
         logger.warning("%s (%s)", what, why)

@@ -388,6 +388,25 @@ def test_a_letter_is_for_the_queue_that_was_set_when_the_retry_began(rig: DelayR
 
 
 @both
+def test_a_dead_letter_queue_that_was_deleted_is_made_and_bound_again(rig: DelayRig) -> None:
+    """The next letter finds out, the next retry sees to it that unroutable ones come there too."""
+    assert rig.hold(1) is None
+    rig.arrive(1)
+    rig.channel.queue_delete("dead_letter")
+    rig.publish([[], {}, {}])
+    message = eventually(rig.queue.get)
+    received = Received(message, Envelope.received(message, "work"), message.ack)
+    result = Result()
+    rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+    assert isinstance(result.only, Unroutable)
+    message.requeue()
+    rig.lying()
+    assert rig.hold(2) is None
+    rig.channel.queue_delete("work")
+    eventually(lambda: rig.moves.count("dead_letter") == 1)
+
+
+@both
 def test_rabbitmq_is_killed_while_retries_hop(
     broker: Broker, rig: DelayRig, rabbitmq_server: RabbitServer
 ) -> None:

@@ -14,7 +14,7 @@ from kombu.compression import compress
 from kombu.serialization import dumps
 
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import DUE, HEADER, Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
@@ -131,6 +131,24 @@ def test_a_garbage_header_is_a_letter_all_the_same(garbage, inside):
     assert letter.envelope.headers == envelope().headers
     assert isinstance(letter.reason, Reason)
     DeadLetter.from_envelope(letter.to_envelope())
+
+
+def test_a_retry_whose_queue_has_gone_is_a_letter_that_names_it():
+    """RabbitMQ puts it there and tells nothing: what the retry carries must do."""
+    waited = History(count=2, queue="shop").dumps()
+    put_there = envelope(queue="dead_letter", exchange=DUE, routing_key="0.1.shop.dead_letter")
+    letter = DeadLetter.from_envelope(put_there.with_header(waited))
+    assert (letter.reason, letter.envelope.queue) == (Reason.UNROUTABLE, "shop")
+    assert letter.rule == "its queue shop has gone"
+    assert letter.history.count == 2
+    replayed = History.loads(letter.replayed().headers[HEADER])
+    assert (replayed.queue, replayed.lineage) == ("", (letter.id,))
+
+
+@pytest.mark.parametrize("queue", [None, 3, ["shop"], "x" * 5000])
+def test_a_queue_that_cannot_be_one_is_left_out(queue):
+    """One that is cut would be another queue."""
+    assert History.from_json({"queue": queue}).queue == ""
 
 
 @given(st.dictionaries(short, json_values, max_size=4), st.binary(max_size=50), st.none() | short)
