@@ -28,6 +28,7 @@ from celery_resilience.envelope import HEADER, Envelope, seconds_until
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import History
 from celery_resilience.outcome import Outcome, carried
+from celery_resilience.revocation import recall_revocation
 from celery_resilience.ruling import judge, judge_put_back
 from celery_resilience.settle import Settler, settler_of
 from celery_resilience.suspect import watch_start
@@ -55,6 +56,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             # Celery unpacks them later, where the error would end the worker.
             raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
         watch_start(self)
+        recall_revocation(self)
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False

@@ -1,24 +1,29 @@
-"""A revoked task whose retry waits: it comes at once, and is dropped by those who know.
+"""A revoked task whose retry waits is dropped, though its workers are restarted meanwhile.
 
 Celery remembers what is revoked in its workers' memory. A retry that waits for an hour would come
-back to workers that have been restarted meanwhile, and run. So when workers are told, what waits
-is looked for and put into its queue: Celery then drops it in its own way, with its state, its
-event and its chord.
+back to workers that know nothing of it, and run. So when workers are told, what waits in Redis is
+looked for and put into its queue: Celery drops it then in its own way, with its state, its event
+and its chord. In RabbitMQ nothing can be looked for: there the result backend is told, and asked
+when a retry has waited.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from celery import states
 from celery.utils.functional import maybe_list
+from celery.worker import state
 from celery.worker.control import Panel
 
+from celery_resilience.envelope import DUE
 from celery_resilience.settle import settler_of
 
-__all__ = ["hear_revocations"]
+__all__ = ["hear_revocations", "recall_revocation"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -32,10 +37,10 @@ def hear_revocations() -> None:
 
 
 def _hearing(command: Callable[..., Any]) -> Callable[..., Any]:
-    def heard(state: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = command(state, *args, **kwargs)
+    def heard(panel: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = command(panel, *args, **kwargs)
         told = kwargs.get("task_id", args[-1] if args else None)
-        _fetch(state.app, {str(id_) for id_ in maybe_list(told) or ()})
+        _fetch(panel.app, {str(id_) for id_ in maybe_list(told) or ()})
         return answer
 
     heard.__dict__.update(getattr(command, "__dict__", {}), resilience=True)
@@ -43,21 +48,48 @@ def _hearing(command: Callable[..., Any]) -> Callable[..., Any]:
     return heard
 
 
-def _fetch(app: Any, ids: Iterable[str]) -> None:
+def recall_revocation(request: Any) -> None:
+    """Remember whether *request*, which has waited in RabbitMQ, was revoked meanwhile."""
+    info = request._message.delivery_info or {}
+    if info.get("exchange") != DUE or request.id in state.revoked or request.ignore_result:
+        return
+    backend = request._task.backend
+    if getattr(backend, "as_uri", str)() == "rpc://":
+        return  # a look would declare a reply queue of this worker's
+    try:
+        status = backend.get_task_meta(request.id, cache=False)["status"]
+    except Exception:
+        logger.debug("%s: nobody can tell whether it is revoked", request.id, exc_info=True)
+        return
+    if status == states.REVOKED:
+        state.revoked.add(request.id)
+
+
+def _fetch(app: Any, ids: set[str]) -> None:
     settler = settler_of(app)
-    if settler is None:
+    if settler is None or not ids:
         return
     fetch = getattr(settler.moves.broker, "fetch_waiting", None)
-    if fetch is not None:
-        # Many may wait, and the worker's loop must not: in a thread.
-        threading.Thread(target=_guarded, args=(fetch, set(ids)), daemon=True).start()
+    look_for = partial(_note_in_backend, app) if fetch is None else fetch
+    # Many may wait, and the worker's loop must not: in a thread.
+    threading.Thread(target=_guarded, args=(look_for, ids), daemon=True).start()
 
 
-def _guarded(fetch: Callable[[set[str]], int], ids: set[str]) -> None:
+def _note_in_backend(app: Any, ids: set[str]) -> int:
+    """Store that those of *ids* are revoked which wait for a retry; how many they are."""
+    waiting = [
+        id_ for id_ in ids if app.backend.get_task_meta(id_, cache=False)["status"] == states.RETRY
+    ]
+    for id_ in waiting:
+        app.backend.mark_as_revoked(id_, "revoked")
+    return len(waiting)
+
+
+def _guarded(look_for: Callable[[set[str]], int], ids: set[str]) -> None:
     try:
-        number = fetch(ids)
+        number = look_for(ids)
     except Exception as exc:
         logger.warning("retries of revoked tasks could not be looked for: %r", exc)
     else:
         if number:
-            logger.info("%d waiting retries of revoked tasks are fetched, to be dropped", number)
+            logger.info("%d waiting retries of revoked tasks are to be dropped", number)

@@ -476,3 +476,20 @@ def test_a_delay_of_more_than_all_levels_is_refused() -> None:
     for seconds in (0, 2**delay.LEVELS):
         with pytest.raises(ValueError, match="does not fit"):
             delay.routing_key(seconds, "q", "dead_letter")
+
+
+@on_quorum
+def test_a_task_revoked_while_it_waits_does_not_run_on_a_worker_that_was_not_told(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """RabbitMQ can't look for it; the result backend is told, and asked when it has waited."""
+    worker = start_worker("tests.apps.shop", broker, env=client.env)
+    result = client.send("asks", "asks", 5)
+    eventually(lambda: client.state(result) == "RETRY")
+    client.app.control.revoke(result.id)
+    eventually(lambda: client.state(result) == "REVOKED")
+    worker.kill()
+    other = start_worker("tests.apps.shop", broker, env=client.env)
+    eventually(lambda: "Discarding revoked task" in other.log())
+    assert client.executions() == {"asks": 1}
+    assert client.letters() == []
