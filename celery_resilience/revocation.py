@@ -20,7 +20,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_resilience.envelope import DUE
+from celery_resilience.envelope import HEADER
 from celery_resilience.settle import settler_of
 
 __all__ = ["hear_revocations", "recall_revocation"]
@@ -50,8 +50,10 @@ def _hearing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def recall_revocation(request: Any) -> None:
     """Remember whether *request*, which has waited in RabbitMQ, was revoked meanwhile."""
-    info = request._message.delivery_info or {}
-    if info.get("exchange") != DUE or request.id in state.revoked or request.ignore_result:
+    headers = request._message.headers or {}
+    if "x-death" not in headers or HEADER not in headers:  # it comes from no level of ours
+        return
+    if request.id in state.revoked or request.ignore_result:
         return
     backend = request._task.backend
     if getattr(backend, "as_uri", str)() == "rpc://":
