@@ -28,6 +28,9 @@ PREFIX = "resilience_demo:"
 #: The environment variable that says where to tell what happens.
 LEDGER_URL = "RESILIENCE_DEMO_LEDGER"
 
+#: The demo, which starts the worker, puts the broker's URL there.
+ON_RABBITMQ = "amqp" in os.environ.get("CELERY_BROKER_URL", "").partition("://")[0]
+
 #: How long a task waits for a service, in seconds.
 TIMEOUT = 0.4
 
@@ -40,6 +43,8 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_enable_remote_control=False,
     resilience_dead_letter_queue=DEAD_LETTERS,
+    # What delays retries in a RabbitMQ belongs to all its apps: the demo could not take it away.
+    resilience_hold_retries="worker" if ON_RABBITMQ else "auto",
 )
 install(app)
 
