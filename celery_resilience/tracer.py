@@ -201,8 +201,10 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             return super().handle_retry(task, req, store_errors=store_errors, **kwargs)
         retry = self.retval
         einfo = RetryInfo(retry, sys.exc_info()[2])
+        # Before 5.7 Celery stores it though the caller ignores the result, which never comes then.
+        is_ignored = req.ignore_result and not task.store_errors_even_if_ignored
         # The result store and the user's hook may fail; the retry was decided all the same.
-        if store_errors:
+        if store_errors and not is_ignored:
             _guarded(
                 "the result backend",
                 lambda: task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req),

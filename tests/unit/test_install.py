@@ -133,9 +133,10 @@ def test_only_names_the_tasks_that_are_meant() -> None:
 
 
 def test_twice_is_once_and_a_contradiction_is_refused(app: Celery) -> None:
-    steps, flags = len(app.steps["consumer"]), len(app.user_options["worker"])
+    steps, flags = len(app.steps["consumer"]), [*app.user_options["worker"]]
     install(app)
-    assert (len(app.steps["consumer"]), len(app.user_options["worker"])) == (steps, flags)
+    assert len(app.steps["consumer"]) == steps
+    assert [*app.user_options["worker"]] == flags
     with pytest.raises(ValueError, match="call it once"):
         install(app, classify=True)
 
