@@ -105,6 +105,7 @@ def run(options: argparse.Namespace, side: str, path: str) -> float:
         module, command = "cost_app", CELERY
         if side == "dramatiq":
             module, command = "cost_dramatiq", DRAMATIQ
+            environment["dramatiq_queue_prefetch"] = "16"  # as worker_prefetch_multiplier
         load = f"import {module}; {module}.load({side!r}, {path!r}, {options.tasks})"
         subprocess.run([sys.executable, "-c", load], env=environment, check=True)
         worker = subprocess.Popen(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -159,6 +160,19 @@ def test_a_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None
 def test_a_wrong_setting_is_refused_with_what_is_meant(name: str, value: Any, said: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=said):
         Settings.of(app_with(**{f"resilience_{name}": value}))
+
+
+def test_settings_are_read_with_the_apps_namespace() -> None:
+    """As in Django's settings: CELERY_RESILIENCE_..."""
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    app.config_from_object(
+        SimpleNamespace(CELERY_RESILIENCE_MAX_WORKER_LOSSES=7, RESILIENCE_APP_VERSION="1"),
+        namespace="CELERY",
+    )
+    assert Settings.of(app) == Settings(max_worker_losses=7)
+    app.config_from_object(SimpleNamespace(CELERY_RESILIENCE_POLICES={}), namespace="CELERY")
+    with pytest.raises(ImproperlyConfigured, match="did you mean resilience_policies"):
+        Settings.of(app)
 
 
 # Flags
