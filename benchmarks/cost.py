@@ -1,10 +1,11 @@
 """What celery_resilience costs: the same tasks on stock Celery and on ours, in turn.
 
-    python benchmarks/cost.py --broker redis://... [--results redis://...] [--rounds 10]
+    python benchmarks/cost.py --broker redis://... [--results redis://...] [--dramatiq]
 
-Each round loads a queue, starts a worker of each side on it (prefork, two processes) and times
-from the first run of a body to the last. Printed are the median of the ratios of the pairs and
-its 95 % interval (the order statistics of the median), and the tasks per second of each side.
+Each round loads a queue, starts a worker of each side on it (two processes) and times from the
+first run of a body to the last. Printed are, for each side, its tasks per second, the median of
+its ratios to stock Celery in the same round, and the 95 % interval of that (the order statistics
+of the median). ``--dramatiq`` lets Dramatiq run in the same rounds, on Redis: for comparison.
 """
 
 from __future__ import annotations
@@ -32,45 +33,58 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--tasks", type=int, default=2000)
     parser.add_argument("--path", choices=["success", "retry"], action="append")
+    parser.add_argument(
+        "--dramatiq", action="store_true", help="let Dramatiq run as well, on Redis"
+    )
     parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args()
+    sides = ["stock", "ours", *(["dramatiq"] if options.dramatiq else [])]
+    if options.dramatiq and not options.broker.startswith("redis"):
+        parser.error("--dramatiq needs a broker on Redis")
     rows = []
     for path in options.path or ["success", "retry"]:
-        rates: dict[str, list[float]] = {"stock": [], "ours": []}
+        rates: dict[str, list[float]] = {side: [] for side in sides}
         for round_ in range(options.rounds):
-            order = ("stock", "ours") if round_ % 2 == 0 else ("ours", "stock")
-            for side in order:
+            first = round_ % len(sides)
+            for side in sides[first:] + sides[:first]:
                 rates[side].append(run(options, side, path))
             print(
                 f"{path} {round_ + 1}/{options.rounds}: "
                 + ", ".join(f"{side} {rates[side][-1]:.0f}/s" for side in rates),
                 file=sys.stderr,
             )
-        rows.append(summary(path, rates))
+        rows += [summary(path, side, rates) for side in sides]
     if options.as_json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'path':8} {'stock/s':>8} {'ours/s':>8} {'ratio':>6}  95 % interval")
+    print(f"{'path':8} {'side':8} {'tasks/s':>8} {'ratio':>6}  95 % interval")
     for row in rows:
         low, high = row["interval"]
         print(
-            f"{row['path']:8} {row['stock']:8.0f} {row['ours']:8.0f} {row['ratio']:6.2f}"
+            f"{row['path']:8} {row['side']:8} {row['rate']:8.0f} {row['ratio']:6.2f}"
             f"  {low:.2f} to {high:.2f}"
         )
 
 
-def summary(path: str, rates: dict[str, list[float]]) -> dict[str, object]:
-    ratios = sorted(o / s for o, s in zip(rates["ours"], rates["stock"], strict=True))
+def summary(path: str, side: str, rates: dict[str, list[float]]) -> dict[str, object]:
+    ratios = sorted(its / stock for its, stock in zip(rates[side], rates["stock"], strict=True))
     n = len(ratios)
     reach = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))  # normal approximation to Bin(n, 1/2)
     return {
         "path": path,
+        "side": side,
         "rounds": n,
-        "stock": statistics.median(rates["stock"]),
-        "ours": statistics.median(rates["ours"]),
+        "rate": statistics.median(rates[side]),
         "ratio": statistics.median(ratios),
         "interval": [ratios[reach], ratios[n - 1 - reach]],
     }
+
+
+CELERY = [
+    *("-m", "celery", "-A", "cost_app", "worker", "-P", "prefork", "-c", "2", "-l", "ERROR"),
+    *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+]
+DRAMATIQ = ["-m", "dramatiq", "cost_dramatiq", "-p", "2", "-t", "1"]
 
 
 def run(options: argparse.Namespace, side: str, path: str) -> float:
@@ -88,16 +102,14 @@ def run(options: argparse.Namespace, side: str, path: str) -> float:
         environment.pop("BACKEND_URL", None)
         if options.results:
             environment["BACKEND_URL"] = options.results
-        load = (
-            "import cost_app as c\n"
-            f"with c.app.producer_pool.acquire() as p:\n"
-            f"    for _ in range({options.tasks}):\n"
-            f"        c.app.send_task('{side}.{path}', producer=p)\n"
-        )
+        module, command = "cost_app", CELERY
+        if side == "dramatiq":
+            module, command = "cost_dramatiq", DRAMATIQ
+            environment["dramatiq_queue_prefetch"] = "16"  # as worker_prefetch_multiplier
+        load = f"import {module}; {module}.load({side!r}, {path!r}, {options.tasks})"
         subprocess.run([sys.executable, "-c", load], env=environment, check=True)
         worker = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "cost_app", "worker", "-P", "prefork", "-c", "2",
-             "-l", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"],
+            [sys.executable, *command],
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:

@@ -34,6 +34,13 @@ def ran() -> None:
     os.write(_done, b".")
 
 
+def load(side: str, path: str, tasks: int) -> None:
+    """Send *tasks* of them."""
+    with app.producer_pool.acquire() as producer:
+        for _ in range(tasks):
+            app.send_task(f"{side}.{path}", producer=producer)
+
+
 @app.task(name="stock.success")
 def stock_success() -> None:
     ran()

@@ -14,7 +14,6 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 from celery.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -84,6 +83,8 @@ async def _limited(coroutine: Coroutine[Any, Any, Any]) -> Any:
     code the exception would end in the loop's log, and the body would go on.
     """
     import asyncio
+
+    from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 
     if (
         threading.current_thread() is not threading.main_thread()

@@ -18,7 +18,7 @@ from celery import exceptions as _exceptions
 from celery_resilience.classify import is_control_flow
 from celery_resilience.decision import RetryLater
 from celery_resilience.history import History
-from celery_resilience.ruling import Running, judge, running
+from celery_resilience.ruling import Running, judge, published_anew, running
 from celery_resilience.switch import is_off
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ def _retry(task: ResilientTask, retries: int, exc: Exception, attempt: _Eager) -
         decision = attempt.outcome.decision
     if not isinstance(decision, RetryLater):
         return None
+    anew = published_anew(task, exc, decision)
+    if anew is not None:
+        return anew  # Celery applies it
     began = attempt.at if attempt.history.first is None else attempt.history.first
     kept = attempt.context_levels()
     history = History(

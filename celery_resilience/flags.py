@@ -6,12 +6,13 @@ overrules its variable, and that the setting.
 
 from __future__ import annotations
 
-from typing import Any
-
-import click
-from celery.bin.base import CeleryOption
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from celery_resilience.settings import queue_name
+
+if TYPE_CHECKING:
+    import click
 
 __all__ = ["add_flags"]
 
@@ -21,13 +22,29 @@ _GROUP = "Resilience Options"
 def add_flags(app: Any) -> None:
     """Teach ``celery -A app worker`` our flags; calling it again changes nothing."""
     options = app.user_options["worker"]
-    known = {name for option in options for name in getattr(option, "opts", ())}
-    for option in _flags():
-        if option.opts[0] not in known:
-            options.add(option)
+    if not isinstance(options, _WithOurs):
+        app.user_options["worker"] = _WithOurs(options)
+
+
+class _WithOurs(set[Any]):
+    """The worker's options, and ours once somebody looks at them: that is Celery's command line.
+
+    A program that only sends tasks has no need of that, and to load it takes as long as to load
+    the rest of us.
+    """
+
+    _is_complete = False
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self._is_complete:
+            self._is_complete = True
+            self.update(_flags())
+        return super().__iter__()
 
 
 def _flags() -> list[Any]:
+    import click
+
     return [
         _flag(
             "--dead-letter-queue",
@@ -69,6 +86,8 @@ def _flags() -> list[Any]:
 
 
 def _flag(name: str, text: str, setting: str | None = None, **options: Any) -> Any:
+    from celery.bin.base import CeleryOption
+
     if setting is None:
         setting = "resilience_" + name.removeprefix("--").replace("-", "_")
     return CeleryOption(
@@ -82,6 +101,8 @@ def _flag(name: str, text: str, setting: str | None = None, **options: Any) -> A
 
 
 def _queue_name(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    import click
+
     try:
         return None if value is None else queue_name(value, "it")
     except Exception as exc:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
+
+from celery import signals
 
 from celery_resilience.flags import add_flags
 from celery_resilience.task import ResilientTask, watch
 
 __all__ = ["install"]
+
+logger = logging.getLogger("celery_resilience")
 
 _INSTALLED = "_resilience_installed"
 
@@ -26,9 +33,7 @@ def install(app: Any, classify: bool = False, only: Iterable[str] | None = None)
     refused (RuntimeError). Twice is once; a second call that says something else is refused
     (ValueError). Celery's own tasks (``celery.*``) are left alone.
     """
-    patterns = None if only is None else tuple(only)
-    if isinstance(only, str):
-        raise TypeError(f"install: only takes a list of patterns, got {only!r}: write [{only!r}]")
+    patterns = None if only is None else _patterns(only)
     said = (bool(classify), patterns)
     before = app.__dict__.get(_INSTALLED)
     if before is not None:
@@ -43,6 +48,25 @@ def install(app: Any, classify: bool = False, only: Iterable[str] | None = None)
     add_flags(app)
     watch(app)
     _give_our_base(app, bool(classify), patterns)
+    signals.worker_ready.connect(partial(_warn_of_misses, app, patterns or ()), weak=False)
+
+
+def _patterns(only: Any) -> tuple[str, ...]:
+    if isinstance(only, str):
+        raise TypeError(f"install: only takes a list of patterns, got {only!r}: write [{only!r}]")
+    patterns = tuple(only) if isinstance(only, Iterable) else (None,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"install: only takes a list of patterns of task names, got {only!r}")
+    return patterns
+
+
+def _warn_of_misses(app: Any, patterns: Iterable[str], sender: Any, **_: Any) -> None:
+    """Tell of *patterns* that are for no task: their tasks are stock Celery's, and can be lost."""
+    for pattern in patterns if sender.app is app else ():
+        if not any(fnmatchcase(name, pattern) for name in app.tasks):
+            near = get_close_matches(pattern, app.tasks, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            logger.warning("install(only=[%r]) is for no task of this app%s", pattern, meant)
 
 
 def _refuse_if_late(app: Any) -> None:

@@ -163,7 +163,7 @@ class _Reader:
                 self._check_keys(where, given, ("on", "action", *_TERMS["retry"], "queue", "why"))
                 self._refuse(where, f"lacks {wanted!r}: {_EXAMPLE[wanted]}")
         action = given.pop("action")
-        if action not in _TERMS:
+        if not isinstance(action, str) or action not in _TERMS:
             self._refuse(
                 (*where, "action"),
                 f"takes {' or '.join(map(repr, _TERMS))}, got {action!r}{_meant(action, _TERMS)}",

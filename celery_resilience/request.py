@@ -55,6 +55,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if not _are_limits(self.time_limits):
             # Celery unpacks them later, where the error would end the worker.
             raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
+        if self._came_before():
+            self._delivery_info["redelivered"] = True
         watch_start(self)
         recall_revocation(self)
 
@@ -230,6 +232,18 @@ class ResilientRequest(Request):  # type: ignore[misc]
             task_queue=getattr(self._task, "dead_letter_queue", None),
         )
         self.send_event("task-rejected", requeue=isinstance(decision, RetryLater))
+
+    def _came_before(self) -> bool:
+        """Whether this attempt's body shall find itself ``redelivered``, as on stock Celery: its
+        last one put the message back, or its worker died. The copy that we made bears no mark."""
+        told = self._request_dict.get(HEADER) or (self._request_dict.get("headers") or {}).get(
+            HEADER
+        )
+        if not isinstance(told, str) or not ('.Reject"' in told or '"starts"' in told):
+            return False
+        history = History.loads(told)
+        put_back = history.attempts and history.attempts[-1].error.endswith(".Reject")
+        return bool(history.starts or put_back)
 
     def _history(self) -> History:
         header = self._request_dict.get(HEADER)

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celery import states
 from celery.app import trace
+from celery.app.task import Task
 from celery.exceptions import Retry
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.context import RetryContext
@@ -29,7 +32,16 @@ from celery_resilience.history import History
 from celery_resilience.outcome import Outcome
 from celery_resilience.verdict import Kind, Verdict
 
-__all__ = ["Running", "failure_of", "judge", "rule_on", "running", "what_was_asked"]
+__all__ = [
+    "Running",
+    "failure_of",
+    "judge",
+    "published_anew",
+    "rule_on",
+    "running",
+    "seconds_to_wait",
+    "what_was_asked",
+]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -81,9 +93,11 @@ running: ContextVar[Running | None] = ContextVar("running", default=None)
 def rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcome | None:
     """What is to become of the attempt that ended in *exc*; None: Celery's own affair."""
     if isinstance(exc, Retry):
-        if attempt.asked is None:
-            return None  # published by Celery
-        return what_was_asked(attempt, exc.exc or exc, attempt.asked)
+        if attempt.asked is not None:
+            return what_was_asked(attempt, exc.exc or exc, attempt.asked)
+        if attempt.published or _is_sent(exc):
+            return None
+        return _asked_by_raising(task, req, attempt, exc)
     if is_control_flow(exc):
         return None
     if attempt.asked is not None:  # it caught the Retry that it had asked for, and raised another
@@ -198,6 +212,55 @@ _OWN_WORDS = Verdict(Kind.UNKNOWN, "self.retry", "code", "the task asked for a r
 def what_was_asked(attempt: Running, exc: BaseException, asked: RetryLater) -> Outcome:
     """The outcome of an attempt whose body has *asked* for a retry."""
     return _outcome(attempt, exc, asked, _OWN_WORDS)
+
+
+def _is_sent(retry: Any) -> bool:
+    """Whether the message that *retry* tells of is on its way; a body can make a Retry itself, or
+    have it from a task that it called as a function, or applied."""
+    return retry.sig is not None and not retry.is_eager
+
+
+def _asked_by_raising(task: Any, req: Any, attempt: Running, retry: Any) -> Outcome:
+    """What ``self.retry`` would have done; stock Celery lets the message go, and nothing comes."""
+    cause, when = retry.exc or retry, retry.when
+    if task.max_retries is not None and (req.retries or 0) + 1 > task.max_retries:
+        given_up = GiveUp(Reason.EXHAUSTED, rule="a Retry that it raised, past its limit")
+        return _outcome(attempt, cause, given_up, classify(cause))
+    countdown = task.default_retry_delay if when is None else when
+    eta = None if isinstance(countdown, (int, float, type(None))) else countdown
+    delay = seconds_to_wait(eta, None if eta else countdown, task.app.timezone)
+    later = RetryLater(delay, rule="a Retry that it raised")
+    return what_was_asked(attempt, cause, later)
+
+
+def published_anew(task: Any, exc: Any, decision: RetryLater) -> Any:
+    """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
+    if not getattr(task, "autoretry_for", ()):
+        return None
+    words = {
+        name: value
+        for name, value in (getattr(task, "retry_kwargs", None) or {}).items()
+        if name not in ("countdown", "exc", "max_retries", "throw")
+    }
+    if not words:
+        return None
+    try:
+        return Task.retry(
+            task, exc=exc, countdown=decision.delay, max_retries=task.request.retries + 1,
+            throw=False, **words,
+        )  # fmt: skip
+    except Exception:
+        logger.exception("%s: its retry_kwargs could not be followed", task.name)
+        return None
+
+
+def seconds_to_wait(eta: Any, countdown: Any, zone: Any) -> float:
+    """As for Celery, *countdown* wins over *eta*, which is a time or a text of it."""
+    if countdown or not eta:
+        return max(0.0, float(countdown or 0))
+    due: Any = maybe_iso8601(eta)
+    wait: timedelta = maybe_make_aware(due, zone) - datetime.now(timezone.utc)
+    return max(0.0, wait.total_seconds())
 
 
 def _body_returned(exc: BaseException) -> bool:

@@ -16,6 +16,8 @@ __all__ = ["PREFIX", "Settings", "dead_letter_queues"]
 
 PREFIX = "resilience_"
 
+_NOT_GIVEN = object()
+
 Redaction = tuple["str | Callable[[str], str]", ...]
 
 
@@ -60,7 +62,9 @@ class Settings:
         known = {f.name: f for f in fields(cls)}
         values: dict[str, Any] = {}
         for key in _keys(app):
-            name = key[len(PREFIX) :]
+            name, value = key[len(PREFIX) :], app.conf.get(key, _NOT_GIVEN)
+            if value is _NOT_GIVEN:
+                continue  # of the same name, but not in the app's namespace
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 meant = f"; did you mean {PREFIX}{near[0]}?" if near else ""
@@ -68,7 +72,7 @@ class Settings:
                     f"{key} is no setting of celery_resilience{meant} "
                     f"Known are: {', '.join(PREFIX + n for n in sorted(known))}"
                 )
-            values[name] = app.conf.get(key)
+            values[name] = value
         values.update({name: value for name, value in flags.items() if value is not None})
         return cls(**{name: _checked(name, value) for name, value in values.items()})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -11,7 +10,6 @@ from celery import exceptions as _exceptions
 from celery.utils import uuid
 from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import raise_with_context
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_resilience import eager
 from celery_resilience.celery_options import policy_from_celery_options
@@ -23,7 +21,7 @@ from celery_resilience.memory import context_of
 from celery_resilience.policies import policies_of
 from celery_resilience.policy import Policy, Unmatched
 from celery_resilience.results import watch_result
-from celery_resilience.ruling import Running, running
+from celery_resilience.ruling import Running, running, seconds_to_wait
 from celery_resilience.switch import OrigRun
 from celery_resilience.tracer import Tracer
 
@@ -168,7 +166,8 @@ class ResilientTask(BaseTask):
             except Retry:
                 raise
             except Exception as error:
-                if attempt is not None:
+                # Called as a function it raises what it was given, whatever its limit is.
+                if attempt is not None and request.is_eager:
                     attempt.exhausted = error
                 raise
         limit = self.max_retries if max_retries is None else max_retries
@@ -182,7 +181,7 @@ class ResilientTask(BaseTask):
             raise_with_context(used_up)
         if not eta and countdown is None:
             countdown = self.default_retry_delay
-        delay = _delay(eta, countdown, self.app.timezone)
+        delay = seconds_to_wait(eta, countdown, self.app.timezone)
         later = RetryLater(delay, rule="self.retry")
         if args is not None or kwargs is not None or options or not throw:
             return self._retry_anew(
@@ -280,12 +279,3 @@ def _with_ours(request: Any) -> Any:
     if issubclass(ResilientRequest, theirs):
         return ResilientRequest
     return type(theirs.__name__, (theirs, ResilientRequest), {"__module__": theirs.__module__})
-
-
-def _delay(eta: Any, countdown: Any, zone: Any) -> float:
-    """The seconds to wait; as for Celery, *countdown* wins over *eta*, a time or a text of it."""
-    if countdown or not eta:
-        return max(0.0, float(countdown or 0))
-    due: Any = maybe_iso8601(eta)
-    wait: timedelta = maybe_make_aware(due, zone) - datetime.now(timezone.utc)
-    return max(0.0, wait.total_seconds())

@@ -17,15 +17,15 @@ from billiard.einfo import ExceptionInfo, Traceback
 from celery import exceptions as _exceptions
 from celery import signals, states
 from celery.app import trace as _celerys
-from celery.app.task import Context, Task
+from celery.app.task import Context
 from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from celery.utils.log import get_logger
 from celery.utils.serialization import get_pickleable_exception
 
-from celery_resilience.decision import RetryLater
+from celery_resilience.decision import GiveUp, RetryLater
 from celery_resilience.errors import BodyExited, BrokerError
 from celery_resilience.outcome import Outcome, carry
-from celery_resilience.ruling import Running, rule_on, running, what_was_asked
+from celery_resilience.ruling import Running, published_anew, rule_on, running, what_was_asked
 from celery_resilience.switch import is_off
 
 if TYPE_CHECKING:
@@ -184,10 +184,15 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             decision = attempt.outcome.decision if attempt.outcome is not None else None
             if isinstance(decision, RetryLater) and not isinstance(self.retval, Retry):
                 self.state = states.RETRY  # type: ignore[misc]
-                retry = _published_anew(task, self.retval, decision)
+                retry = published_anew(task, self.retval, decision)
                 if retry is not None:
                     attempt.outcome = None  # a retry as Celery makes it: nothing is to be moved
                 self.retval = retry or Retry(exc=self.retval, when=decision.delay)
+            elif isinstance(decision, GiveUp) and isinstance(self.retval, Retry):
+                self.state, call_errbacks = states.FAILURE, True  # type: ignore[misc]
+                self.retval = self.retval.exc or task.MaxRetriesExceededError(
+                    f"{task.name}[{req.id}] raised a Retry: its retries are used up"
+                )
         return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
 
     def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> Any:
@@ -196,8 +201,10 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             return super().handle_retry(task, req, store_errors=store_errors, **kwargs)
         retry = self.retval
         einfo = RetryInfo(retry, sys.exc_info()[2])
+        # Before 5.7 Celery stores it though the caller ignores the result, which never comes then.
+        is_ignored = req.ignore_result and not task.store_errors_even_if_ignored
         # The result store and the user's hook may fail; the retry was decided all the same.
-        if store_errors:
+        if store_errors and not is_ignored:
             _guarded(
                 "the result backend",
                 lambda: task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req),
@@ -224,27 +231,6 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             logger.exception("%s[%s]: its failure could not be announced", task.name, req.id)
             exc = get_pickleable_exception(self.retval)
             return ExceptionInfo((type(exc), exc, exc.__traceback__))
-
-
-def _published_anew(task: Any, exc: Any, decision: RetryLater) -> Any:
-    """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
-    if not getattr(task, "autoretry_for", ()):
-        return None
-    words = {
-        name: value
-        for name, value in (getattr(task, "retry_kwargs", None) or {}).items()
-        if name not in ("countdown", "exc", "max_retries", "throw")
-    }
-    if not words:
-        return None
-    try:
-        return Task.retry(
-            task, exc=exc, countdown=decision.delay, max_retries=task.request.retries + 1,
-            throw=False, **words,
-        )  # fmt: skip
-    except Exception:
-        logger.exception("%s: its retry_kwargs could not be followed", task.name)
-        return None
 
 
 class RetryInfo(_ExceptionInfo):  # type: ignore[misc]

@@ -392,7 +392,10 @@ FORMS: dict[str, Callable[[], dict[str, Any]]] = {
     "limit_zero": lambda: {"max_retries": 0},
     "limit_higher": lambda: {"max_retries": 6},
     "queue": lambda: {"queue": "other"},
+    "routing_key": lambda: {"exchange": "", "routing_key": "other"},
     "headers": lambda: {"headers": {"tenant": "acme"}},
+    "positional": lambda: {"args": ("positional", 2), "kwargs": None, "exc": None, "throw": True},
+    "exc_text": lambda: {"exc": "no exception"},
     "options": lambda: {"priority": 3, "time_limit": 50, "expires": 60, "serializer": "pickle"},
 }
 
@@ -465,6 +468,46 @@ def goes_on(self: Any, after: str) -> str:
     return "done"
 
 
+@each("asks_where_called", bind=True)
+def asks_where_called(self: Any, *words: Any) -> None:
+    """What a body calls as a function: nothing is sent again, it raises what it is given."""
+    record(None, "body", words)
+    raise self.retry(**({"exc": Flop("said by the task")} if words else {}))
+
+
+@each("calls", bind=True, **TWICE)
+def calls(self: Any, *words: Any) -> str:
+    """Call another task as a function, until it is well."""
+    if begin(self, *words) < 1:
+        app.tasks[f"{self.request.id.split('|')[0]}.asks_where_called"](*words)
+    return "done"
+
+
+@each("applies", bind=True, **TWICE)
+def applies(self: Any, failures: int) -> Any:
+    """Apply another task eagerly in the worker."""
+    begin(self, failures)
+    side, row, _ = self.request.id.split("|")
+    other = app.tasks[f"{side}.twice"].apply((failures,), task_id=f"{side}|{row}|eager")
+    return [other.state, what(other.result)]
+
+
+@each("raises_a_retry", bind=True, max_retries=1)
+def raises_a_retry(self: Any, when: Any = None) -> str:
+    """Raise a Retry of its own making, which nobody has published."""
+    if begin(self, when) < 2:
+        raise Retry(exc=Flop("said by the task"), when=when)
+    return "done"
+
+
+@each("asks_by_celerys", bind=True, max_retries=1)
+def asks_by_celerys(self: Any, times: int) -> str:
+    """Ask by Celery's own function, past what any base class says."""
+    if begin(self, times) < times:
+        raise Task.retry(self, countdown=0)
+    return "done"
+
+
 # Control flow, limits, and what is no Exception
 
 
@@ -485,7 +528,7 @@ def ignores(self: Any) -> None:
     raise Ignore
 
 
-@each("replaces", bind=True)
+@each("replaces", bind=True, autoretry_for=(Flop,))
 def replaces(self: Any) -> Any:
     begin(self)
     side = self.request.id.split("|")[0]
@@ -524,10 +567,15 @@ def exits(self: Any) -> None:
     raise SystemExit(3)
 
 
+class NotJson:
+    def __repr__(self) -> str:
+        return "no JSON"
+
+
 @each("result_not_json", bind=True)
 def result_not_json(self: Any) -> Any:
     begin(self)
-    return object()
+    return NotJson()
 
 
 # What is called back; plain tasks of Celery's, in a record that belongs to the task they serve

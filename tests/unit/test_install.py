@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery, Task, _state, shared_task
+from celery.signals import worker_ready
 
 from celery_resilience import Policy, ResilientTask, install, on
 from celery_resilience.request import ResilientRequest
@@ -133,9 +135,10 @@ def test_only_names_the_tasks_that_are_meant() -> None:
 
 
 def test_twice_is_once_and_a_contradiction_is_refused(app: Celery) -> None:
-    steps, flags = len(app.steps["consumer"]), len(app.user_options["worker"])
+    steps, flags = len(app.steps["consumer"]), [*app.user_options["worker"]]
     install(app)
-    assert (len(app.steps["consumer"]), len(app.user_options["worker"])) == (steps, flags)
+    assert len(app.steps["consumer"]) == steps
+    assert [*app.user_options["worker"]] == flags
     with pytest.raises(ValueError, match="call it once"):
         install(app, classify=True)
 
@@ -153,10 +156,36 @@ def test_too_late_is_refused() -> None:
         install(app)
 
 
-def test_a_string_of_patterns_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("cron.*", r"got 'cron\.\*': write \['cron\.\*'\]"),
+        (5, "a list of patterns of task names, got 5"),
+        ([Task], "a list of patterns of task names, got "),
+    ],
+)
+def test_what_are_no_patterns_is_refused(only: Any, said: str) -> None:
     app = Celery("shop", broker="memory://", set_as_current=False)
-    with pytest.raises(TypeError, match=r"write \['cron"):
-        install(app, only="cron.*")
+    with pytest.raises(TypeError, match=said):
+        install(app, only=only)
+
+
+def test_a_pattern_for_no_task_is_told_when_the_worker_starts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its tasks would be stock Celery's without a word."""
+    app, other = (Celery("shop", broker="memory://", set_as_current=False) for _ in "12")
+    install(app, only=["cron.*", "crom.nightly"])
+    install(other, only=["nobodys.*"])
+
+    @app.task(name="cron.nightly")
+    def nightly() -> None: ...
+
+    app.finalize()
+    worker_ready.send(sender=Mock(app=app))
+    assert [record.getMessage() for record in caplog.records] == [
+        "install(only=['crom.nightly']) is for no task of this app; did you mean 'cron.nightly'?"
+    ]
 
 
 def test_a_misspelt_option_is_refused_with_what_was_meant(app: Celery) -> None:

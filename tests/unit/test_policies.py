@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -16,8 +20,10 @@ from celery.exceptions import ImproperlyConfigured
 from click.testing import CliRunner
 
 from celery_resilience import Policy, ResilientTask, install
+from celery_resilience.flags import _flags
 from celery_resilience.policies import apply_policies, policies_of
 from celery_resilience.settings import Settings
+from tests.worker import ROOT
 
 FILE = '[policies.file]\nmax_retries = 11\n[tasks]\n"shop.fetch" = "file"\n'
 
@@ -158,6 +164,19 @@ def test_a_wrong_setting_is_refused_with_what_is_meant(name: str, value: Any, sa
         Settings.of(app_with(**{f"resilience_{name}": value}))
 
 
+def test_settings_are_read_with_the_apps_namespace() -> None:
+    """As in Django's settings: CELERY_RESILIENCE_..."""
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    app.config_from_object(
+        SimpleNamespace(CELERY_RESILIENCE_MAX_WORKER_LOSSES=7, RESILIENCE_APP_VERSION="1"),
+        namespace="CELERY",
+    )
+    assert Settings.of(app) == Settings(max_worker_losses=7)
+    app.config_from_object(SimpleNamespace(CELERY_RESILIENCE_POLICES={}), namespace="CELERY")
+    with pytest.raises(ImproperlyConfigured, match="did you mean resilience_policies"):
+        Settings.of(app)
+
+
 # Flags
 
 
@@ -212,6 +231,66 @@ def test_a_wrong_flag_is_refused_where_it_is_typed(arguments: list[str], said: s
     with pytest.raises(ValueError, match="Invalid value") as caught:
         parsed(arguments)
     assert said in str(caught.value)
+
+
+APP = """\
+from celery import Celery
+from click import Option
+from celery_resilience import install
+
+app = Celery("shop", broker="memory://")
+app.user_options["worker"].add(Option(["--before"]))
+install(app)
+app.user_options["worker"].add(Option(["--after"]))
+"""
+CELERY = [sys.executable, "-m", "celery", "-A", "shop_app", "worker"]
+
+
+def started(folder: Path, command: list[str], **environment: str) -> str:
+    """What a command says that starts a worker of APP, or refuses to."""
+    (folder / "shop_app.py").write_text(APP)
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "100", **environment},
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("way", ["python -m celery", "celery", "app.worker_main"])
+def test_every_way_to_start_a_worker_knows_the_flags(way: str, tmp_path: Path) -> None:
+    """And those that the user has added, before or after ours."""
+    main = "from shop_app import app; app.worker_main(['worker', '--help'])"
+    said = started(tmp_path, {
+        "python -m celery": [*CELERY, "--help"],
+        "celery": [str(Path(sys.executable).with_name("celery")), *CELERY[3:], "--help"],
+        "app.worker_main": [sys.executable, "-c", main],
+    }[way])  # fmt: skip
+    assert "Resilience Options:" in said
+    for flag in ("--before", "--after", *(option.opts[0] for option in _flags())):
+        assert len(re.findall(rf"^ *{flag}\b", said, re.MULTILINE)) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("DEAD_LETTER_QUEUE", "dead.{q}", "only {queue} is filled in"),
+        ("FAILURE_POLICIES", "no-such-file.toml", "does not exist"),
+        ("MAX_WORKER_LOSSES", "none", "'none' is not a valid integer range"),
+        ("DEAD_LETTER_EXPIRED", "perhaps", "'perhaps' is not a valid boolean"),
+        ("NO_RESILIENCE", "perhaps", "'perhaps' is not a valid boolean"),
+    ],
+)
+def test_a_wrong_variable_stops_the_worker(
+    variable: str, value: str, said: str, tmp_path: Path
+) -> None:
+    assert said in started(tmp_path, CELERY, **{f"CELERY_WORKER_{variable}": value})
+
+
+def test_a_program_that_sends_tasks_does_not_load_the_command_line(tmp_path: Path) -> None:
+    """Celery's takes as long to load as all of ours."""
+    look = "import sys, shop_app; print([m for m in sys.modules if m.startswith('celery.bin')])"
+    assert started(tmp_path, [sys.executable, "-c", look]) == "[]\n"
 
 
 def test_every_flag_says_its_setting_and_its_variable() -> None:

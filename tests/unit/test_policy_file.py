@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,7 @@ WRONG = [
     ("json.JSONDecodeError", "no_such.Timeout", 8, "there is no module 'no_such' where"),
     ("json.JSONDecodeError", "celery.exceptions.Retry", 8, "Retry is control flow"),
     ('action = "retry"', 'action = "requeue"', 9, "'retry' or 'dead_letter' or 'discard', got"),
+    ('action = "retry"', "action = []", 9, "'retry' or 'dead_letter' or 'discard', got []"),
     ('action = "retry"', 'action = "dead-letter"', 9, "did you mean 'dead_letter'?"),
     ("max_retries = 20", "max_retries = 2.5", 10, "rules[1].max_retries: max_retries takes a"),
     ("max_retries = 20", "delay = [1,\n2]", 10, "delay takes seconds"),
@@ -157,6 +159,40 @@ def test_a_module_that_fails_to_import_is_named(read, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ImproperlyConfigured, match=r"line 4: .*importing half_written failed"):
         read('[policies.x]\n[[policies.x.rules]]\naction = "retry"\non = "half_written.Timeout"\n')
+
+
+_VALUES = [
+    "true",
+    "-1",
+    "nan",
+    "inf",
+    "[]",
+    "{}",
+    "{a = 1}",
+    "''",
+    "1979-05-27",
+    "9e999",
+    "[1]",
+    "x",
+]
+
+
+@given(
+    st.integers(0, GOOD.count("\n") - 1), st.integers(0, 40), st.integers(0, 9),
+    st.sampled_from(["", "\n", "[[", "]]", ".", "=", '"', *_VALUES]), st.sampled_from(_VALUES),
+)  # fmt: skip
+def test_no_file_whatever_stops_the_worker_without_a_line(tmp_path_factory, n, at, cut, put, value):
+    """A value of another type, or any text anywhere: it is read, or refused with a line."""
+    lines = GOOD.split("\n")
+    line = lines[n]
+    changed = [line[:at] + put + line[at + cut :], f"{line.partition('=')[0]}= {value}"]
+    path = tmp_path_factory.getbasetemp() / "ops.toml"
+    for text in ("\n".join([*lines[:n], new, *lines[n + 1 :]]) for new in changed):
+        path.write_text(text)
+        try:
+            load(str(path), {"shared": Policy()})
+        except ImproperlyConfigured as exc:
+            assert re.match(r"\d+: [^\n]+$", str(exc).removeprefix(f"{path}, line "))  # noqa: PT017
 
 
 # The search for a line
