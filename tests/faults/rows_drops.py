@@ -47,7 +47,7 @@ def expired_kept(scene: Scene) -> None:
 @row(
     "11-revoked",
     "tasks revoked while they lie in the queue",
-    pools=("prefork", "threads"),
+    # Stock Celery does not ask again about what lies in a thread pool's own queue.
     ci=("redis/prefork",),
 )
 def revoked(scene: Scene) -> None:

@@ -220,7 +220,7 @@ def replay(scene: Scene) -> None:
     from celery_resilience.deadletters import DeadLetters
 
     with DeadLetters(scene.client.app, ["dead_letter"]) as letters:
-        results = [replayed.result.value for replayed in letters.replay()]
+        results = [replayed.result.value for replayed in letters.replay("all")]
     scene.expect(set(results) == {"replayed"}, f"the replay said {results}")
 
 
