@@ -5,7 +5,6 @@ from __future__ import annotations
 from tests.faults.row import EVERYWHERE, row
 from tests.faults.scene import Scene
 
-_HELD = "what a dead worker held is given back within its lease"
 _SUSPECTS = "a redelivered message records its starts"
 
 
@@ -96,8 +95,6 @@ def _held(scene: Scene) -> None:
     "whole worker killed (-9), and started again",
     pools=EVERYWHERE,
     ci=("rabbitmq-classic/prefork", "rabbitmq-quorum/threads"),
-    waits_for=_HELD,
-    waits_on=("redis",),
     doubles=1,
 )
 def restarted(scene: Scene) -> None:
@@ -113,8 +110,6 @@ def restarted(scene: Scene) -> None:
     "whole worker killed (-9), a second one alive",
     pools=("prefork", "threads"),
     ci=("rabbitmq-classic/prefork",),
-    waits_for=_HELD,
-    waits_on=("redis",),
     doubles=1,
 )
 def second_worker(scene: Scene) -> None:
@@ -132,8 +127,6 @@ def second_worker(scene: Scene) -> None:
     "4-main",
     "the worker's main process alone killed (-9), its children notice",
     ci=("rabbitmq-quorum/prefork",),
-    waits_for=_HELD,
-    waits_on=("redis",),
     doubles=1,
 )
 def main_process(scene: Scene) -> None:
