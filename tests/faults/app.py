@@ -96,7 +96,7 @@ def flaky(self: Any, number: str, failures: int = 1, seconds: float = 0.0) -> st
 @app.task(bind=True, autoretry_for=(NotReady,), max_retries=3)
 def later(self: Any, number: str, delay: float, failures: int = 1) -> str:
     """Fail *failures* times and ask for a retry in *delay* seconds each time."""
-    record("start", number, os.getpid(), time.time())
+    record("start", number, os.getpid(), time.monotonic())  # the same clock in every process
     if self.request.retries < failures:
         raise self.retry(exc=NotReady(number), countdown=delay)
     record("end", number)

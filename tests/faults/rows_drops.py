@@ -79,7 +79,6 @@ def terminated(scene: Scene) -> None:
     "a waiting retry whose task is revoked, over a restart",
     pools=("prefork", "threads"),
     ci=("redis/prefork",),
-    waits_for="retries that wait in the broker",
 )
 def waiting(scene: Scene) -> None:
     worker = scene.worker(arguments=[f"--statedb={scene.directory / 'state'}"])

@@ -187,7 +187,7 @@ def chain_unpublished(scene: Scene) -> None:
     from celery import chain
 
     app, gate = scene.client.app, scene.directory / "gate"
-    scene.worker(concurrency=4)
+    worker = scene.worker(concurrency=4)
     firsts = []
     for _ in range(3):
         first = scene.number("gated", ends="result letter")
@@ -201,8 +201,12 @@ def chain_unpublished(scene: Scene) -> None:
     scene.door.cut()
     gate.touch()
     scene.wait(lambda: len(list(scene.lines("end"))) >= 3)
-    # The child tries for some seconds to publish what follows; only then it is our turn.
-    scene.pause(15)
+    # Celery tries for some seconds to publish what follows, some versions three times; only then
+    # it is our turn.
+    given_up = "what was to follow could not be published"
+    scene.wait(
+        lambda: scene.stock or worker.log().count(given_up) >= 3, 60, message="it is given up"
+    )
     scene.door.mend()
     if scene.stock:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.faults.row import RABBITS, row
 from tests.faults.scene import Scene
 
@@ -15,6 +17,7 @@ _IN_THE_BROKER = "retries that wait in the broker"
     pools=("prefork", "threads"),
     ci=("redis/prefork",),
     waits_for=_IN_THE_BROKER,
+    waits_on=RABBITS,
 )
 def visibility(scene: Scene) -> None:
     options = {"visibility_timeout": 3, "unacked_restore_interval": 1,
@@ -32,6 +35,7 @@ def visibility(scene: Scene) -> None:
     pools=("prefork", "threads"),
     ci=("rabbitmq-quorum/prefork",),
     waits_for=_IN_THE_BROKER,
+    waits_on=RABBITS,
     patience=90,
 )
 def consumer_timeout(scene: Scene) -> None:
@@ -97,10 +101,12 @@ def release(scene: Scene) -> None:
     "the clocks of two workers are 5 minutes apart",
     pools=("prefork", "threads"),
     waits_for=_IN_THE_BROKER,
+    waits_on=RABBITS,
 )
 def clocks(scene: Scene) -> None:
-    scene.worker(env={"CLOCK_SKEW": "300"})
-    scene.worker(env={"CLOCK_SKEW": "-300"})
+    skewed = str(Path(__file__).parent / "skewed")
+    scene.worker(env={"CLOCK_SKEW": "150", "PYTHONPATH": skewed})
+    scene.worker(env={"CLOCK_SKEW": "-150", "PYTHONPATH": skewed})
     for _ in range(20):
         scene.send("later", 3.0, starts=2)
     scene.wait(scene.places.are_final, scene.patience)
