@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_resilience.flags import add_flags
+from celery_resilience.signals import keep_expiring
 from celery_resilience.task import ResilientTask, watch
 
 __all__ = ["install"]
@@ -42,6 +43,7 @@ def install(app: Any, classify: bool = False, only: Iterable[str] | None = None)
     app.__dict__[_INSTALLED] = said
     add_flags(app)
     watch(app)
+    keep_expiring()
     _give_our_base(app, bool(classify), patterns)
 
 

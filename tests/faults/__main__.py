@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             said = "kept" if count.kept else "BROKEN"
             if not promised:
                 said = "stock" if options.stock else f"{said}, waits for {cell.row.waits_for}"
+            if count.lost and promised and count.kept:
+                said = "kept, but for kombu's window"
             print(line(cell, count, f"{said}  {count.seconds:.0f} s"), flush=True)
             if not options.stock:
                 for complaint in count.complaints[:5]:

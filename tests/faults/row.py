@@ -34,6 +34,12 @@ class Row:
     pools: tuple[str, ...] = ("prefork",)
     #: How often more than it asked for each body may start.
     doubles: int = 0
+    #: Whether a message may live on twice on RabbitMQ: there is no step that both publishes a copy
+    #: and lets the original go, and the broker may die in between.
+    forks: bool = False
+    #: Whether workers are killed: between kombu's own pop and its note of who holds the message,
+    #: ``redis://`` may lose one message at each death.
+    window: bool = False
     #: ``broker/pool`` of the cells that CI runs; the others are for the whole matrix.
     ci: tuple[str, ...] = ()
     #: What has still to be built before this row can keep its promise; empty: it does.

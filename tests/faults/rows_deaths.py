@@ -5,8 +5,6 @@ from __future__ import annotations
 from tests.faults.row import EVERYWHERE, row
 from tests.faults.scene import Scene
 
-_SUSPECTS = "a redelivered message records its starts"
-
 
 def _one_among_many(scene: Scene, how: str, task: str = "poison", starts: int = 3) -> None:
     for number in range(200):
@@ -66,8 +64,9 @@ def done_already(scene: Scene) -> None:
     "3",
     "a task kills the whole worker, which a supervisor restarts",
     pools=("prefork", "threads", "solo"),
-    waits_for=_SUSPECTS,
+    ci=("redis/prefork",),
     patience=240,
+    window=True,
 )
 def whole_worker(scene: Scene) -> None:
     for number in range(40):
@@ -96,12 +95,13 @@ def _held(scene: Scene) -> None:
     pools=EVERYWHERE,
     ci=("rabbitmq-classic/prefork", "rabbitmq-quorum/threads"),
     doubles=1,
+    window=True,
 )
 def restarted(scene: Scene) -> None:
     _held(scene)
     worker = scene.worker()
     scene.wait(lambda: sum(scene.starts().values()) >= 7)
-    worker.kill()
+    scene.kill(worker)
     worker.start()
 
 
@@ -111,6 +111,7 @@ def restarted(scene: Scene) -> None:
     pools=("prefork", "threads"),
     ci=("rabbitmq-classic/prefork",),
     doubles=1,
+    window=True,
 )
 def second_worker(scene: Scene) -> None:
     _held(scene)
@@ -119,7 +120,7 @@ def second_worker(scene: Scene) -> None:
     long = scene.send("good", 50.0 if scene.full else 5.0, starts=1)
     scene.worker()
     scene.wait(lambda: sum(scene.starts().values()) >= 7)
-    worker.kill()
+    scene.kill(worker)
     scene.tasks[long].starts = 2  # it may have been on the one that was killed
 
 
@@ -128,12 +129,13 @@ def second_worker(scene: Scene) -> None:
     "the worker's main process alone killed (-9), its children notice",
     ci=("rabbitmq-quorum/prefork",),
     doubles=1,
+    window=True,
 )
 def main_process(scene: Scene) -> None:
     _held(scene)
     worker = scene.worker()
     scene.wait(lambda: sum(scene.starts().values()) >= 7)
-    worker.kill_main()
+    scene.kill(worker, main_alone=True)
     worker.start()
 
 

@@ -125,7 +125,8 @@ class Scene:
         self._stack = contextlib.ExitStack()
         self.workers: list[Worker] = []
         self._supervised: list[Worker] = []
-        self.restarts = 0
+        #: How many workers have died, by our hand or by their task's.
+        self.deaths = 0
         self._numbers = itertools.count(1)
         results, number = self.servers.results, self.servers.database()
         _flush(results, number)
@@ -227,12 +228,20 @@ class Scene:
             self._supervised.append(worker)
         return worker
 
+    def kill(self, worker: Worker, main_alone: bool = False) -> None:
+        """End *worker* as a power cut does, or its main process as the OOM killer does."""
+        self.deaths += 1
+        if main_alone:
+            worker.kill_main()
+        else:
+            worker.kill()
+
     def supervise(self) -> None:
         """Start again those of the supervised workers that have ended."""
         for worker in self._supervised:
             process = worker._process
             if process is not None and process.poll() is not None:
-                self.restarts += 1
+                self.deaths += 1
                 worker.start()
 
     # Tasks
