@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from celery import _state as _celerys_state
 from celery import signals, states
 from celery import signature as _signature
-from celery._state import _task_stack
 from celery.app import trace as _trace
 from celery.app.task import Context
 from celery.utils.saferepr import saferepr
@@ -26,7 +26,7 @@ __all__ = ["body_returned", "publish_rest", "succeeded_before", "unpublished"]
 # The stubs describe what tasks use of these, not what makes them.
 trace: Any = _trace
 signature: Any = _signature
-task_stack: Any = _task_stack
+celerys_state: Any = _celerys_state
 
 #: The longest result that travels in a letter's header, in characters of JSON.
 _LONGEST_RESULT = 16_000
@@ -74,12 +74,12 @@ def publish_rest(
     """Publish what follows and store the result that was kept, as Celery's tracer does after the
     body; raises what the publishing raises."""
     began = time.monotonic()
-    result = loads(before.result)
+    result = loads(before.result or "null")
     context: Any = Context(dict(request or {}), args=args, kwargs=kwargs, called_directly=False)
     after: dict[str, Any] = {"parent_id": uuid, "root_id": context.root_id or uuid}
     if task.app.conf.task_inherit_parent_priority:
         after["priority"] = (context.delivery_info or {}).get("priority")
-    task_stack.push(task)
+    celerys_state._task_stack.push(task)
     task.request_stack.push(context)
     try:
         for each in () if before.called else context.callbacks or ():
@@ -92,7 +92,7 @@ def publish_rest(
         signals.task_success.send(sender=task, result=result)
     finally:
         task.request_stack.pop()
-        task_stack.pop()
+        celerys_state._task_stack.pop()
     return trace.trace_ok_t(result, None, time.monotonic() - began, saferepr(result))
 
 

@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [cell for cell in chosen if f"{cell.broker}/{cell.pool}" in cell.row.ci]
     if options.list:
         for row in dict.fromkeys(cell.row for cell in chosen):
-            print(f"{row.name:<14} {row.what}" + (f" (waits for {row.waits_for})" * bool(row.waits_for)))
+            print(
+                f"{row.name:<14} {row.what}"
+                + (f" (waits for {row.waits_for})" * bool(row.waits_for))
+            )
         return 0
     heads = "  ".join(f"{c:>{w}}" for c, w in zip(_COLUMNS, _WIDTHS, strict=True))
     print(f"{'row':<14} {'broker':<16} {'pool':<8} {heads}")

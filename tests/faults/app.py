@@ -178,7 +178,7 @@ def poison_without_retries(number: str, how: str) -> None:
     die(how)
 
 
-class DiesWhenDone(app.Task):
+class DiesWhenDone(app.Task):  # type: ignore[name-defined]
     """Its process dies between the stored success and the word to the parent."""
 
     abstract = True
@@ -194,7 +194,7 @@ def dies_when_done(number: str) -> str:
     return number
 
 
-class Hooked(app.Task):
+class Hooked(app.Task):  # type: ignore[name-defined]
     """Its hooks tell where they run."""
 
     abstract = True
@@ -231,7 +231,7 @@ def exotic_again(self: Any, number: str, which: str, padding: str = "") -> Any:
     return EXOTIC[which](self)
 
 
-class RaisingHooks(app.Task):
+class RaisingHooks(app.Task):  # type: ignore[name-defined]
     """Every hook of the user's raises."""
 
     abstract = True

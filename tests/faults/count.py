@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,9 @@ class Places:
         if number in letters:
             there.add("letter")
         # Celery has no state of its own for what was discarded or ignored: the record tells.
-        revoked = states.get(number) == "REVOKED" and number not in letters  # an expired one is both
+        revoked = (
+            states.get(number) == "REVOKED" and number not in letters
+        )  # an expired one is both
         if revoked or ("dropped", number) in self._told():
             there.add("dropped")
         return there
@@ -200,15 +203,15 @@ class Places:
         )  # fmt: skip
 
     def _delay_queues(self) -> list[str]:
-        import re
-
-        rabbit = self.scene.servers.rabbitmq
-        # Names come back from the node as sizes alone, so it is asked for text.
+        """The queues on RabbitMQ that retries wait in."""
         vhost = str(self.scene.client.app.conf.broker_url).rsplit("/", 1)[1]
-        text = rabbit.evaluate(
-            f'[binary_to_list(element(4, amqqueue:get_name(Q))) || Q <- rabbit_amqqueue:list(<<"{vhost}">>)].'
+        # Binaries come back from the node as sizes alone: so it is asked for text.
+        text = self.scene.servers.rabbitmq.evaluate(
+            "[binary_to_list(element(4, amqqueue:get_name(Q)))"
+            f' || Q <- rabbit_amqqueue:list(<<"{vhost}">>)].'
         )
-        return [name for name in re.findall(r'"([^"]+)"', text) if name.startswith("celery_res")]
+        names = re.findall(r'"([^"]+)"', text)
+        return [name for name in names if name.startswith("celery_resilience.")]
 
 
 def _number(envelope: Envelope) -> str:

@@ -97,5 +97,3 @@ def retried(scene: Scene) -> None:
     body = app.signature(f"{APP}.total", (number,), app=app, task_id=number)
     header = [_member(scene, "flaky", n % 3, starts=n % 3 + 1).set(queue="work") for n in range(6)]
     chord(header, body.set(queue="work")).apply_async()
-
-

@@ -137,5 +137,3 @@ def main_process(scene: Scene) -> None:
     scene.wait(lambda: sum(scene.starts().values()) >= 7)
     scene.kill(worker, main_alone=True)
     worker.start()
-
-

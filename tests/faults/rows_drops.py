@@ -6,7 +6,6 @@ from tests.faults.row import EVERYWHERE, row
 from tests.faults.scene import Scene
 
 
-
 @row(
     "11-expired",
     "tasks that expired before a worker came",
@@ -116,5 +115,3 @@ def requeued(scene: Scene) -> None:
     scene.send("rejects", True, ends="letter", starts=20, reasons="rejected")
     for _ in range(5):
         scene.send("good")
-
-

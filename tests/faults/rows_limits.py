@@ -27,8 +27,7 @@ def hard(scene: Scene) -> None:
 def soft(scene: Scene) -> None:
     scene.worker()
     hooked = [
-        scene.send("slow", soft_time_limit=1, ends="letter", reasons="time_limit")
-        for _ in range(3)
+        scene.send("slow", soft_time_limit=1, ends="letter", reasons="time_limit") for _ in range(3)
     ]
     # Its own options ask for retries, and get them: 4 starts.
     scene.send(
@@ -36,9 +35,7 @@ def soft(scene: Scene) -> None:
     )
     _told_once(scene)
     told = Counter(number for number, *_ in scene.lines("hook"))
-    scene.expect(
-        all(told[number] == 1 for number in hooked), f"on_failure was called {dict(told)}"
-    )
+    scene.expect(all(told[number] == 1 for number in hooked), f"on_failure was called {dict(told)}")
 
 
 def _told_once(scene: Scene) -> None:

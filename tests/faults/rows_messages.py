@@ -52,6 +52,7 @@ def malformed(number: str) -> list[tuple[str, bytes, dict[str, Any]]]:
         ("invalid", _GOOD, headers(expires=[1])),
         ("invalid", _GOOD, headers(timelimit=[1])),
         ("invalid", _GOOD, headers(timelimit="soon")),
+        ("unregistered", _GOOD, headers(task="nobody.knows.it", large="x" * 125_000)),
         ("undecodable invalid", b"", headers()),
         ("undecodable", b'{"half', headers()),
         ("undecodable", b"\xff\xfe", headers()),

@@ -243,9 +243,7 @@ def _no_letters(scene: Scene) -> list[str]:
 def _goes_on_by_itself(scene: Scene, worker: Any) -> None:
     said = "could not be settled"
     scene.wait(lambda: said in worker.log(), 20, message=f"the log says {said!r}")
-    scene.expect(
-        scene.client.count("dead_letter") == 0, "there were letters before it was mended"
-    )
+    scene.expect(scene.client.count("dead_letter") == 0, "there were letters before it was mended")
 
 
 @row(

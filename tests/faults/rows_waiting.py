@@ -86,9 +86,9 @@ def rollback(scene: Scene) -> None:
 
 def release(scene: Scene) -> None:
     """``retries release --all``: everything that waits goes back to its queue, due now."""
+    from celery.bin.base import CLIContext
     from click.testing import CliRunner
 
-    from celery.bin.base import CLIContext
     from celery_resilience.cli.retries import retries
 
     context = CLIContext(app=scene.client.app, no_color=True, workdir=None)

@@ -85,9 +85,7 @@ class Servers:
 def _redis() -> EmbeddedServer:
     # everysec may answer before it writes while an fsync goes on; "no" writes first and leaves
     # the fsync to the kernel. Rows that are about it set their own.
-    return EmbeddedServer(
-        port=0, options=["--databases", str(_DATABASES), "--appendfsync", "no"]
-    )
+    return EmbeddedServer(port=0, options=["--databases", str(_DATABASES), "--appendfsync", "no"])
 
 
 @dataclass

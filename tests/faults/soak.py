@@ -68,7 +68,9 @@ class Soak:
                 scene.send("good", round(chance.uniform(0, 0.1), 3))
             elif kind < 0.85:
                 failures = chance.randrange(1, 4)
-                scene.send("flaky", failures, round(chance.uniform(0, 0.05), 3), starts=failures + 1)
+                scene.send(
+                    "flaky", failures, round(chance.uniform(0, 0.05), 3), starts=failures + 1
+                )
             elif kind < 0.97:
                 scene.send("hopeless", ends="letter", starts=4)
             else:
@@ -132,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=None, help="drawn and printed if not given")
     parser.add_argument("--broker", choices=ALL, default="redis")
-    parser.add_argument("--pool", choices=["prefork", "threads", "solo", "gevent"], default="prefork")
+    parser.add_argument(
+        "--pool", choices=["prefork", "threads", "solo", "gevent"], default="prefork"
+    )
     parser.add_argument("--logs", type=Path)
     options = parser.parse_args(argv)
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
@@ -156,6 +160,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-

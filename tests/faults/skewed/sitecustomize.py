@@ -11,7 +11,7 @@ _skew = float(os.environ.get("CLOCK_SKEW", "0"))
 _time, _datetime = time.time, datetime.datetime
 
 
-class Skewed(_datetime):
+class Skewed(_datetime):  # type: ignore[misc,valid-type]
     """What ``datetime.now`` is made of does not ask ``time.time``."""
 
     @classmethod
