@@ -133,7 +133,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 try:
                     return handle(message)
                 except Exception as exc:
-                    if _is_the_connections(exc, c):
+                    if _is_the_connections(exc, c) or _is_the_loops(exc):
                         raise
                     return self._bury(c, message, Reason.INVALID, exc)
 
@@ -214,6 +214,12 @@ def _is_the_connections(exc: BaseException, c: Any) -> bool:
     every worker reconnect for ever, when all that is wrong is one message.
     """
     return isinstance(exc, c.connection_errors) and not isinstance(exc, (LookupError, ValueError))
+
+
+def _is_the_loops(exc: BaseException) -> bool:
+    """Whether a signal handler raised it into whatever was going on, as gevent's do when a
+    worker is told to end at once: the message just happened to be in hand."""
+    return type(exc).__module__.startswith(("gevent", "eventlet", "greenlet"))
 
 
 def queue_of(message: Any, app: Any) -> str:

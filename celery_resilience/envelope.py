@@ -21,13 +21,25 @@ from kombu.compression import compress, decompress
 # The stubs miss its registry.
 serialization: Any = _serialization
 
-__all__ = ["DUE", "HARMLESS", "HEADER", "QUEUE", "Envelope", "encoded", "seconds_until"]
+__all__ = [
+    "DUE",
+    "HARMLESS",
+    "HEADER",
+    "MOST_HEADERS",
+    "QUEUE",
+    "Envelope",
+    "encoded",
+    "seconds_until",
+]
 
 #: Where a virtual transport's payload says, within this process, which queue it came out of.
 QUEUE = "resilience-queue"
 
 #: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
 HEADER = "celery_resilience"
+#: RabbitMQ takes headers and properties in one frame, of 128 KB at most; some room is left for
+#: its own bookkeeping.
+MOST_HEADERS = 120_000
 
 #: Bodies that are opened to be shown. A pickle would run what is in it, and a dead letter may be
 #: about a worker's refusal to do that.
@@ -262,6 +274,16 @@ class Envelope:
             "exchange": self.exchange,
             "routing_key": self.routing_key,
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Envelope:
+        """The envelope that :meth:`to_json` wrote; raises for anything else."""
+        return cls(**{**data, "body": base64.b64decode(data["body"], validate=True)})
+
+    def headers_weigh(self) -> int:
+        """About how many bytes the headers and the properties take on their way."""
+        told = {**self.properties, **self.headers}
+        return len(json.dumps(told, default=str, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def encoded(body: Any) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery_resilience.context import levels_of
 
-__all__ = ["Attempt", "History", "clipped", "finite"]
+__all__ = ["Attempt", "History", "Succeeded", "clipped", "finite"]
 
 _FIRST, _LAST = 2, 8
 _LINEAGE = 10
@@ -48,6 +48,16 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Succeeded:
+    """A body that has succeeded, while what was to follow it could not be published."""
+
+    #: What it returned, as JSON; None: too long, or nothing that JSON can say.
+    result: str | None
+    #: Its callbacks have been published; the rest of its chain has not.
+    called: bool = False
+
+
+@dataclass(frozen=True)
 class History:
     """What is known about the attempts before this delivery."""
 
@@ -67,6 +77,8 @@ class History:
     queue: str = ""
     #: What the attempts tell each other (`RetryContext`), and below it what their parents did.
     context: tuple[Mapping[str, Any], ...] = ()
+    #: The body is not to be run again: only what follows it is to be published.
+    succeeded: Succeeded | None = None
 
     def add(self, attempt: Attempt, *, lost: bool = False) -> History:
         """This history and one failed *attempt* more."""
@@ -85,7 +97,7 @@ class History:
     def replayed(self, letter: str) -> History:
         """The history of a message that is published again from *letter*: a new life."""
         lineage = (*self.lineage, letter)[-_LINEAGE:]
-        return History(lineage=lineage, context=self.context)
+        return History(lineage=lineage, context=self.context, succeeded=self.succeeded)
 
     def clipped(self, limit: int) -> History:
         """The same with at most *limit* // 10 characters, and a few more, of every text."""
@@ -109,6 +121,7 @@ class History:
             **({"starts": self.starts} if self.starts else {}),
             **({"queue": self.queue} if self.queue else {}),
             **({"context": list(self.context)} if any(self.context) else {}),
+            **({"succeeded": dict(vars(self.succeeded))} if self.succeeded else {}),
         }
 
     def dumps(self) -> str:
@@ -147,12 +160,20 @@ class History:
             lineage=tuple(i[:64] for i in ids[-_LINEAGE:]),
             queue=_queue(data.get("queue")),
             context=levels_of(data.get("context")),
+            succeeded=_succeeded(data.get("succeeded")),
         )
 
 
 def clipped(text: str, limit: int = _TEXT) -> str:
     """At most *limit* characters of *text*, with a sign where some are missing."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _succeeded(data: object) -> Succeeded | None:
+    if not isinstance(data, Mapping):
+        return None
+    result = data.get("result")
+    return Succeeded(result if isinstance(result, str) else None, data.get("called") is True)
 
 
 def _attempt(data: object) -> Attempt | None:

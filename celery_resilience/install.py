@@ -12,6 +12,7 @@ from typing import Any
 from celery import signals
 
 from celery_resilience.flags import add_flags
+from celery_resilience.signals import keep_expiring
 from celery_resilience.task import ResilientTask, watch
 
 __all__ = ["install"]
@@ -47,6 +48,7 @@ def install(app: Any, classify: bool = False, only: Iterable[str] | None = None)
     app.__dict__[_INSTALLED] = said
     add_flags(app)
     watch(app)
+    keep_expiring()
     _give_our_base(app, bool(classify), patterns)
     signals.worker_ready.connect(partial(_warn_of_misses, app, patterns or ()), weak=False)
 

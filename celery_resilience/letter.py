@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from kombu.utils.json import dumps, loads
+
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import DUE, HEADER, Envelope, seconds_until
+from celery_resilience.envelope import DUE, HEADER, MOST_HEADERS, Envelope, seconds_until
 from celery_resilience.facts import MESSAGE, ErrorFacts
 from celery_resilience.history import History, clipped, finite
 
@@ -23,6 +25,8 @@ __all__ = ["DeadLetter"]
 
 #: The most that the header may weigh, in bytes: it is ASCII, as json.dumps writes it.
 _HEADER = 60_000
+#: The content type of a message that travels as the body of its letter.
+_PACKED = "application/x-celery-resilience"
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,33 @@ class DeadLetter:
     # On its way
 
     def to_envelope(self) -> Envelope:
-        """The message that is put into the dead-letter queue."""
+        """The message that is put into the dead-letter queue.
+
+        Where its own headers leave no room for ours it travels packed: all of it as the body.
+        """
+        own = self.envelope.headers_weigh()
+        room = min(_HEADER, MOST_HEADERS - own)
         text = self._dumps()
         for part in (4_000, 1_000, 0):
-            if len(text) > _HEADER:
+            if len(text) > room:
                 # Of a text that is not ASCII a character may weigh 12 bytes.
                 most = 200 + part // 4
                 texts: Any = {name: clipped(getattr(self, name), most) for name in _TEXTS}
                 error, history = self.error.clipped(part), self.history.clipped(part)
                 text = replace(self, error=error, history=history, **texts)._dumps()
-        return self.envelope.with_header(text)
+        return self.envelope.with_header(text) if len(text) <= room else self._packed(text)
+
+    def _packed(self, text: str) -> Envelope:
+        message = self.envelope
+        told = {"headers": dict(message.headers), "properties": dict(message.properties)}
+        return Envelope(
+            body=dumps({**message.to_json(), **told}).encode(),
+            content_type=_PACKED,
+            content_encoding="utf-8",
+            headers={HEADER: text},
+            properties=self.envelope.properties,
+            queue=self.envelope.queue,
+        )
 
     def _dumps(self) -> str:
         facts = {
@@ -118,6 +139,8 @@ class DeadLetter:
         data = _object(text)
         facts = data.get("letter")
         bare = envelope.with_header(None)
+        if envelope.content_type == _PACKED:
+            bare = _unpacked(envelope.body) or bare
         if not isinstance(facts, Mapping):
             digest = hashlib.sha256(envelope.body + repr(sorted(bare.headers)).encode())
             told = bare.headers.get("id") or bare.properties.get("correlation_id")
@@ -167,6 +190,13 @@ class DeadLetter:
 _TEXTS = tuple(
     f.name for f in fields(DeadLetter) if f.type == "str" and f.name != "id"
 )  # kind, verdict_rule, category, hint, rule, worker, app_version
+
+
+def _unpacked(body: bytes) -> Envelope | None:
+    try:
+        return Envelope.from_json(loads(body))
+    except Exception:  # somebody else's: it is shown as what it is
+        return None
 
 
 def _object(text: object) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery_resilience.decision import Decision
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.history import Succeeded
 from celery_resilience.verdict import Verdict
 
 __all__ = ["Outcome", "carried", "carry"]
@@ -27,6 +28,8 @@ class Outcome:
     ran: float
     #: The attempt's context, as `RetryContext.levels` has it; None if the body left it alone.
     context: tuple[dict[str, Any], ...] | None = None
+    #: The body has succeeded; this is left to be done.
+    succeeded: Succeeded | None = None
 
 
 def carry(einfo: object, outcome: Outcome) -> None:

@@ -83,6 +83,13 @@ class Replay:
                 ReplayResult.FAILED,
                 "it does not tell which queue it came from: choose one with --to-queue",
             )
+        done = letter.history.succeeded
+        if done is not None and done.result is None:
+            return ended(
+                ReplayResult.FAILED,
+                "its body has succeeded, and what it returned could not be kept: publish what "
+                "follows by hand",
+            )
         try:
             self.broker.release(found, self._message(letter), to)
         except NotOurs:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
-from celery import states
-from celery.app import trace
 from celery.app.task import Task
 from celery.exceptions import Retry
 from celery.utils.time import maybe_iso8601, maybe_make_aware
@@ -28,8 +26,9 @@ from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, 
 from celery_resilience.envelope import HEADER, seconds_until
 from celery_resilience.errors import BodyExited
 from celery_resilience.facts import ErrorFacts
-from celery_resilience.history import History
+from celery_resilience.history import History, Succeeded
 from celery_resilience.outcome import Outcome
+from celery_resilience.successors import body_returned, unpublished
 from celery_resilience.verdict import Kind, Verdict
 
 __all__ = [
@@ -40,6 +39,7 @@ __all__ = [
     "rule_on",
     "running",
     "seconds_to_wait",
+    "what_is_left",
     "what_was_asked",
 ]
 
@@ -105,13 +105,12 @@ def rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcom
     if attempt.published:
         gone_on = Drop("it goes on in the message that self.retry published", rule="self.retry")
         return _outcome(attempt, exc, gone_on, classify(exc))
-    if _body_returned(exc):
-        decision: Decision
-        if _follows(req) and not _was_published(exc):
-            decision = GiveUp(Reason.CHAIN, rule="what was to follow could not be published")
-        else:
-            decision = Drop("its body succeeded", rule="its result could not be stored")
-        return _outcome(attempt, exc, decision, classify(exc))
+    if body_returned(exc):
+        rest = unpublished(exc, req)
+        if rest is not None:
+            return what_is_left(attempt, exc, rest)
+        done = Drop("its body succeeded", rule="its result could not be stored")
+        return _outcome(attempt, exc, done, classify(exc))
     if exc is attempt.exhausted:
         given_up = GiveUp(Reason.EXHAUSTED, rule="self.retry, past its limit")
         return _outcome(attempt, exc, given_up, classify(exc))
@@ -209,6 +208,12 @@ def _outcome(attempt: Running, exc: BaseException, decision: Decision, verdict: 
 _OWN_WORDS = Verdict(Kind.UNKNOWN, "self.retry", "code", "the task asked for a retry")
 
 
+def what_is_left(attempt: Running, exc: BaseException, rest: Succeeded) -> Outcome:
+    """The outcome of an attempt whose body succeeded, but not the publishing of what follows."""
+    given_up = GiveUp(Reason.CHAIN, rule="what was to follow could not be published")
+    return replace(_outcome(attempt, exc, given_up, classify(exc)), succeeded=rest)
+
+
 def what_was_asked(attempt: Running, exc: BaseException, asked: RetryLater) -> Outcome:
     """The outcome of an attempt whose body has *asked* for a retry."""
     return _outcome(attempt, exc, asked, _OWN_WORDS)
@@ -261,28 +266,3 @@ def seconds_to_wait(eta: Any, countdown: Any, zone: Any) -> float:
     due: Any = maybe_iso8601(eta)
     wait: timedelta = maybe_make_aware(due, zone) - datetime.now(timezone.utc)
     return max(0.0, wait.total_seconds())
-
-
-def _body_returned(exc: BaseException) -> bool:
-    """Whether the body had already succeeded: what is done must never be done again.
-
-    Celery does not say; but its tracer, where the exception was caught, keeps the state that
-    it had reached in a local variable.
-    """
-    local = _tracers_locals(exc)
-    return local.get("state") == states.SUCCESS
-
-
-def _was_published(exc: BaseException) -> bool:
-    return bool(_tracers_locals(exc).get("callbacks_sent"))
-
-
-def _tracers_locals(exc: BaseException) -> Mapping[str, Any]:
-    tb = exc.__traceback__
-    if tb is None or tb.tb_frame.f_code.co_filename != trace.__file__:
-        return {}
-    return tb.tb_frame.f_locals
-
-
-def _follows(req: Any) -> bool:
-    return bool(req.chain or req.callbacks)

@@ -77,6 +77,8 @@ class Settler:
         history = history.add(attempt, lost=lost)
         if outcome.context is not None:
             history = replace(history, context=outcome.context)
+        if outcome.succeeded is not None:
+            history = replace(history, succeeded=outcome.succeeded)
         if isinstance(decision, RetryLater):
             try:
                 copy = _again(envelope, history, decision)

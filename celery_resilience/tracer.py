@@ -25,12 +25,21 @@ from celery.utils.serialization import get_pickleable_exception
 from celery_resilience.decision import GiveUp, RetryLater
 from celery_resilience.errors import BodyExited, BrokerError
 from celery_resilience.outcome import Outcome, carry
-from celery_resilience.ruling import Running, published_anew, rule_on, running, what_was_asked
+from celery_resilience.ruling import (
+    Running,
+    published_anew,
+    rule_on,
+    running,
+    what_is_left,
+    what_was_asked,
+)
+from celery_resilience.successors import publish_rest, succeeded_before
 from celery_resilience.switch import is_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from celery_resilience.history import Succeeded
     from celery_resilience.task import ResilientTask
 
 __all__ = ["RetryInfo", "Tracer"]
@@ -70,7 +79,11 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
         attempt = Running(time.time())
         token = running.set(attempt)
         try:
-            result = inner(uuid, args, kwargs, request)
+            before = succeeded_before(request)
+            if before is None:
+                result = inner(uuid, args, kwargs, request)
+            else:
+                result = _the_rest(task, uuid, args, kwargs, request, before, attempt)
             if attempt.asked is not None and attempt.outcome is None:
                 result = _asked_after_all(attempt, attempt.asked, result)
         except BaseException as exc:
@@ -89,6 +102,17 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
         return result
 
     return trace_task
+
+
+def _the_rest(
+    task: ResilientTask, uuid: str, args: Any, kwargs: Any, request: Any, before: Succeeded,
+    attempt: Running,
+) -> Any:  # fmt: skip
+    try:
+        return publish_rest(task, uuid, args, kwargs, request, before)
+    except Exception as exc:
+        attempt.outcome = what_is_left(attempt, exc, before)
+        raise
 
 
 def _hostname(assigned: Any) -> str | None:

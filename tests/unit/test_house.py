@@ -26,7 +26,7 @@ FLOORS = {
     2: "context envelope facts fingerprint history letter outcome policy_file redact settings",
     3: "brokers* transport",
     4: "tracer task coroutine eager request announce suspect consumer context_key memory policies "
-    "results ruling moves settle signals switch mover holding revocation",
+    "results ruling moves settle signals successors switch mover holding revocation",
     5: "burial deadletters doctor embedded archive filters ids replay retries "
     "waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",

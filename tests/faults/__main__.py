@@ -1,0 +1,100 @@
+"""``python -m tests.faults``: play the fault matrix, print the table, fail if a promise broke.
+
+Each cell is played on servers and workers of its own; nothing of yours is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from celery_resilience.errors import BrokerError
+from tests.faults.count import Count
+from tests.faults.row import ALL, EVERYWHERE, Cell, cells
+from tests.faults.scene import Servers, play
+from tests.servers import ServerMissing
+
+_COLUMNS = ("sent", "result", "waiting", "letters", "dropped", "stuck", "LOST", "doubled")
+_WIDTHS = (4, 6, 7, 7, 7, 5, 4, 7)
+
+
+def line(cell: Cell, count: Count | None, said: str) -> str:
+    """One line of the table."""
+    if count is None:
+        return f"{cell.row.name:<14} {cell.broker:<16} {cell.pool:<8} {said}"
+    doubled = f"{count.doubled}" + (f"+{count.allowed}" if count.allowed else "")
+    values = (count.sent, count.result, count.waiting, count.letters, count.dropped, count.stuck,
+              count.lost, doubled)  # fmt: skip
+    numbers = "  ".join(f"{v!s:>{w}}" for v, w in zip(values, _WIDTHS, strict=True))
+    return f"{cell.row.name:<14} {cell.broker:<16} {cell.pool:<8} {numbers}  {said}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--row", action="append", default=[], help="2, or 2-segfault")
+    parser.add_argument("--broker", action="append", default=[], choices=[*ALL])
+    parser.add_argument("--pool", action="append", default=[], choices=[*EVERYWHERE])
+    parser.add_argument(
+        "--stock", nargs="?", const="early", default="", choices=["early", "late"],
+        help="watch stock Celery instead: with its defaults, or with acks_late and "
+        "reject_on_worker_lost",
+    )  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="outages of 60 s instead of 5 s")
+    parser.add_argument(
+        "--unbuilt", action="store_true", help="play those rows too that wait for code of ours"
+    )
+    parser.add_argument("--ci", action="store_true", help="only the cells that CI plays")
+    parser.add_argument("--list", action="store_true", help="name the rows and play none")
+    parser.add_argument("--logs", type=Path, help="keep the workers' logs in this directory")
+    options = parser.parse_args(argv)
+    chosen = list(cells(options.row, options.broker, options.pool))
+    if options.ci:
+        chosen = [cell for cell in chosen if f"{cell.broker}/{cell.pool}" in cell.row.ci]
+    if options.list:
+        for row in dict.fromkeys(cell.row for cell in chosen):
+            print(
+                f"{row.name:<14} {row.what}"
+                + (f" (waits for {row.waits_for})" * bool(row.waits_for))
+            )
+        return 0
+    heads = "  ".join(f"{c:>{w}}" for c, w in zip(_COLUMNS, _WIDTHS, strict=True))
+    print(f"{'row':<14} {'broker':<16} {'pool':<8} {heads}")
+    broken, began = 0, time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch, Servers() as servers:
+        for cell in chosen:
+            if not (cell.row.expected(cell) or options.stock or options.unbuilt):
+                print(line(cell, None, f"waits for {cell.row.waits_for}"))
+                continue
+            directory = (options.logs or Path(scratch)) / str(cell)
+            directory.mkdir(parents=True, exist_ok=True)
+            for left in directory.iterdir():
+                left.unlink()
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):  # the ends of the workers' logs
+                    count = play(cell, servers, directory, options.stock, options.full)
+            except (BrokerError, ServerMissing) as exc:
+                print(line(cell, None, f"skipped: {exc}"))
+                continue
+            promised = cell.row.expected(cell) and not options.stock
+            said = "kept" if count.kept else "BROKEN"
+            if not promised:
+                said = "stock" if options.stock else f"{said}, waits for {cell.row.waits_for}"
+            if count.lost and promised and count.kept:
+                said = "kept, but for kombu's window"
+            print(line(cell, count, f"{said}  {count.seconds:.0f} s"), flush=True)
+            if not options.stock:
+                for complaint in count.complaints[:5]:
+                    print(f"    {complaint}")
+            broken += promised and not count.kept
+    print(f"{len(chosen)} cells in {time.monotonic() - began:.0f} s, {broken} broken")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""A door between a worker and its server, which a test can shut, slow down or jam."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+__all__ = ["Door"]
+
+
+class Door:
+    """Listens on a port of its own and passes everything on to *port*.
+
+    ``cut`` closes it: connections end, new ones are refused. ``jam`` leaves it open, but nothing
+    passes, as on a network that drops packets. ``mend`` undoes both.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.slow = 0.0  #: seconds that every piece is held back
+        self._flows = threading.Event()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        self._listener: socket.socket | None = None
+        self.port = 0
+        self.mend()
+
+    def mend(self) -> None:
+        """Let everything pass."""
+        self._flows.set()
+        if self._listener is None:
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", self.port))
+            listener.listen(128)
+            self.port = listener.getsockname()[1]
+            self._listener = listener
+            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """End every connection and refuse new ones."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def jam(self) -> None:
+        """Let nothing pass, and say nothing."""
+        self._flows.clear()
+
+    def close(self) -> None:
+        self.cut()
+        self._flows.set()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                theirs, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                ours = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+            except OSError:
+                theirs.close()
+                continue
+            ours.settimeout(None)
+            with self._lock:
+                self._pairs.append((theirs, ours))
+            for here, there in ((theirs, ours), (ours, theirs)):
+                threading.Thread(target=self._pump, args=(here, there), daemon=True).start()
+
+    def _pump(self, here: socket.socket, there: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := here.recv(65536):
+                self._flows.wait()
+                if self.slow:
+                    time.sleep(self.slow)
+                there.sendall(piece)
+        for end in (here, there):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        here.close()  # the other one is closed by the other pump

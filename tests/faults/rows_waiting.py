@@ -1,0 +1,117 @@
+"""Rows 10, 15 and 16: retries that wait for a long time, beside stock workers, by other clocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.row import RABBITS, row
+from tests.faults.scene import Scene
+
+_IN_THE_BROKER = "retries that wait in the broker"
+
+
+@row(
+    "10-visibility",
+    "a delay longer than the Redis visibility timeout",
+    brokers=("redis",),
+    pools=("prefork", "threads"),
+    ci=("redis/prefork",),
+    waits_for=_IN_THE_BROKER,
+    waits_on=RABBITS,
+)
+def visibility(scene: Scene) -> None:
+    options = {"visibility_timeout": 3, "unacked_restore_interval": 1,
+               "unacked_restore_throttle": 1}  # fmt: skip
+    for _ in range(2):
+        scene.worker(broker_options=options)
+    for _ in range(10):
+        scene.send("later", 10.0, starts=2)
+
+
+@row(
+    "10-consumer",
+    "a delay longer than RabbitMQ's consumer_timeout",
+    brokers=RABBITS,
+    pools=("prefork", "threads"),
+    ci=("rabbitmq-quorum/prefork",),
+    waits_for=_IN_THE_BROKER,
+    waits_on=RABBITS,
+    patience=90,
+)
+def consumer_timeout(scene: Scene) -> None:
+    rabbit = scene.servers.rabbitmq
+    rabbit.evaluate("application:set_env(rabbit, consumer_timeout, 4000).")
+    # It looks once in this many milliseconds; from the next channel on.
+    rabbit.evaluate("application:set_env(rabbit, channel_tick_interval, 1000).")
+    try:
+        scene.worker()
+        for _ in range(10):
+            scene.send("later", 10.0, starts=2)
+        scene.wait(scene.places.are_final, scene.patience)
+    finally:
+        rabbit.evaluate("application:set_env(rabbit, consumer_timeout, 1800000).")
+        rabbit.evaluate("application:set_env(rabbit, channel_tick_interval, 60000).")
+
+
+@row(
+    "15-beside",
+    "a stock worker and ours on one queue",
+    pools=("prefork", "threads"),
+    ci=("redis/prefork", "rabbitmq-classic/prefork"),
+)
+def beside(scene: Scene) -> None:
+    scene.worker()
+    scene.worker(stock="late")
+    for _ in range(40):
+        scene.send("flaky", 2, starts=3)
+        scene.send("good")
+
+
+@row(
+    "15-rollback",
+    "rollback to stock workers while retries wait",
+    pools=("prefork",),
+    ci=("redis/prefork",),
+    waits_for="retries that wait in the broker, and the command that hands them back",
+)
+def rollback(scene: Scene) -> None:
+    worker = scene.worker()
+    for _ in range(10):
+        scene.send("later", 600.0, starts=2)
+    scene.wait(lambda: len(list(scene.lines("start"))) == 10)
+    worker.terminate()
+    release(scene)
+    scene.worker(stock="late")
+
+
+def release(scene: Scene) -> None:
+    """``retries release --all``: everything that waits goes back to its queue, due now."""
+    from celery.bin.base import CLIContext
+    from click.testing import CliRunner
+
+    from celery_resilience.cli.retries import retries
+
+    context = CLIContext(app=scene.client.app, no_color=True, workdir=None)
+    result = CliRunner().invoke(retries, ["release", "--all", "--yes"], obj=context)
+    scene.expect(result.exit_code == 0, f"retries release said {result.output}")
+
+
+@row(
+    "16",
+    "the clocks of two workers are 5 minutes apart",
+    pools=("prefork", "threads"),
+    waits_for=_IN_THE_BROKER,
+    waits_on=RABBITS,
+)
+def clocks(scene: Scene) -> None:
+    skewed = str(Path(__file__).parent / "skewed")
+    scene.worker(env={"CLOCK_SKEW": "150", "PYTHONPATH": skewed})
+    scene.worker(env={"CLOCK_SKEW": "-150", "PYTHONPATH": skewed})
+    for _ in range(20):
+        scene.send("later", 3.0, starts=2)
+    scene.wait(scene.places.are_final, scene.patience)
+    times: dict[str, list[float]] = {}
+    for number, _, at in scene.lines("start"):
+        times.setdefault(number, []).append(float(at))
+    early = [n for n, (first, second) in times.items() if second - first < 2.9]
+    scene.expect(not early, f"{len(early)} retries ran early")

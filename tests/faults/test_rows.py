@@ -1,0 +1,34 @@
+"""The part of the fault matrix that every change has to pass; ``make faults`` plays all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.row import Cell, cells
+from tests.faults.scene import Servers, play
+
+CELLS = [cell for cell in cells() if f"{cell.broker}/{cell.pool}" in cell.row.ci]
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """Two Redis of the session's own, and the session's RabbitMQ."""
+    with Servers(lambda: request.getfixturevalue("rabbitmq_session")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.row.expected(c)], ids=str)
+def test_nothing_is_lost(cell: Cell, servers: Servers, tmp_path: Path) -> None:
+    """Every task is in exactly one place, and ran no more often than the row allows."""
+    count = play(cell, servers, tmp_path)
+    assert count.kept, f"{cell.row.what}: {count}"
+
+
+def test_ci_names_cells_that_there_are() -> None:
+    """A misspelt cell would never be played."""
+    for cell in cells():
+        known = {f"{broker}/{pool}" for broker in cell.row.brokers for pool in cell.row.pools}
+        assert set(cell.row.ci) <= known, cell.row.name
