@@ -1,6 +1,9 @@
 """What celery_resilience costs: the same tasks on stock Celery and on ours, in turn.
 
     python benchmarks/cost.py --broker redis://... [--results redis://...] [--dramatiq]
+=======
+    python benchmarks/cost.py --broker redis://... [--ours-broker resilient-redis://...]
+        [--results redis://...] [--rounds 10]
 
 Each round loads a queue, starts a worker of each side on it (two processes) and times from the
 first run of a body to the last. Printed are, for each side, its tasks per second, the median of
@@ -28,6 +31,7 @@ HERE = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--broker", required=True)
+    parser.add_argument("--ours-broker", help="another URL for ours: resilient-redis://...")
     parser.add_argument("--results", help="a result backend; without it results are ignored")
     parser.add_argument("--queue-type", default="classic", choices=["classic", "quorum"])
     parser.add_argument("--rounds", type=int, default=10)
@@ -41,6 +45,7 @@ def main() -> None:
     sides = ["stock", "ours", *(["dramatiq"] if options.dramatiq else [])]
     if options.dramatiq and not options.broker.startswith("redis"):
         parser.error("--dramatiq needs a broker on Redis")
+    options.ours_broker = options.ours_broker or options.broker
     rows = []
     for path in options.path or ["success", "retry"]:
         rates: dict[str, list[float]] = {side: [] for side in sides}
@@ -92,7 +97,7 @@ def run(options: argparse.Namespace, side: str, path: str) -> float:
     with tempfile.NamedTemporaryFile() as done:
         environment = {
             **os.environ,
-            "BROKER_URL": options.broker,
+            "BROKER_URL": options.ours_broker if side == "ours" else options.broker,
             "QUEUE_TYPE": options.queue_type,
             "SIDE": side,
             "DONE": done.name,

@@ -4,6 +4,8 @@ A failing task is classified, retried through the broker with a jittered, growin
 routed to a dead-letter queue when no retry can help.
 """
 
+from kombu.transport import TRANSPORT_ALIASES as _TRANSPORTS
+
 from celery_resilience.classify import classify
 from celery_resilience.context import RetryContext
 from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
@@ -48,5 +50,14 @@ __all__ = [
     "install",
     "on",
 ]
+
+# Named, not imported: that is for who uses them.
+_TRANSPORTS.update(
+    {
+        "resilient-redis": "celery_resilience.transport:Transport",
+        "resilient-rediss": "celery_resilience.transport:SecureTransport",
+        "resilient-sentinel": "celery_resilience.transport:SentinelTransport",
+    }
+)
 
 __version__ = "0.1.0"

@@ -29,7 +29,7 @@ class Client:
             task_default_queue_type=broker.queue_type,
             accept_content=["json", "pickle", "msgpack", "yaml"],
         )
-        if broker.name != "redis":
+        if "redis" not in broker.name:
             # What RabbitMQ has not confirmed it may lose when it is killed.
             self.app.conf.broker_transport_options = {"confirm_publish": True}
         # Results are polled for: Celery's subscription outlives the test's server, and complains.

@@ -41,6 +41,8 @@ class Holder:
         self.id = uuid.uuid4().hex
         #: The hash, without the connection's prefix: delivery tag to list and payload.
         self.key = f"{KEYS}held:{self.id}"
+        #: The tags of what was let go when its connection had gone: the next one says so.
+        self.unsent: list[str] = []
         #: The worker goes down: what is not let go is given back.
         self.leaving = False
 

@@ -16,13 +16,15 @@ from tests.worker import Broker
 
 @pytest.fixture
 def broker_named(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Broker]]:
-    """``broker_named("rabbitmq-quorum")``: that broker, empty; results go to Redis everywhere."""
+    """``broker_named("resilient-redis")``: that broker, empty; results go to Redis everywhere."""
     with contextlib.ExitStack() as stack:
 
         def make(name: str) -> Broker:
             redis: Broker = request.getfixturevalue("redis_broker")
             if name == "redis":
                 return redis
+            if name == "resilient-redis":  # the same server, through our own transport
+                return replace(redis, name=name, broker_url=f"resilient-{redis.broker_url}")
             rabbit: RabbitServer = request.getfixturevalue("rabbitmq_server")
             vhost = rabbit.add_vhost()
             stack.callback(rabbit.delete_vhost, vhost)

@@ -57,7 +57,7 @@ class Shop:
             task_queues=[Queue(name, queue_arguments=arguments) for name in ("shop", "mail")],
             resilience_redact=["token"],
         )
-        if broker.name != "redis":
+        if "redis" not in broker.name:
             # A quorum queue may forget what it has not confirmed when its publisher hangs up.
             self.app.conf.broker_transport_options = {"confirm_publish": True}
         self.declare("shop", "mail")

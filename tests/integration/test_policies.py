@@ -166,7 +166,7 @@ def test_an_expired_task_is_a_letter_that_can_be_replayed(
 ) -> None:
     """By default it is dropped; with --dead-letter-expired it is kept. A revoked one is dropped."""
     options: dict[str, Any] = {"expires": "2020-01-01T00:00:00+00:00"}
-    if broker.name != "redis":  # the broker itself drops what expires in its queue
+    if "redis" not in broker.name:  # the broker itself drops what expires in its queue
         options = {"headers": {"expires": "2020-01-01T00:00:00+00:00"}}
     expired = send(client, "shout", "late", **options)
     worker = start_worker(APP, broker, env=client.env, arguments=["--dead-letter-expired"])

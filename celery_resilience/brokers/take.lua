@@ -1,0 +1,86 @@
+-- Let go what was acknowledged, then take messages from lists: each is written down where it is
+-- held before its list loses it.
+--
+-- KEYS  1 hash of what is held   2 kombu's index of it   3.. the lists, priority by priority and
+--       within each in the order of the queues
+-- ARGV  1 the most messages   2 the most bytes (one message may be more)
+--       3 "1": the queues of a priority take turns; "0": the first is emptied first
+--       4 how many queues   5 how a delivery tag begins
+--       6 the time, for kombu's index; "" where a worker holds: then the list is written down too
+--       7 length of the key prefix
+--       8.. for each queue its name as JSON, "" where nothing has to be held
+--       then the delivery tags of what is acknowledged
+--
+-- Returns {1 if there may be more, list, message, list, message, ...}; the n-th message has the
+-- delivery tag that ends with n. The lists are read last, when all of them are empty: that is what
+-- CLIENT TRACKING remembers, and what the next message in any of them is told by.
+local most, bytes, queues = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
+local found, taken = {0}, 0
+
+if #ARGV >= 8 + queues then
+  redis.call("HDEL", KEYS[1], unpack(ARGV, 8 + queues))
+  if ARGV[6] ~= "" then
+    redis.call("ZREM", KEYS[2], unpack(ARGV, 8 + queues))
+  end
+end
+if most == 0 then
+  return found
+end
+
+if redis.call("EXISTS", unpack(KEYS, 3)) == 0 then
+  return found
+end
+
+local function hold(key, message, queue)
+  local tag = ARGV[5] .. taken + 1
+  if ARGV[6] == "" then
+    local list = string.sub(key, ARGV[7] + 1)
+    redis.call("HSET", KEYS[1], tag, list .. "\n" .. message)
+  else
+    redis.call("ZADD", KEYS[2], ARGV[6], tag)
+    redis.call("HSET", KEYS[1], tag, "[" .. message .. ',"",' .. queue .. "]")
+  end
+end
+
+local function take(list)
+  local key = KEYS[list + 2]
+  local message = redis.pcall("LINDEX", key, -1)
+  if type(message) ~= "string" then
+    return false -- it is empty, or something that is no list has its name
+  end
+  local queue = ARGV[8 + (list - 1) % queues]
+  if queue ~= "" then
+    hold(key, message, queue)
+  end
+  redis.call("RPOP", key)
+  taken, bytes = taken + 1, bytes - #message
+  found[#found + 1] = list
+  found[#found + 1] = message
+  return true
+end
+
+for first = 1, #KEYS - 2, queues do
+  local turns = {}
+  for list = first, first + queues - 1 do
+    turns[#turns + 1] = list
+  end
+  while #turns > 0 do
+    local again = {}
+    for _, list in ipairs(turns) do
+      repeat
+        if taken >= most or bytes <= 0 then
+          found[1] = 1
+          return found
+        end
+        local got = take(list)
+        if got and ARGV[3] == "1" then
+          again[#again + 1] = list
+        end
+      until not got or ARGV[3] == "1"
+    end
+    turns = again
+  end
+end
+
+redis.call("EXISTS", unpack(KEYS, 3))
+return found

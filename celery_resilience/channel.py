@@ -1,0 +1,165 @@
+"""A channel of our Redis transport: it looks into its queues when there is something in them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from kombu.utils.json import dumps
+
+from celery_resilience.brokers.lua import lua
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import Envelope
+from celery_resilience.letter import DeadLetter
+from celery_resilience.looker import ANSWER
+from celery_resilience.looking import Looking
+from celery_resilience.taken import Message, QoS, Taken, Undecodable
+
+__all__ = ["Channel"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: How long what is acknowledged may wait for other messages to be delivered, in seconds.
+_SOON = 0.005
+#: Where undecodable messages go when no worker of ours says otherwise.
+_DEAD_LETTERS = "dead_letter"
+
+
+class Channel(Looking):
+    """kombu's, but for how messages get from the broker to their consumers."""
+
+    QoS = QoS
+    Message = Message
+
+    #: Called with what is no message, its queue and its tag, instead of ``bury``.
+    on_garbage: Callable[[bytes, str, str], None] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._one_client: tuple[int, Any, Any] | None = None
+        super().__init__(*args, **kwargs)
+
+    # Deliver
+
+    def deliver(self, most: int) -> int:
+        """Deliver up to *most* of the messages that were taken; how many there were."""
+        done, since = 0, monotonic()
+        while done < most and self._taken:
+            self._deliver(self._taken.popleft())
+            done += 1
+            # A pool that runs its tasks here and now: one that has ended waits for no other.
+            if self._acknowledged and monotonic() - since > _SOON and done < most:
+                since = monotonic()
+                if self.looker.asking:
+                    self.answered()
+                self.look()
+        return done
+
+    def _deliver(self, taken: Taken) -> None:
+        connection = self.connection
+        popped: set[str] = getattr(self.qos, "popped", set())
+        if taken.queue not in connection._callbacks:  # cancelled meanwhile
+            self.qos.give_back(taken)
+            return
+        try:
+            message = taken.decoded()
+            if taken.held:
+                popped.add(taken.tag)
+            connection._deliver(message, taken.queue)
+        except Undecodable as exc:
+            popped.discard(taken.tag)
+            logger.error("%s: what lies there is no message (%s): a dead letter", taken.queue, exc)
+            if self.on_garbage is not None and taken.held:
+                self.on_garbage(taken.payload, taken.queue, taken.tag)
+            else:
+                self.bury(taken)
+        except BaseException:
+            if taken.tag in popped:  # its consumer never saw it
+                popped.discard(taken.tag)
+                self._taken.appendleft(taken)
+            raise
+
+    def bury(self, taken: Taken) -> None:
+        """Move what is no message, as it was received, to the dead letters."""
+        envelope = Envelope(taken.payload, None, None, headers={}, queue=taken.queue)
+        letter = DeadLetter.write(Reason.UNDECODABLE, envelope).to_envelope()
+        payload = dumps(letter.to_wire(str(uuid.uuid4()), _DEAD_LETTERS))
+        keys = [*self._held_in(), self.global_keyprefix + _DEAD_LETTERS]
+        if self.looker.asking:
+            self.answered()
+        self.looker.ask(lua("settle"), keys, [taken.tag, payload, "0" if taken.held else "1"])
+        self.looker.answer()
+
+    # Consumers come and go
+
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
+        no_ack = args[0] if args else kwargs.get("no_ack")
+        (self._unheld.add if no_ack else self._unheld.discard)(queue)
+        return super().basic_consume(queue, *args, **kwargs)
+
+    def _update_queue_cycle(self) -> None:
+        super()._update_queue_cycle()
+        self.consuming = bool(self.active_queues)
+        self._curious, self._not_before = True, 0.0
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        done = super()._basic_cancel(consumer_tag)
+        if self.looker.asking:
+            self.answered()
+        active = set(self.active_queues)
+        back = [taken for taken in self._taken if taken.queue not in active]
+        self._taken = deque(taken for taken in self._taken if taken.queue in active)
+        for taken in reversed(back):  # the oldest ends where the next is taken from
+            self.qos.give_back(taken)
+        if not self.consuming:
+            self._let_go_now()
+        return done
+
+    def close(self) -> None:
+        if not self.closed:
+            self._closing = True
+            try:
+                self._let_go_now()
+                while self._taken:
+                    self.qos.give_back(self._taken.pop())
+            except (AttributeError, OSError, *self.connection_errors) as exc:
+                left = len(self._taken) + len(self._acknowledged)
+                logger.warning("the connection has gone with %d messages: %r", left, exc)
+                if self.holder is not None:
+                    self.holder.unsent.extend(self._acknowledged)
+            self._taken.clear()
+            self._acknowledged.clear()
+            self.looker.disconnect()
+        super().close()
+
+    # Connections
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        params = super()._connparams(asynchronous=asynchronous)
+        if asynchronous and params.get("socket_timeout") is None:
+            params["socket_timeout"] = ANSWER
+        return params
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        # kombu makes a new one for every command, which costs as much as the command itself.
+        if asynchronous:  # those read on their own
+            return super()._create_client(asynchronous=True)
+        process, pool, client = self._one_client or (0, None, None)
+        if process != os.getpid() or pool is not self.pool:
+            client = super()._create_client()
+            self._one_client = os.getpid(), self.pool, client
+        return client
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        # kombu's way is to stop its loop; ours is looked after by the looker.
+        client = self.__dict__.get("client")
+        if client is None or client.connection is not connection:
+            super()._on_connection_disconnect(connection)
+
+    def _after_fork(self) -> None:
+        self.looker.wakeup.close()  # the child's copy alone
+        super()._after_fork()

@@ -1,0 +1,138 @@
+"""The connection that looks into the lists; what it reads there, the server tells of."""
+
+from __future__ import annotations
+
+import hashlib
+from time import monotonic
+from typing import Any
+
+from celery_resilience.wakeup import Wakeup
+
+__all__ = ["ANSWER", "Looker"]
+
+#: How long the server may take to answer before it counts as gone, where the connection's options
+#: don't say: a half-open connection must not stop a worker for ever. In seconds.
+ANSWER = 30.0
+
+#: A server whose memory is full lets such a script run: workers have to be able to empty it.
+#: Redis before 7.0 knows no such line.
+_EVEN_WHEN_FULL = "#!lua flags=allow-oom\n"
+
+
+class Looker:
+    """One channel's connection for looking, and the wake-up that belongs to it."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._texts: dict[str, tuple[str, str]] = {}
+        #: The script that was asked for and has not been answered yet, with its arguments.
+        self._asked: tuple[str, tuple[Any, ...]] | None = None
+        self._since = 0.0
+        self.wakeup = Wakeup()
+
+    @property
+    def asking(self) -> bool:
+        """Whether an answer is on its way."""
+        return self._asked is not None
+
+    @property
+    def sock(self) -> Any:
+        """The socket that the answer comes in at."""
+        connection = self._connection
+        return None if connection is None else connection._sock
+
+    @property
+    def _connection(self) -> Any:
+        client = self._channel.__dict__.get("client")  # only if it was made
+        return None if client is None else client.connection
+
+    def ask(self, script: str, keys: list[str], args: list[Any]) -> None:
+        """Have the server run *script*; ``answer`` returns what comes of it."""
+        connection = self._connected()
+        arguments = (len(keys), *keys, *args)
+        _, digest = self._texts.get(script) or self._keep(script, _EVEN_WHEN_FULL + script)
+        self._asked, self._since = (script, arguments), monotonic()
+        try:
+            # A check of its health would reconnect it unnoticed.
+            connection.send_command("EVALSHA", digest, *arguments, check_health=False)
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def answer(self) -> Any:
+        """The answer to what was asked, once it is here.
+
+        Raises a connection error if there is none: the script may have run all the same.
+        """
+        from redis.exceptions import NoScriptError, ResponseError
+
+        assert self._asked is not None
+        (script, arguments), connection = self._asked, self._connection
+        text, _ = self._texts[script]
+        try:
+            try:
+                return connection.read_response()
+            except NoScriptError:
+                pass
+            try:
+                return _run(connection, text, arguments)
+            except ResponseError as exc:
+                if text == script or "compiling" not in str(exc):
+                    raise
+            return _run(connection, self._keep(script, script)[0], arguments)
+        except ResponseError:
+            raise
+        except BaseException:  # it may come later, and would be taken for another one's
+            self.disconnect()
+            raise
+        finally:
+            self._asked = None
+
+    def overdue(self) -> bool:
+        """Whether the answer does not come any more; not if it is here, and we were busy."""
+        late = self._asked is not None and monotonic() - self._since > ANSWER
+        return late and not self._connection.can_read(timeout=0)
+
+    def _keep(self, script: str, text: str) -> tuple[str, str]:
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._texts[script] = text, digest
+        return text, digest
+
+    def _connected(self) -> Any:
+        channel, client = self._channel, self._channel.client
+        cycle = channel.connection.cycle
+        if client.connection is None:
+            try:
+                client.connection = client.connection_pool.get_connection()
+            except TypeError:  # redis-py before 5.3 wants the command's name
+                client.connection = client.connection_pool.get_connection("EVALSHA")
+        connection = client.connection
+        if connection._sock is None:
+            connection.connect()
+        cycle.watch(channel, "LOOK", connection._sock)
+        if not (self.wakeup.refused or self.wakeup.serves(connection)):
+            self.silence()
+            self.wakeup.open(channel.pool, connection)
+            if self.wakeup.sock is not None:
+                cycle.watch(channel, "WAKE", self.wakeup.sock)
+        return connection
+
+    def silence(self) -> None:
+        """Give up the wake-up; the next look gets a new one."""
+        if self._channel.connection is not None:
+            self._channel.connection.cycle.unwatch(self._channel, "WAKE")
+        self.wakeup.close()
+
+    def disconnect(self) -> None:
+        """End both connections; the next look opens them again."""
+        self._asked = None
+        self.silence()
+        if self._channel.connection is not None:
+            self._channel.connection.cycle.unwatch(self._channel, "LOOK")
+        if self._connection is not None:
+            self._connection.disconnect()
+
+
+def _run(connection: Any, text: str, arguments: tuple[Any, ...]) -> Any:
+    connection.send_command("EVAL", text, *arguments)
+    return connection.read_response()

@@ -1,0 +1,240 @@
+"""When a Redis channel of ours looks into its queues, what it asks, and what is let go by it."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import deque
+from itertools import count
+from threading import get_ident
+from time import monotonic, time
+from typing import Any
+
+from kombu.transport import redis as _kombu_redis
+from kombu.utils.json import dumps
+from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cycle
+
+from celery_resilience.brokers.lua import lua
+from celery_resilience.looker import ANSWER, Looker
+from celery_resilience.taken import Taken
+from celery_resilience.wakeup import EVERY, SAFETY
+
+_redis: Any = _kombu_redis  # the stubs miss half of it
+
+__all__ = ["Looking"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: The most that one look takes: messages, and bytes (a single message may be more).
+_MESSAGES, _BYTES = 100, 1_000_000
+#: The most that one look lets go.
+_LET_GO = 1000
+#: How long to wait after the server refused to look, in seconds, and how often to say so.
+_REFUSED, _SAY = 1.0, 60.0
+#: How often it is seen whether another thread has acknowledged something, in seconds.
+_GLANCE = 0.05
+
+
+class Looking(_redis.Channel):  # type: ignore[misc]
+    """kombu's channel, but that it looks when there is something, and takes and holds at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.looker = Looker(self)
+        self._holder: Any = None
+        #: Whether there are queues to look into.
+        self.consuming = False
+        self._taken: deque[Taken] = deque()
+        self._unheld: set[str] = set()
+        self._acknowledged: list[str] = []
+        #: What was asked: the queues in their order, how tags begin, what is let go.
+        self._question: tuple[list[str], str, list[str]] = ([], "", [])
+        #: There may be something to take, and it is to be looked for not before that time.
+        self._curious, self._not_before = True, 0.0
+        self._looked = self._refused = self._complained = 0.0
+        #: Told since the last look was asked for; that look was because of it; it was for safety.
+        self._woken = self._vain_if_empty = self._unexpected = False
+        self._tags = (f"{uuid.uuid4().hex}.{number}." for number in count(1))
+        super().__init__(*args, **kwargs)
+
+    @property
+    def holder(self) -> Any:
+        """The worker that holds what is taken here; None: kombu's own hash, for everybody."""
+        return self._holder
+
+    @holder.setter
+    def holder(self, holder: Any) -> None:
+        self._holder = holder
+        if holder.unsent:  # now: what is still held there is about to be given back
+            with self.conn_or_acquire() as client:
+                client.hdel(holder.key, *holder.unsent)
+            holder.unsent.clear()
+
+    @property
+    def _in_poll(self) -> bool:
+        # kombu asks whether its connection may be used for something else (authentication).
+        return self.looker.asking
+
+    @_in_poll.setter
+    def _in_poll(self, value: Any) -> None:
+        pass
+
+    def woken(self) -> float:
+        """The server says that there is something; how long to wait before the look, in s."""
+        if not self.looker.wakeup.drain():
+            self._start_afresh()
+            return 0.0
+        self._curious = self._woken = True
+        pause = self.looker.wakeup.pause()
+        self._not_before = monotonic() + pause
+        return pause
+
+    def idle(self) -> float:
+        """How long nothing has to be done here unless something happens, in seconds."""
+        if self._taken:
+            return 0.0
+        if not self._room():
+            return _GLANCE
+        due = self._looked + self._patience
+        if self._curious:
+            due = min(due, max(self._not_before, self._refused))
+        return max(0.0, due - monotonic())
+
+    @property
+    def _patience(self) -> float:
+        return EVERY if self.looker.wakeup.refused else SAFETY
+
+    def _room(self) -> int:
+        """How many messages may be taken."""
+        room = self.qos.can_consume_max_estimate()
+        if room is None:  # no limit: a loop takes many, a plain consumer one after the other
+            room = _MESSAGES if self.connection.cycle.loop is not None else 1
+        return max(0, min(int(room) - len(self._taken), _MESSAGES))
+
+    def look(self) -> bool:
+        """Ask for messages if there may be some and there is room; whether that was done.
+
+        What was acknowledged is let go by the same question.
+        """
+        if self.looker.asking:
+            if self.looker.overdue():
+                self.looker.disconnect()
+                raise ConnectionError(f"Redis has not answered for {ANSWER:g} s")
+            return False
+        now = monotonic()
+        if now < self._refused:
+            return False
+        while self._holder is not None and self._holder.unsent:
+            self._acknowledged.append(self._holder.unsent.pop())
+        late = now - self._looked >= self._patience
+        room = self._room() if late or (self._curious and now >= self._not_before) else 0
+        if not (room or self._acknowledged):
+            return False
+        if room:
+            self._looked = now
+            self._vain_if_empty, self._woken = self._woken, False
+            self._unexpected = not self._curious
+        self._ask(room)
+        return True
+
+    def _ask(self, room: int) -> None:
+        cycle = type(self._queue_cycle)
+        if cycle not in (round_robin_cycle, priority_cycle, sorted_cycle):
+            room = min(room, 1)  # a user's own order
+        prefix, steps = self.global_keyprefix, self.priority_steps
+        queues = self._queue_cycle.consume(len(self.active_queues)) if room else []
+        lists = [prefix + self._q_for_pri(queue, step) for step in steps for queue in queues]
+        names = ["" if self._is_unheld(queue) else dumps(queue) for queue in queues]
+        tags, fair = next(self._tags), int(cycle is round_robin_cycle)
+        at = time() if self.holder is None else ""
+        done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
+        self._question = queues, tags, done
+        args = [room, _BYTES, fair, len(queues), tags, at, len(prefix), *names, *done]
+        try:
+            self.looker.ask(lua("take"), [*self._held_in(), *lists], args)
+        except BaseException:
+            self._acknowledged = done + self._acknowledged
+            raise
+
+    def answered(self) -> bool:
+        """Take in what the server has answered, and wait for it if it is not here yet.
+
+        False if it has refused to answer.
+        """
+        from redis.exceptions import ReadOnlyError, ResponseError
+
+        if not self.looker.asking:  # the server has closed the connection
+            self.looker.disconnect()
+            self._curious, self._not_before = True, 0.0
+            return True
+        queues, tags, done = self._question
+        try:
+            more, *found = self.looker.answer()
+        except BaseException as exc:
+            self._acknowledged = done + self._acknowledged  # twice does no harm
+            if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be looked for
+                self.looker.disconnect()
+                raise ConnectionError(str(exc)) from exc
+            if not isinstance(exc, ResponseError):
+                raise
+            self._curious, self._refused = True, monotonic() + _REFUSED
+            if monotonic() - self._complained >= _SAY or not self._complained:
+                self._complained = monotonic()
+                logger.error("Redis refuses to hand out messages; trying on: %s", exc)
+            return False
+        for number in range(0, len(found), 2):
+            queue = queues[(found[number] - 1) % len(queues)]
+            tag = f"{tags}{number // 2 + 1}"
+            self._taken.append(Taken(tag, queue, found[number + 1], not self._is_unheld(queue)))
+            self._queue_cycle.rotate(queue)
+        if queues:
+            self._after(bool(more), bool(found))
+        return True
+
+    def _after(self, more: bool, found: bool) -> None:
+        wakeup = self.looker.wakeup
+        if self._vain_if_empty:
+            wakeup.looked(found)
+        # What was told while the answer was on its way may be newer than the answer.
+        self._curious = more or self._woken or wakeup.refused
+        if more:
+            self._not_before = 0.0
+        elif wakeup.refused:
+            self._not_before = self._looked + EVERY
+        elif found and self._unexpected:  # of this it ought to have been told
+            self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Have the server tell on a new connection; what it told before may have been missed."""
+        self.looker.silence()
+        self._curious, self._not_before = True, 0.0
+
+    def _is_unheld(self, queue: str) -> bool:
+        return queue in self._unheld or not self.ack_emulation
+
+    def _held_in(self) -> tuple[str, str]:
+        """The hash that what is taken is held in, and kombu's index of it."""
+        held = self.unacked_key if self.holder is None else self.holder.key
+        return self.global_keyprefix + held, self.global_keyprefix + self.unacked_index_key
+
+    # Let go
+
+    def let_go(self, tag: str) -> bool:
+        """Let *tag* go with the next question; False if there is none that follows at once."""
+        cycle = self.connection and self.connection.cycle
+        if (
+            not self.consuming
+            or self._closing
+            or cycle.thread != get_ident()
+            or (cycle.loop is None and self.holder is None)
+        ):
+            return False
+        self._acknowledged.append(tag)
+        return True
+
+    def _let_go_now(self) -> None:
+        if self.looker.asking:
+            self.answered()
+        while self._acknowledged:
+            self._ask(0)
+            if not self.answered():
+                break

@@ -1,0 +1,112 @@
+"""How an idle consumer on Redis hears of a new message: the server tells it, at once.
+
+``BRPOP`` waits *and* takes, and what it takes is lost when its answer is. Here nothing is taken
+while waiting. The connection that looks into the lists has the server remember what it read there
+(``CLIENT TRACKING``, meant for caches), and the server says so on a second connection, ours, when
+one of those lists changes. Nothing is asked meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import ssl
+from typing import Any
+
+__all__ = ["EVERY", "SAFETY", "Wakeup"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: How often is looked where the server does not tell, in seconds.
+EVERY = 0.1
+#: How often is looked all the same: a word may get lost with a router in between.
+SAFETY = 5.0
+
+#: The longest that a worker lets others go first, in seconds, and the first such pause.
+_MOST_POLITE, _FIRST_PAUSE = 0.05, 0.001
+
+_CLOSED = (ConnectionError, OSError)
+_nothing_to_read = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
+
+
+class Wakeup:
+    """The connection on which the server says that there is something to look at."""
+
+    def __init__(self) -> None:
+        self.connection: Any = None
+        #: The server has no such service, or not for us: then the lists are looked at regularly.
+        self.refused = False
+        self._told: Any = None
+        self._polite = 0.0
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The socket to wait for."""
+        return None if self.connection is None else self.connection._sock
+
+    def serves(self, looking: Any) -> bool:
+        """Whether the server tells of what the connection *looking* has read."""
+        return self.sock is not None and self._told is looking._sock
+
+    def open(self, pool: Any, looking: Any) -> None:
+        """Let the server tell, here, of what the connection *looking* reads from now on."""
+        from redis.exceptions import ResponseError
+
+        self.close()
+        # In the newer protocol there is nothing to subscribe to, so no right to be granted either.
+        ours = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+        try:
+            ours.connect()
+            number = _ask(ours, "CLIENT", "ID")
+            _ask(looking, "CLIENT", "TRACKING", "ON", "REDIRECT", number, "NOLOOP")
+        except ResponseError as exc:
+            ours.disconnect()
+            self.refused = True
+            logger.warning(
+                "this Redis does not tell of new messages (CLIENT TRACKING: %s): looking for "
+                "them every %g s instead",
+                exc, EVERY,
+            )  # fmt: skip
+            return
+        except BaseException:
+            ours.disconnect()
+            raise
+        ours._sock.settimeout(0)
+        self.connection, self._told = ours, looking._sock
+
+    def drain(self) -> bool:
+        """Read all that was told, which says no more than that it was; False: it was cut off."""
+        sock = self.sock
+        try:
+            while sock is not None:
+                if not sock.recv(65536):
+                    break
+        except _nothing_to_read:
+            return True
+        except _CLOSED:
+            pass
+        return False
+
+    def pause(self) -> float:
+        """How long to wait, in seconds, before the look that this wake-up asks for."""
+        return random.uniform(0, self._polite)
+
+    def looked(self, found: bool) -> None:
+        """Called after the look that a wake-up has asked for.
+
+        One message wakes every idle worker. Those who come in vain let the others go first, the
+        more often the longer; who is alone never comes in vain.
+        """
+        self._polite = 0.0 if found else min(_MOST_POLITE, self._polite * 2 or _FIRST_PAUSE)
+
+    def close(self) -> None:
+        """End the connection; whoever waits for its socket has to let it go before."""
+        connection, self.connection, self._told = self.connection, None, None
+        if connection is not None:
+            connection.disconnect()
+
+
+def _ask(connection: Any, *command: Any) -> Any:
+    connection.send_command(*command)
+    return connection.read_response()

@@ -1,0 +1,88 @@
+"""How the Redis transport is named, and what its parts do without a server."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from kombu import Connection
+from kombu.transport import TRANSPORT_ALIASES
+
+import celery_resilience  # noqa: F401  (it names the transport to kombu)
+from celery_resilience.transport import SecureTransport, SentinelTransport, Transport
+from celery_resilience.wakeup import Wakeup
+
+
+@pytest.mark.parametrize(
+    ("url", "transport", "host"),
+    [
+        ("resilient-redis://h:1/2", Transport, "h"),
+        ("resilient-rediss://h:1/2", SecureTransport, "h"),
+        ("resilient-redis+socket:///tmp/s", Transport, "socket:///tmp/s"),
+        ("resilient-sentinel://h:1", SentinelTransport, "h"),
+    ],
+)
+def test_the_url_chooses_the_transport(url: str, transport: type, host: str) -> None:
+    connection = Connection(url)
+    assert connection.get_transport_cls() is transport
+    assert connection.hostname == host
+    assert connection.transport.driver_type == "redis"
+    theirs = Connection(url.removeprefix("resilient-"))
+    assert connection.as_uri() == f"resilient-{theirs.as_uri()}"
+
+
+def test_naming_it_does_not_import_redis() -> None:
+    code = "import sys, celery_resilience; print('redis' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert TRANSPORT_ALIASES["resilient-redis"] == "celery_resilience.transport:Transport"
+
+
+def test_tls_is_as_kombus(caplog: pytest.LogCaptureFixture) -> None:
+    options = "ssl_cert_reqs=required&ssl_ca_certs=/ca.pem"
+    for scheme in ("rediss", "resilient-rediss"):
+        connection = Connection(f"{scheme}://h/0?{options}")
+        assert connection.transport.client.ssl == {
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            "ssl_ca_certs": "/ca.pem",
+        }
+    caplog.clear()
+    assert Connection("resilient-rediss://h/0").transport.client.ssl == {
+        "ssl_cert_reqs": ssl.CERT_NONE
+    }
+    assert "not verified" in caplog.text
+
+
+def test_every_sentinel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kombu.transport import redis
+
+    theirs: Any = redis
+    asked: list[Any] = []
+
+    class Sentinel:
+        def __init__(self, sentinels: Any, **kwargs: Any) -> None:
+            asked.extend(sentinels)
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr(theirs.sentinel, "Sentinel", Sentinel)
+    url = "resilient-sentinel://a:1;resilient-sentinel://b:2;resilient-sentinel://c"
+    connection = Connection(url, transport_options={"master_name": "m"})
+    with pytest.raises(ConnectionRefusedError):
+        connection.transport.create_channel(connection.transport)
+    assert asked == [("a", 1), ("b", 2), ("c", 26379)]
+    assert connection.alt[0] == "resilient-sentinel://a:1"
+
+
+def test_who_comes_in_vain_lets_others_go_first() -> None:
+    wakeup = Wakeup()
+    assert wakeup.pause() == 0
+    for _ in range(10):
+        wakeup.looked(found=False)
+    pauses = [wakeup.pause() for _ in range(50)]
+    assert min(pauses) >= 0
+    assert 0.01 < max(pauses) <= 0.05
+    wakeup.looked(found=True)
+    assert wakeup.pause() == 0
