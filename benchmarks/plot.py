@@ -30,13 +30,11 @@ class Panel(NamedTuple):
     title: str
     unit: str
     lines: list[Line]
-    #: What the values are divided by, so that an axis has a unit that people think in.
-    scale: float = 1.0
 
 
 PANELS = [
     Panel(
-        "A fresh task, from sending to its body",
+        "A fresh task, sent to begun",
         "ms",
         [
             Line("broker", "ours", "fresh p50", "ours"),
@@ -46,13 +44,11 @@ PANELS = [
         ],
     ),
     Panel(
-        "Memory of the worker's main process",
+        "The worker's main process",
         "MiB",
         [Line("broker", "ours", "rss", "ours"), Line("worker", "stock", "rss", "stock")],
     ),
-    Panel(
-        "Memory in Redis for each that waits", "bytes", [Line("broker", "ours", "memory", "ours")]
-    ),
+    Panel("Memory in Redis for each", "bytes", [Line("broker", "ours", "memory", "ours")]),
     Panel(
         "Letting one more wait",
         "ms",
@@ -79,10 +75,10 @@ PANELS = [
     ),
 ]
 LEGEND = [
-    ("ours", "celery_resilience, p50"),
-    ("ours tail", "p99"),
-    ("stock", "stock Celery, countdown, p50"),
-    ("stock tail", "p99"),
+    (52, "ours", "ours, p50"),
+    (152, "ours tail", "ours, p99"),
+    (262, "stock", "stock's countdowns, p50"),
+    (442, "stock tail", "stock's, p99"),
 ]
 
 _WIDTH, _HEIGHT, _ACROSS = 300, 190, 3
@@ -130,7 +126,7 @@ def draw(rows: Iterable[Row]) -> str:
         lines = []
         for line in panel.lines:
             points = [
-                (n, value / panel.scale)
+                (n, value)
                 for (*which, n), value in sorted(known.items())
                 if tuple(which) == line[:3] and n > 0 and value > 0
             ]
@@ -143,16 +139,16 @@ def draw(rows: Iterable[Row]) -> str:
 
 
 def legend() -> Iterator[str]:
-    x = _LEFT
-    for look, text in LEGEND:
+    for x, look, text in LEGEND:
         yield f'<path class="{look}" d="M{x} 22h26"/>'
         yield f'<text x="{x + 32}" y="26">{text}</text>'
-        x += 32 + 7 * len(text) + 22
+    x = _ACROSS * _WIDTH - _RIGHT
+    yield f'<text x="{x}" y="26" text-anchor="end">across: how many wait</text>'
 
 
 def frame(panel: Panel, lines: list[tuple[str, list[tuple[int, float]]]]) -> Iterator[str]:
     """One panel: title, decades as a grid, and its lines."""
-    yield f'<text class="title" x="{_LEFT}" y="16">{panel.title}</text>'
+    yield f'<text class="title" x="{_LEFT}" y="16">{panel.title}, {panel.unit}</text>'
     if not lines:
         return
     numbers = [n for _, points in lines for n, _ in points]
@@ -171,8 +167,7 @@ def frame(panel: Panel, lines: list[tuple[str, list[tuple[int, float]]]]) -> Ite
     for power in range(y_low, y_high + 1):
         y = up(10**power)
         yield f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>'
-        text = f"{short(10**power)} {panel.unit}" if power == y_high else short(10**power)
-        yield f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+        yield f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{short(10**power)}</text>'
     for power in range(x_low, x_high + 1):
         x = across(10**power)
         yield f'<path class="grid" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>'
@@ -189,11 +184,13 @@ def frame(panel: Panel, lines: list[tuple[str, list[tuple[int, float]]]]) -> Ite
 
 
 def decades(values: Iterable[float]) -> tuple[int, int]:
-    """The powers of ten around *values*, two at least."""
+    """The powers of ten around *values*, three at least: noise is not to look like growth."""
     values = list(values)
     low = math.floor(math.log10(min(values)) + 1e-9)
     high = math.ceil(math.log10(max(values)) - 1e-9)
-    return low, max(high, low + 1)
+    while high - low < 2:
+        low, high = (low - 1, high) if high - low == 1 else (low, high + 1)
+    return low, high
 
 
 def short(number: float) -> str:

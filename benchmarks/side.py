@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import redis
 from celery import Celery
+from kombu import Queue
 
 from celery_resilience.brokers.lua import KEYS
 from celery_resilience.embedded import EmbeddedServer, leashed
@@ -52,8 +53,16 @@ class Row(NamedTuple):
 class Side:
     """A private Redis and a worker on it (prefork, two processes) with a mouth to our ear."""
 
-    def __init__(self, side: str, binary: str | None = None, *, url: str | None = None) -> None:
+    def __init__(
+        self,
+        side: str,
+        binary: str | None = None,
+        *,
+        url: str | None = None,
+        queue_type: str = "classic",
+    ) -> None:
         self.side = side
+        self._queue_type = queue_type
         # Without a file: that is another cost, which waiting in memory or not does not change.
         options = ("--appendonly", "no")
         self._stack = contextlib.ExitStack()
@@ -71,7 +80,8 @@ class Side:
         self._ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self._ear.bind(self._ear_path)
         self.app = Celery(f"client-{side}", broker=url, set_as_current=False)
-        self.app.conf.update(task_default_queue="work", task_ignore_result=True)
+        queue = Queue("work", queue_arguments={"x-queue-type": queue_type})
+        self.app.conf.update(task_default_queue="work", task_queues=[queue])
         self._producer: Any = self._stack.enter_context(self.app.producer_pool.acquire())
         self._number = 0
 
@@ -89,12 +99,12 @@ class Side:
 
     # The worker
 
-    def start(self, queue_type: str = "classic") -> None:
+    def start(self) -> None:
         """Start the worker, and wait until it answers."""
         environment = {
             **os.environ,
             "BROKER_URL": self.url,
-            "QUEUE_TYPE": queue_type,
+            "QUEUE_TYPE": self._queue_type,
             "SIDE": self.side,
             "TELL": self._ear_path,
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
@@ -138,7 +148,7 @@ class Side:
             if (kind, number) == ("probe", str(self._number)):
                 return float(at[0]) - began
 
-    def hear(self, timeout: float = 120) -> list[str]:
+    def hear(self, timeout: float = 60) -> list[str]:
         """What a task tells next."""
         self._ear.settimeout(timeout)
         try:

@@ -32,8 +32,8 @@ def rabbit(options: argparse.Namespace) -> Iterator[Row]:
 def lateness(url: str, queue_type: str, number: int) -> Iterator[Row]:
     due: dict[str, float] = {}
     times: list[float] = []
-    with Side("ours", url=url) as side:
-        side.start(queue_type)
+    with Side("ours", url=url, queue_type=queue_type) as side:
+        side.start()
         for n in range(number):
             side.send("late", n, random.uniform(_SHORTEST, _LONGEST))
         while len(times) < number:
