@@ -1,9 +1,7 @@
 """What celery_resilience costs: the same tasks on stock Celery and on ours, in turn.
 
-    python benchmarks/cost.py --broker redis://... [--results redis://...] [--dramatiq]
-=======
     python benchmarks/cost.py --broker redis://... [--ours-broker resilient-redis://...]
-        [--results redis://...] [--rounds 10]
+        [--results redis://...] [--rounds 10] [--dramatiq]
 
 Each round loads a queue, starts a worker of each side on it (two processes) and times from the
 first run of a body to the last. Printed are, for each side, its tasks per second, the median of
