@@ -55,10 +55,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if not _are_limits(self.time_limits):
             # Celery unpacks them later, where the error would end the worker.
             raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
-        if self._came_before():
-            self._delivery_info["redelivered"] = True
-        watch_start(self)
-        recall_revocation(self)
+        headers, info = self._message.headers, self._message.delivery_info
+        if (headers and HEADER in headers) or (info and info.get("redelivered")):
+            self._look_back()
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -232,6 +231,13 @@ class ResilientRequest(Request):  # type: ignore[misc]
             task_queue=getattr(self._task, "dead_letter_queue", None),
         )
         self.send_event("task-rejected", requeue=isinstance(decision, RetryLater))
+
+    def _look_back(self) -> None:
+        """It is not the first time that this message is delivered."""
+        if self._came_before():
+            self._delivery_info["redelivered"] = True
+        watch_start(self)
+        recall_revocation(self)
 
     def _came_before(self) -> bool:
         """Whether this attempt's body shall find itself ``redelivered``, as on stock Celery: its
