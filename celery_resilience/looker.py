@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -130,7 +131,8 @@ class Looker:
         if self._channel.connection is not None:
             self._channel.connection.cycle.unwatch(self._channel, "LOOK")
         if self._connection is not None:
-            self._connection.disconnect()
+            with suppress(self._channel.ResponseError):  # of what was on its way
+                self._connection.disconnect()
 
 
 def _run(connection: Any, text: str, arguments: tuple[Any, ...]) -> Any:

@@ -68,11 +68,12 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
                 os.read(self._nudge[0], 4096)
 
     def on_poll_start(self) -> None:
-        """Called before every wait: what is here is delivered, then it is looked for more."""
+        """Called before every wait: what is left is delivered, then it is looked for more."""
         self.thread = get_ident()
         self._listen()
         for channel in self._consuming():
-            if channel.deliver(_AT_ONCE) == _AT_ONCE and self._nudge is not None:
+            # The worker's pool may have had its turn in this tick: there has to be another soon.
+            if channel.deliver(_AT_ONCE) and self._nudge is not None:
                 with suppress(BlockingIOError):
                     os.write(self._nudge[1], b"!")
             channel.look()
@@ -89,6 +90,8 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
     def _heard(self, channel: Any, kind: str) -> None:
         if kind == "LOOK":
             channel.answered()
+            if self.loop is not None:
+                channel.deliver(_AT_ONCE)
             return
         pause = channel.woken()
         if self.loop is not None and pause:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import socket
 import threading
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from kombu import Connection, Consumer, Exchange, Queue
+from kombu.asynchronous import Hub
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
 from celery_resilience import looking
@@ -139,6 +141,31 @@ def test_a_holder_holds_its_own(reader, put, db) -> None:
     assert held(db, holder) == {}
     (again,) = consumer.read(1)
     assert again.headers["redelivered"] is True
+
+
+def test_in_a_loop_nothing_is_delivered_when_the_pool_may_have_had_its_turn(
+    redis_broker: Broker, put
+) -> None:
+    """What runs at each tick runs in any order: a pool that came first would wait for the next."""
+    hub, seen = Hub(), []
+
+    def on_message(message: Any) -> None:
+        seen.append([frame.function for frame in inspect.stack()])
+        message.ack()
+
+    with Connection(f"resilient-{redis_broker.broker_url}") as connection:
+        channel: Any = connection.channel()
+        consumer = Consumer(channel, [Queue("a")], on_message=on_message, auto_declare=False)
+        consumer.qos(prefetch_count=4)
+        connection.register_with_event_loop(hub)
+        consumer.consume()
+        loop = hub.create_loop()
+        for n in range(30):
+            put("a", n)
+        while len(seen) < 30:
+            next(loop)
+        assert not [stack for stack in seen if "on_poll_start" in stack]
+    hub.close()
 
 
 def test_what_was_taken_and_not_delivered_goes_back(reader, put, db) -> None:
