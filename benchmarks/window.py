@@ -81,8 +81,11 @@ def run(url: str, kills: int, rng: random.Random) -> tuple[list[int], int]:
 
 
 def in_broker(client: Any) -> set[int]:
-    """The numbers of the messages that lie in the queue or are held by somebody."""
-    found = {number(payload) for payload in client.lrange("window", 0, -1)}
+    """The numbers of the messages that lie in a queue, wait, or are held by somebody."""
+    found = {
+        number(raw) for name in ("window", "dead_letter") for raw in client.lrange(name, 0, -1)
+    }
+    found |= {number(raw) for raw in client.zrange("celery_resilience:waiting:window", 0, -1)}
     found |= {number(json.dumps(json.loads(row)[0])) for row in client.hvals("unacked")}
     for key in client.scan_iter("celery_resilience:held:*"):
         found |= {number(row.partition(b"\n")[2]) for row in client.hvals(key)}

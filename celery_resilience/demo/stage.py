@@ -39,7 +39,10 @@ def broker(url: str | None) -> Iterator[str]:
         words = "your broker"
         if not url:
             server = stack.enter_context(_server())
-            url, words = server.broker_url, f"{server.binary.name} on a private socket"
+            url, words = (
+                f"resilient-{server.broker_url}",
+                f"{server.binary.name} on a private socket",
+            )
         for name in [name for name in os.environ if name.startswith("CELERY_")]:
             del os.environ[name]  # the user's, for workers of theirs
         os.environ["CELERY_BROKER_URL"] = url
@@ -61,7 +64,10 @@ def _server() -> EmbeddedServer:
 
 def _refuse_others(url: str) -> None:
     """Raise BrokerError unless *url* is of a broker that dead letters can be replayed on."""
-    if url.startswith(("redis", "sentinel")) and importlib.util.find_spec("redis") is None:
+    if (
+        url.startswith(("redis", "resilient-", "sentinel"))
+        and importlib.util.find_spec("redis") is None
+    ):
         raise BrokerError(
             "the redis package is missing: pip install 'celery-resilience[demo]' brings it"
         )
