@@ -22,6 +22,8 @@ MATRIX = [
     ("redis", "threads"),
     ("redis", "solo"),
     ("redis", "gevent"),
+    ("resilient-redis", "prefork"),
+    ("resilient-redis", "gevent"),
     ("rabbitmq-classic", "prefork"),
     ("rabbitmq-classic", "threads"),
     ("rabbitmq-classic", "solo"),

@@ -96,6 +96,29 @@ def test_a_killed_server_is_found_again(
 
 
 @resilient
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_a_killed_worker_takes_nothing_along(
+    broker: Broker, pool: str, client: Client, start_worker: StartWorker
+) -> None:
+    """Killed with a full buffer, twice; what it held is run by the next."""
+    env = {**client.env, "LEASE": "2"}
+    names = [f"t-{n}" for n in range(60)]
+    results = [client.send("slow", name, 0.02) for name in names]
+    for done in (5, 25):
+        worker = start_worker(SHOP, broker, pool=pool, env=env)
+        eventually(lambda done=done: len(client.lines()) >= done, every=0.005)
+        worker.kill()
+    worker = start_worker(SHOP, broker, pool=pool, env=env)
+    for result, name in zip(results, names, strict=True):
+        assert client.value(result) == name
+    assert worker.terminate() == 0
+    assert client.letters() == []
+    with redis.Redis.from_url(broker.redis_url) as db:
+        assert list(db.scan_iter("celery_resilience:held:*")) == []
+        assert db.llen("shop") == 0
+
+
+@resilient
 @pytest.mark.parametrize("pool", POOLS)
 def test_garbage_does_not_stop_a_worker(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
