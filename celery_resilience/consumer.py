@@ -1,25 +1,19 @@
-"""The worker's side of the broker: a bootstep that guards what the consumer is handed.
-
-Messages that never become a task (unknown name, unreadable, not a task message) are made dead
-letters here; stock Celery drops them, and two shapes of them kill or stall every worker.
-"""
+"""The bootstep that brings all of it into a worker: what is opened, guarded and given back when."""
 
 from __future__ import annotations
 
 import logging
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from celery import VERSION, bootsteps, signals
-from celery.exceptions import ImproperlyConfigured, NotRegistered
+from celery import VERSION, bootsteps
+from celery.exceptions import ImproperlyConfigured
 
-from celery_resilience.brokers import Received, open_broker
+from celery_resilience.brokers import open_broker
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import DUE, QUEUE, Envelope
-from celery_resilience.facts import ErrorFacts
+from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
+from celery_resilience.origin import name_the_queue, remember_tags
 from celery_resilience.policies import apply_policies
 from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues
@@ -27,9 +21,9 @@ from celery_resilience.settle import Settler
 from celery_resilience.switch import switch_off
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
-__all__ = ["ResilientConsumer", "queue_of"]
+__all__ = ["ResilientConsumer"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -69,6 +63,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
         self.holding = Holding()
+        self.guard = Guard(c, self.settler)
         self._checks: Any = None
         self.holding.watch(c)
         consumed = set(c.app.amqp.queues.consume_from)
@@ -76,7 +71,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             apply_policies(c.app, self.settings).check(c.app.tasks.values())
             _refuse_to_execute_letters(consumed, dead_letter_queues(c.app, self.settings, consumed))
             refuse_stores_without_keys(c.app)
-            self._guard(c)
+            self.guard.stand()
             hear_revocations()
         else:
             # A policy that is wrong must not be in the way of switching all of them off.
@@ -89,13 +84,13 @@ class ResilientConsumer(bootsteps.StartStopStep):
         _keep_what_runs(c.pool)
         transport = c.connection.transport
         if hasattr(transport, "_callbacks"):  # a virtual transport
-            _name_the_queue(transport)
+            name_the_queue(transport)
         else:
-            tags = c.task_consumer._active_tags
-            c.app.__dict__["_resilience_tags"] = tags
+            remember_tags(c.app, c.task_consumer._active_tags)
         broker = open_broker(c.connection, c.hub, self.settings)
         self.settler.moves.use(broker)
         self.holding.connected(c, broker)
+        self.guard.watch(c.task_consumer.channel)
         if self.settings.enabled and hasattr(broker, "prepare"):
             broker.prepare(c.app.amqp.queues.consume_from)
 
@@ -115,150 +110,6 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.settler.moves.drain(_DRAIN)
         self.holding.leave()
         self.settler.moves.close()
-
-    # Messages that never become a task
-
-    def _guard(self, c: Any) -> None:
-        c.on_unknown_message = MethodType(self._on_unknown_message, c)
-        c.on_unknown_task = MethodType(self._on_unknown_task, c)
-        c.on_invalid_task = MethodType(self._on_invalid_task, c)
-        c.on_decode_error = MethodType(self._on_decode_error, c)
-        create = c.create_task_handler
-
-        def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-            handle = create(*args, **kwargs)
-
-            def on_task_received(message: Any) -> Any:
-                _readdress(message, c.app)
-                try:
-                    return handle(message)
-                except Exception as exc:
-                    if _is_the_connections(exc, c) or _is_the_loops(exc):
-                        raise
-                    return self._bury(c, message, Reason.INVALID, exc)
-
-            return on_task_received
-
-        c.create_task_handler = create_task_handler
-
-    def _on_unknown_message(self, c: Any, body: Any, message: Any) -> None:
-        self._bury(c, message, Reason.INVALID, rule="neither a name nor an id of a task")
-        signals.task_rejected.send(sender=c, message=message, exc=None)
-
-    def _on_invalid_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
-        reason = Reason.UNDECODABLE if type(exc).__name__ == "ContentDisallowed" else Reason.INVALID
-        self._bury(c, message, reason, exc)
-        signals.task_rejected.send(sender=c, message=message, exc=exc)
-
-    def _on_decode_error(self, c: Any, message: Any, exc: BaseException) -> None:
-        self._bury(c, message, Reason.UNDECODABLE, exc)
-
-    def _on_unknown_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
-        envelope = self._bury(c, message, Reason.UNREGISTERED, exc)
-        try:
-            fields = envelope.fields()
-            id_, name = fields["id"], fields["task"]
-            request = _Unknown(name, fields, message.properties or {})
-            c.app.backend.mark_as_failure(id_, NotRegistered(name), request=request)
-            if c.event_dispatcher:
-                c.event_dispatcher.send(
-                    "task-failed", uuid=id_, exception=f"NotRegistered({name!r})"
-                )
-            signals.task_unknown.send(sender=c, message=message, exc=exc, name=name, id=id_)
-        except Exception:
-            logger.exception("an unknown task's failure could not be announced")
-
-    def _bury(
-        self,
-        c: Any,
-        message: Any,
-        reason: Reason,
-        error: BaseException | None = None,
-        rule: str = "",
-    ) -> Envelope:
-        envelope = Envelope.received(message, queue_of(message, c.app))
-        received = Received(
-            message,
-            envelope,
-            let_go=lambda: message.ack_log_error(logger, c.connection_errors),
-        )
-        headers = message.headers if isinstance(message.headers, dict) else {}
-        self.settler.bury(
-            received,
-            reason,
-            subject=f"{headers.get('task', 'a message')}[{headers.get('id', '?')}]",
-            worker=c.hostname,
-            error=ErrorFacts.of(error) if error is not None else None,
-            rule=rule or f"this worker can't make a task of it ({reason})",
-        )
-        return envelope
-
-
-class _Unknown:
-    """What a result backend wants to know about the request of a task nobody knows."""
-
-    chord = None
-    errbacks = None
-
-    def __init__(self, name: str, fields: Any, properties: Any) -> None:
-        self.name = self.task = name
-        self.root_id = fields.get("root_id")
-        self.reply_to = properties.get("reply_to")
-        self.correlation_id = properties.get("correlation_id")
-
-
-def _is_the_connections(exc: BaseException, c: Any) -> bool:
-    """Whether the worker has to reconnect; else it is the message's fault.
-
-    A missing key counts as a connection error in kombu's Redis transport, and so would make
-    every worker reconnect for ever, when all that is wrong is one message.
-    """
-    return isinstance(exc, c.connection_errors) and not isinstance(exc, (LookupError, ValueError))
-
-
-def _is_the_loops(exc: BaseException) -> bool:
-    """Whether a signal handler raised it into whatever was going on, as gevent's do when a
-    worker is told to end at once: the message just happened to be in hand."""
-    return type(exc).__module__.startswith(("gevent", "eventlet", "greenlet"))
-
-
-def queue_of(message: Any, app: Any) -> str:
-    """The queue that *message* was consumed from."""
-    raw = getattr(message, "_raw", None)
-    info = message.delivery_info or {}
-    if raw is not None and QUEUE in raw:
-        return str(raw[QUEUE])
-    tag = info.get("consumer_tag")
-    for queue, active in app.__dict__.get("_resilience_tags", {}).items():
-        if active == tag:
-            return str(queue)
-    return str(info.get("routing_key") or "")
-
-
-def _readdress(message: Any, app: Any) -> None:
-    """Let a retry that has waited in RabbitMQ look as if it had been sent to its queue.
-
-    A task sees where its message came from, and ``Task.retry`` sends it there again.
-    """
-    info = message.delivery_info
-    if info and info.get("exchange") == DUE:
-        info.update(exchange="", routing_key=queue_of(message, app))
-
-
-def _name_the_queue(transport: Any) -> None:
-    """Let a virtual *transport* write down which queue each message came out of.
-
-    kombu knows it at delivery and then forgets it, and the routing key does not tell: a key may
-    lead to several queues.
-    """
-    deliver = type(transport)._deliver
-
-    def _deliver(message: Any, queue: str) -> Any:
-        if isinstance(message, dict):
-            message[QUEUE] = queue
-        return deliver(transport, message, queue)
-
-    transport._deliver = _deliver
 
 
 def _keep_what_runs(pool: Any) -> None:

@@ -60,6 +60,7 @@ class Holding:
             return
         self._holder.leaving = True
         try:
+            self._broker.leases.let_go(self._holder)
             self._broker.leases.give_back(self._holder.id)
             self._broker.leases.leave(self._holder.id)
         except Exception as exc:

@@ -22,11 +22,11 @@ from celery.worker import state
 from celery_resilience.announce import announce_failure, announce_retry, exception_of, send_retried
 from celery_resilience.brokers import Received
 from celery_resilience.classify import classify, is_control_flow
-from celery_resilience.consumer import queue_of
 from celery_resilience.decision import GiveUp, Reason, RetryLater
 from celery_resilience.envelope import HEADER, Envelope, seconds_until
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import History
+from celery_resilience.origin import queue_of
 from celery_resilience.outcome import Outcome, carried
 from celery_resilience.revocation import recall_revocation
 from celery_resilience.ruling import judge, judge_put_back

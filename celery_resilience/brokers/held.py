@@ -66,8 +66,12 @@ class HeldQoS(_redis.QoS):
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        with self.channel.conn_or_acquire() as client:
-            client.hdel(self.channel.holder.key, delivery_tag)
+        try:
+            with self.channel.conn_or_acquire() as client:
+                client.hdel(self.channel.holder.key, delivery_tag)
+        except (AttributeError, OSError, *self.channel.connection_errors):
+            # The connection has gone, and the task is done: it must not be run again.
+            self.channel.holder.unsent.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -105,6 +109,7 @@ def take_over(channel: Any, holder: Holder) -> bool:
         # Celery may have changed methods of this very object (worker_disable_prefetch).
         qos.__class__ = HeldQoS
     qos.__dict__.setdefault("popped", set())
+    Leases(plain_client(channel), channel.global_keyprefix or "").let_go(holder)
     return True
 
 
@@ -131,6 +136,13 @@ class Leases:
         """Say that *worker* is alive; how many there are, and those whose lease has run out."""
         count, *dead = self._lease(keys=[self._workers], args=[worker, LEASE])
         return int(count), [_text(name) for name in dead]
+
+    def let_go(self, holder: Holder) -> None:
+        """Let go what *holder* could not let go when it was done."""
+        tags = holder.unsent[:]
+        if tags:
+            self._client.hdel(self._prefix + holder.key, *tags)
+            del holder.unsent[: len(tags)]
 
     def leave(self, worker: str, *, if_dead: bool = False) -> bool:
         """Forget *worker*; not, and False, if it still holds something."""

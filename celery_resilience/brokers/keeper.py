@@ -68,6 +68,7 @@ class Keeper:
             self._renew(now)
         while self._expected and self._expected[0] <= now:
             heapq.heappop(self._expected)
+        self._leases.let_go(self._holder)
         moved = self._waiting.move_due(self._holder.id)
         if moved.stuck:
             logger.error("%d retries are due, but their lists can't take them", moved.stuck)

@@ -12,6 +12,6 @@ KEYS = "celery_resilience:"
 
 
 @lru_cache
-def lua(name: str) -> str:
-    """The text of the script *name*."""
-    return files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+def lua(name: str, package: str = __package__) -> str:
+    """The text of the script *name*, which lies in *package*."""
+    return files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")

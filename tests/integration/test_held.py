@@ -44,17 +44,18 @@ def test_what_a_killed_worker_held_is_run_by_another(
     gate = client.record.with_name("gate")
     running = [client.send("waits", f"w-{n}", str(gate)) for n in range(2)]
     received = [client.send("flaky", f"flaky-{n}", 1) for n in range(6)]
-    eventually(lambda: client.executions()["w-0"] == 1 and held(db) >= 1)
+    # Nothing is on its way to the worker: on redis:// a message that is would die with it.
+    most = {"solo": 1, "gevent": 3}.get(pool, 8)  # the loop of these two waits for room in the pool
+    eventually(lambda: client.executions()["w-0"] == 1 and held(db) == most)
     first.kill()
     gate.touch()  # for those that had not begun
     start_worker(SHOP, broker, pool=pool, env={**client.env, **LEASE})
     for result in running + received:
         assert client.value(result)
     assert client.executions()["w-0"] == 2
-    # Each fails once; one that was running when its worker died was begun once more.
-    assert all(2 <= client.executions()[f"flaky-{n}"] <= 3 for n in range(6))
+    assert all(client.executions()[f"flaky-{n}"] == 2 for n in range(6))
     eventually(lambda: db.zcard("celery_resilience:workers") == 1)
-    assert held(db) == 0
+    eventually(lambda: held(db) == 0)
 
 
 def test_retries_wait_in_redis_and_need_no_worker_of_their_queue(
@@ -64,7 +65,7 @@ def test_retries_wait_in_redis_and_need_no_worker_of_their_queue(
     worker = start_worker(SHOP, broker, queues="other", env=client.env)
     client.send("asks", "asks", 3, queue="other")
     eventually(lambda: db.zcard("celery_resilience:waiting:other") == 1)
-    assert held(db) == 0
+    eventually(lambda: held(db) == 0)
     worker.kill()
     assert client.count("other") == 0
     start_worker(SHOP, broker, queues="shop", env=client.env)
@@ -86,7 +87,7 @@ def test_a_task_longer_than_the_lease_is_run_once(
     assert client.value(result) == "slow"
     assert worker.wait() == 0
     assert client.executions()["slow"] == 1
-    assert held(db) == 0
+    eventually(lambda: held(db) == 0)
 
 
 def test_what_was_only_received_is_given_back_at_a_warm_shutdown(

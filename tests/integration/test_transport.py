@@ -17,12 +17,12 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience import looking
 from celery_resilience.brokers.held import Holder, take_over
 from celery_resilience.decision import Reason
 from celery_resilience.embedded import EmbeddedServer
 from celery_resilience.envelope import Envelope
 from celery_resilience.letter import DeadLetter
+from celery_resilience.transport import looking
 from tests.servers import eventually
 from tests.worker import Broker
 

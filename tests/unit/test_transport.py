@@ -13,7 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
 from celery_resilience.transport import SecureTransport, SentinelTransport, Transport
-from celery_resilience.wakeup import Wakeup
+from celery_resilience.transport.wakeup import Wakeup
 
 
 @pytest.mark.parametrize(

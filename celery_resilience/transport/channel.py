@@ -16,9 +16,9 @@ from celery_resilience.brokers.lua import lua
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.letter import DeadLetter
-from celery_resilience.looker import ANSWER
-from celery_resilience.looking import Looking
-from celery_resilience.taken import Message, QoS, Taken, Undecodable
+from celery_resilience.transport.looker import ANSWER
+from celery_resilience.transport.looking import Looking
+from celery_resilience.transport.taken import Message, QoS, Taken, Undecodable
 
 __all__ = ["Channel"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from kombu.transport import redis as _redis
@@ -70,18 +69,9 @@ class QoS(HeldQoS):
         if self.channel.let_go(delivery_tag):
             virtual.QoS.ack(self, delivery_tag)
         elif self.channel.holder is not None:
-            self._let_go_late(delivery_tag)
+            super().ack(delivery_tag)
         else:
             _kombu.ack(self, delivery_tag)
-
-    def _let_go_late(self, tag: str) -> None:
-        """After the loop has ended, or on a connection that has: the next one can do it as well."""
-        if self.channel.connection is not None:
-            with suppress(*self.channel.connection_errors):
-                super().ack(tag)
-                return
-        self.channel.holder.unsent.append(tag)
-        virtual.QoS.ack(self, tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if self.channel.holder is not None:

@@ -15,9 +15,9 @@ from kombu.utils.json import dumps
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cycle
 
 from celery_resilience.brokers.lua import lua
-from celery_resilience.looker import ANSWER, Looker
-from celery_resilience.taken import Taken
-from celery_resilience.wakeup import EVERY, SAFETY
+from celery_resilience.transport.looker import ANSWER, Looker
+from celery_resilience.transport.taken import Taken
+from celery_resilience.transport.wakeup import EVERY, SAFETY
 
 _redis: Any = _kombu_redis  # the stubs miss half of it
 
@@ -40,7 +40,8 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.looker = Looker(self)
-        self._holder: Any = None
+        #: The worker that holds what is taken here; None: kombu's own hash, for everybody.
+        self.holder: Any = None
         #: Whether there are queues to look into.
         self.consuming = False
         self._taken: deque[Taken] = deque()
@@ -55,19 +56,6 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._woken = self._vain_if_empty = self._unexpected = False
         self._tags = (f"{uuid.uuid4().hex}.{number}." for number in count(1))
         super().__init__(*args, **kwargs)
-
-    @property
-    def holder(self) -> Any:
-        """The worker that holds what is taken here; None: kombu's own hash, for everybody."""
-        return self._holder
-
-    @holder.setter
-    def holder(self, holder: Any) -> None:
-        self._holder = holder
-        if holder.unsent:  # now: what is still held there is about to be given back
-            with self.conn_or_acquire() as client:
-                client.hdel(holder.key, *holder.unsent)
-            holder.unsent.clear()
 
     @property
     def _in_poll(self) -> bool:
@@ -123,8 +111,6 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         now = monotonic()
         if now < self._refused:
             return False
-        while self._holder is not None and self._holder.unsent:
-            self._acknowledged.append(self._holder.unsent.pop())
         late = now - self._looked >= self._patience
         room = self._room() if late or (self._curious and now >= self._not_before) else 0
         if not (room or self._acknowledged):
@@ -150,7 +136,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._question = queues, tags, done
         args = [room, _BYTES, fair, len(queues), tags, at, len(prefix), *names, *done]
         try:
-            self.looker.ask(lua("take"), [*self._held_in(), *lists], args)
+            self.looker.ask(lua("take", __package__), [*self._held_in(), *lists], args)
         except BaseException:
             self._acknowledged = done + self._acknowledged
             raise

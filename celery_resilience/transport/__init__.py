@@ -18,8 +18,8 @@ from typing import Any
 
 from kombu.transport import redis as _kombu_redis
 
-from celery_resilience.channel import Channel
-from celery_resilience.poller import Poller
+from celery_resilience.transport.channel import Channel
+from celery_resilience.transport.poller import Poller
 
 _redis: Any = _kombu_redis  # the stubs miss half of it
 

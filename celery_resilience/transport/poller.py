@@ -12,7 +12,7 @@ from typing import Any
 from kombu.transport import redis as _kombu_redis
 from kombu.utils.compat import detect_environment
 
-from celery_resilience.wakeup import EVERY
+from celery_resilience.transport.wakeup import EVERY
 
 _redis: Any = _kombu_redis  # the stubs miss half of it
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from celery_resilience.wakeup import Wakeup
+from celery_resilience.transport.wakeup import Wakeup
 
 __all__ = ["ANSWER", "Looker"]
 

@@ -1,0 +1,161 @@
+"""Messages that never become a task: unknown name, unreadable, not a task message.
+
+They are made dead letters here. Stock Celery drops them, and two shapes of them kill or stall
+every worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+from celery import signals
+from celery.exceptions import NotRegistered
+
+from celery_resilience.brokers import Received
+from celery_resilience.decision import Reason
+from celery_resilience.envelope import Envelope
+from celery_resilience.facts import ErrorFacts
+from celery_resilience.origin import queue_of, readdress
+from celery_resilience.settle import Settler
+
+__all__ = ["Guard"]
+
+logger = logging.getLogger("celery_resilience")
+
+
+class Guard:
+    """Stands between a worker's consumer and what it is handed."""
+
+    def __init__(self, c: Any, settler: Settler) -> None:
+        self._c = c
+        self._settler = settler
+
+    def stand(self) -> None:
+        """Take the place of the consumer's own callbacks."""
+        c = self._c
+        c.on_unknown_message = MethodType(self._on_unknown_message, c)
+        c.on_unknown_task = MethodType(self._on_unknown_task, c)
+        c.on_invalid_task = MethodType(self._on_invalid_task, c)
+        c.on_decode_error = MethodType(self._on_decode_error, c)
+        create = c.create_task_handler
+
+        def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+            handle = create(*args, **kwargs)
+
+            def on_task_received(message: Any) -> Any:
+                readdress(message, c.app)
+                try:
+                    return handle(message)
+                except Exception as exc:
+                    if _is_the_connections(exc, c) or _is_the_loops(exc):
+                        raise
+                    return self._bury(message, Reason.INVALID, exc)
+
+            return on_task_received
+
+        c.create_task_handler = create_task_handler
+
+    def _on_unknown_message(self, c: Any, body: Any, message: Any) -> None:
+        self._bury(message, Reason.INVALID, rule="neither a name nor an id of a task")
+        signals.task_rejected.send(sender=c, message=message, exc=None)
+
+    def _on_invalid_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
+        reason = Reason.UNDECODABLE if type(exc).__name__ == "ContentDisallowed" else Reason.INVALID
+        self._bury(message, reason, exc)
+        signals.task_rejected.send(sender=c, message=message, exc=exc)
+
+    def _on_decode_error(self, c: Any, message: Any, exc: BaseException) -> None:
+        self._bury(message, Reason.UNDECODABLE, exc)
+
+    def _on_unknown_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
+        envelope = self._bury(message, Reason.UNREGISTERED, exc)
+        try:
+            fields = envelope.fields()
+            id_, name = fields["id"], fields["task"]
+            request = _Unknown(name, fields, message.properties or {})
+            c.app.backend.mark_as_failure(id_, NotRegistered(name), request=request)
+            if c.event_dispatcher:
+                c.event_dispatcher.send(
+                    "task-failed", uuid=id_, exception=f"NotRegistered({name!r})"
+                )
+            signals.task_unknown.send(sender=c, message=message, exc=exc, name=name, id=id_)
+        except Exception:
+            logger.exception("an unknown task's failure could not be announced")
+
+    def watch(self, channel: Any) -> None:
+        """Hear from *channel* of what lies in a queue and is no message at all.
+
+        Our own Redis transport tells it; kombu's ends the worker.
+        """
+        if hasattr(channel, "on_garbage"):
+            channel.on_garbage = partial(self._on_garbage, channel)
+
+    def _on_garbage(self, channel: Any, payload: bytes, queue: str, tag: str) -> None:
+        received = Received(
+            SimpleNamespace(channel=channel, delivery_tag=tag),
+            Envelope(payload, None, None, headers={}, queue=queue),
+            let_go=lambda: None,  # it was never delivered: the move takes it from what is held
+        )
+        self._settler.bury(
+            received,
+            Reason.UNDECODABLE,
+            subject=f"something in {queue}",
+            worker=self._c.hostname,
+            rule="it is no message",
+        )
+
+    def _bury(
+        self,
+        message: Any,
+        reason: Reason,
+        error: BaseException | None = None,
+        rule: str = "",
+    ) -> Envelope:
+        c, envelope = self._c, Envelope.received(message, queue_of(message, self._c.app))
+        received = Received(
+            message,
+            envelope,
+            let_go=lambda: message.ack_log_error(logger, c.connection_errors),
+        )
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        self._settler.bury(
+            received,
+            reason,
+            subject=f"{headers.get('task', 'a message')}[{headers.get('id', '?')}]",
+            worker=c.hostname,
+            error=ErrorFacts.of(error) if error is not None else None,
+            rule=rule or f"this worker can't make a task of it ({reason})",
+        )
+        return envelope
+
+
+class _Unknown:
+    """What a result backend wants to know about the request of a task nobody knows."""
+
+    chord = None
+    errbacks = None
+
+    def __init__(self, name: str, fields: Any, properties: Any) -> None:
+        self.name = self.task = name
+        self.root_id = fields.get("root_id")
+        self.reply_to = properties.get("reply_to")
+        self.correlation_id = properties.get("correlation_id")
+
+
+def _is_the_connections(exc: BaseException, c: Any) -> bool:
+    """Whether the worker has to reconnect; else it is the message's fault.
+
+    A missing key counts as a connection error in kombu's Redis transport, and so would make
+    every worker reconnect for ever, when all that is wrong is one message.
+    """
+    return isinstance(exc, c.connection_errors) and not isinstance(exc, (LookupError, ValueError))
+
+
+def _is_the_loops(exc: BaseException) -> bool:
+    """Whether a signal handler raised it into whatever was going on, as gevent's do when a
+    worker is told to end at once: the message just happened to be in hand."""
+    return type(exc).__module__.startswith(("gevent", "eventlet", "greenlet"))
