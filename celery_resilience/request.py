@@ -55,6 +55,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if not _are_limits(self.time_limits):
             # Celery unpacks them later, where the error would end the worker.
             raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
+        if not _are_stamps(self._request_dict) or not _is_body(self._payload):
+            # A pool of threads would drop the error, and never let the message go.
+            raise _exceptions.InvalidTaskError("invalid stamps, arguments or embedded signatures")
         headers, info = self._message.headers, self._message.delivery_info
         if (headers and HEADER in headers) or (info and info.get("redelivered")):
             self._look_back()
@@ -306,6 +309,21 @@ def _are_limits(limits: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return all(each is None or isinstance(each, (int, float)) for each in (hard, soft))
+
+
+def _is_body(payload: Any) -> bool:
+    args, kwargs, embed = payload
+    return (
+        isinstance(args, (list, tuple))
+        and isinstance(kwargs, dict)
+        and isinstance(embed or {}, dict)
+    )
+
+
+def _are_stamps(told: Any) -> bool:
+    names = told.get("stamped_headers") or []
+    listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return listed and isinstance(told.get("stamps") or {}, dict)
 
 
 def _is_lost(exc: BaseException) -> bool:

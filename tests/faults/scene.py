@@ -282,7 +282,7 @@ class Scene:
     def lines(self, word: str) -> Iterator[list[str]]:
         """The lines of the record that begin with *word*, without it."""
         for line in self.client.lines():
-            first, *rest = line.split()
+            first, *rest = line.split() or [""]
             if first == word:
                 yield rest
 

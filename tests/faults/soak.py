@@ -65,7 +65,8 @@ class Soak:
         for _ in range(chance.randrange(1, 4)):
             kind = chance.random()
             if kind < 0.55:
-                scene.send("good", round(chance.uniform(0, 0.1), 3))
+                # It states no retries: a child that dies with it makes it a letter at once.
+                scene.send("good", round(chance.uniform(0, 0.1), 3), ends="result letter")
             elif kind < 0.85:
                 failures = chance.randrange(1, 4)
                 scene.send(
