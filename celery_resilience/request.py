@@ -27,6 +27,7 @@ from celery_resilience.decision import GiveUp, Reason, RetryLater
 from celery_resilience.envelope import HEADER, Envelope, seconds_until
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import History
+from celery_resilience.malformed import refuse_malformed
 from celery_resilience.outcome import Outcome, carried
 from celery_resilience.revocation import recall_revocation
 from celery_resilience.ruling import judge, judge_put_back
@@ -52,12 +53,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not _are_limits(self.time_limits):
-            # Celery unpacks them later, where the error would end the worker.
-            raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
-        if not _are_stamps(self._request_dict) or not _is_body(self._payload):
-            # A pool of threads would drop the error, and never let the message go.
-            raise _exceptions.InvalidTaskError("invalid stamps, arguments or embedded signatures")
+        refuse_malformed(self._request_dict, self._payload)
         headers, info = self._message.headers, self._message.delivery_info
         if (headers and HEADER in headers) or (info and info.get("redelivered")):
             self._look_back()
@@ -301,29 +297,6 @@ class ResilientRequest(Request):  # type: ignore[misc]
             let_go=let_go,
             acked=self.acknowledged,
         )
-
-
-def _are_limits(limits: Any) -> bool:
-    try:
-        hard, soft = limits
-    except (TypeError, ValueError):
-        return False
-    return all(each is None or isinstance(each, (int, float)) for each in (hard, soft))
-
-
-def _is_body(payload: Any) -> bool:
-    args, kwargs, embed = payload
-    return (
-        isinstance(args, (list, tuple))
-        and isinstance(kwargs, dict)
-        and isinstance(embed or {}, dict)
-    )
-
-
-def _are_stamps(told: Any) -> bool:
-    names = told.get("stamped_headers") or []
-    listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    return listed and isinstance(told.get("stamps") or {}, dict)
 
 
 def _is_lost(exc: BaseException) -> bool:

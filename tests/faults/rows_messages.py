@@ -107,8 +107,9 @@ def messages(scene: Scene) -> None:
 @row(
     "1-list",
     "bytes in the Redis list that are no message at all",
-    brokers=("redis",),
-    waits_for="a transport of ours that reads the list",
+    # On redis:// kombu reads the list: it loses them, and the worker dies.
+    brokers=("resilient-redis",),
+    ci=("resilient-redis/prefork",),
 )
 def garbage_in_the_list(scene: Scene) -> None:
     worker = scene.worker()

@@ -6,7 +6,7 @@ from typing import Any
 
 from kombu import Queue
 
-from tests.faults.row import EVERYWHERE, RABBITS, row
+from tests.faults.row import EVERYWHERE, RABBITS, REDIS, row
 from tests.faults.scene import Scene
 
 _POOLS = ("prefork", "threads", "gevent")
@@ -81,7 +81,7 @@ def _killed(scene: Scene, fsync: str = "", options: dict[str, Any] | None = None
 @row(
     "7-everysec",
     "Redis killed (-9) and restarted, appendfsync everysec",
-    brokers=("redis",),
+    brokers=REDIS,
     pools=EVERYWHERE,
     ci=("redis/prefork",),
     doubles=1,
@@ -94,7 +94,7 @@ def everysec(scene: Scene) -> None:
 @row(
     "7-always",
     "Redis killed (-9) and restarted, appendfsync always",
-    brokers=("redis",),
+    brokers=REDIS,
     pools=("prefork", "threads"),
     doubles=1,
     patience=90,
@@ -292,7 +292,7 @@ def denied(scene: Scene) -> None:
 @row(
     "13-type",
     "the dead-letter queue's key in Redis is no list",
-    brokers=("redis",),
+    brokers=REDIS,
     pools=("prefork", "threads"),
     ci=("redis/prefork",),
 )
@@ -308,7 +308,7 @@ def wrong_type(scene: Scene) -> None:
 @row(
     "13-memory",
     "Redis is out of memory (maxmemory, noeviction)",
-    brokers=("redis",),
+    brokers=REDIS,
     pools=("prefork", "threads"),
     ci=("redis/threads",),
 )

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults.row import RABBITS, row
+from tests.faults.row import RABBITS, REDIS, row
 from tests.faults.scene import Scene
-
-_IN_THE_BROKER = "retries that wait in the broker"
 
 
 @row(
     "10-visibility",
     "a delay longer than the Redis visibility timeout",
-    brokers=("redis",),
+    brokers=REDIS,
     pools=("prefork", "threads"),
     ci=("redis/prefork",),
-    waits_for=_IN_THE_BROKER,
-    waits_on=RABBITS,
 )
 def visibility(scene: Scene) -> None:
     options = {"visibility_timeout": 3, "unacked_restore_interval": 1,
@@ -34,8 +30,6 @@ def visibility(scene: Scene) -> None:
     brokers=RABBITS,
     pools=("prefork", "threads"),
     ci=("rabbitmq-quorum/prefork",),
-    waits_for=_IN_THE_BROKER,
-    waits_on=RABBITS,
     patience=90,
 )
 def consumer_timeout(scene: Scene) -> None:
@@ -72,7 +66,6 @@ def beside(scene: Scene) -> None:
     "rollback to stock workers while retries wait",
     pools=("prefork",),
     ci=("redis/prefork",),
-    waits_for="retries that wait in the broker, and the command that hands them back",
 )
 def rollback(scene: Scene) -> None:
     worker = scene.worker()
@@ -100,8 +93,6 @@ def release(scene: Scene) -> None:
     "16",
     "the clocks of two workers are 5 minutes apart",
     pools=("prefork", "threads"),
-    waits_for=_IN_THE_BROKER,
-    waits_on=RABBITS,
 )
 def clocks(scene: Scene) -> None:
     skewed = str(Path(__file__).parent / "skewed")
