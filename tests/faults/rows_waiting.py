@@ -70,15 +70,16 @@ def beside(scene: Scene) -> None:
 def rollback(scene: Scene) -> None:
     worker = scene.worker()
     for _ in range(10):
-        scene.send("later", 600.0, starts=2)
+        scene.send("later", 10.0, starts=2)
     scene.wait(lambda: len(list(scene.lines("start"))) == 10)
     worker.terminate()
-    release(scene)
+    if scene.on_redis:  # RabbitMQ moves them by itself
+        release(scene)
     scene.worker(stock="late")
 
 
 def release(scene: Scene) -> None:
-    """``retries release --all``: everything that waits goes back to its queue, due now."""
+    """``retries release --all``: everything that waits goes back to its queue, for any worker."""
     from celery.bin.base import CLIContext
     from click.testing import CliRunner
 
