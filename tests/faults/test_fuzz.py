@@ -156,12 +156,6 @@ def message(chance: random.Random, number: str) -> tuple[bytes, dict[str, Any]]:
     }
 
 
-@pytest.fixture(scope="session")
-def servers(request: pytest.FixtureRequest) -> Any:
-    with Servers(lambda: request.getfixturevalue("rabbitmq_session")) as made:
-        yield made
-
-
 @pytest.mark.parametrize(
     ("broker", "pool"), [("redis", "prefork"), ("redis", "solo"), ("rabbitmq-classic", "threads")]
 )
