@@ -77,7 +77,11 @@ def malformed(number: str) -> list[tuple[str, bytes, dict[str, Any]]]:
     "1",
     "messages that are no tasks, among good ones",
     pools=EVERYWHERE,
-    ci=("redis/prefork", "redis/solo", "rabbitmq-classic/threads", "rabbitmq-quorum/gevent"),
+    ci=(
+        "redis/prefork",
+        "redis/solo",
+        "rabbitmq-quorum/gevent",
+    ),
 )
 def messages(scene: Scene) -> None:
     worker = scene.worker()

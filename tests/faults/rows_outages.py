@@ -38,10 +38,10 @@ def _unreachable(scene: Scene, name: str, ends: str, starts: int) -> None:
     "7-retry",
     "broker unreachable at the re-enqueue, for 5 s (60 s with --full)",
     pools=_POOLS,
-    ci=("redis/prefork", "rabbitmq-quorum/prefork"),
     doubles=1,
     forks=True,
     patience=90,
+    ci=("redis/prefork",),
 )
 def at_the_retry(scene: Scene) -> None:
     _unreachable(scene, "gated_once", "result", 2)
@@ -51,10 +51,10 @@ def at_the_retry(scene: Scene) -> None:
     "7-letter",
     "broker unreachable at the dead-lettering, for 5 s (60 s with --full)",
     pools=_POOLS,
-    ci=("redis/threads", "rabbitmq-classic/prefork"),
     doubles=1,
     forks=True,
     patience=90,
+    ci=("redis/threads",),
 )
 def at_the_letter(scene: Scene) -> None:
     _unreachable(scene, "gated", "letter", 1)
@@ -83,9 +83,9 @@ def _killed(scene: Scene, fsync: str = "", options: dict[str, Any] | None = None
     "Redis killed (-9) and restarted, appendfsync everysec",
     brokers=REDIS,
     pools=EVERYWHERE,
-    ci=("redis/prefork",),
     doubles=1,
     patience=90,
+    ci=("resilient-redis/prefork",),
 )
 def everysec(scene: Scene) -> None:
     _killed(scene, "everysec")
@@ -121,7 +121,6 @@ def rabbitmq(scene: Scene) -> None:
     "7-confirms",
     "RabbitMQ killed (-9) and restarted, with the app's own confirms",
     brokers=RABBITS,
-    ci=("rabbitmq-classic/prefork",),
     doubles=1,
     forks=True,
     patience=120,
@@ -145,8 +144,8 @@ def _without_results(scene: Scene) -> None:
     "8-down",
     "result store down",
     pools=EVERYWHERE,
-    ci=("redis/prefork", "rabbitmq-quorum/threads"),
     patience=120,
+    ci=("redis/prefork",),
 )
 def results_down(scene: Scene) -> None:
     scene.worker()
@@ -184,8 +183,8 @@ def results_refuse(scene: Scene) -> None:
     "8-chain",
     "the chain's next task cannot be published after the success; then a replay",
     pools=("prefork", "threads"),
-    ci=("redis/prefork", "rabbitmq-quorum/prefork"),
     patience=120,
+    ci=("redis/prefork",),
 )
 def chain_unpublished(scene: Scene) -> None:
     from celery import chain

@@ -29,7 +29,6 @@ def visibility(scene: Scene) -> None:
     "a delay longer than RabbitMQ's consumer_timeout",
     brokers=RABBITS,
     pools=("prefork", "threads"),
-    ci=("rabbitmq-quorum/prefork",),
     patience=90,
 )
 def consumer_timeout(scene: Scene) -> None:
@@ -51,7 +50,7 @@ def consumer_timeout(scene: Scene) -> None:
     "15-beside",
     "a stock worker and ours on one queue",
     pools=("prefork", "threads"),
-    ci=("redis/prefork", "rabbitmq-classic/prefork"),
+    ci=("rabbitmq-classic/prefork",),
 )
 def beside(scene: Scene) -> None:
     scene.worker()
