@@ -111,6 +111,8 @@ def rejected(scene: Scene) -> None:
 )
 def requeued(scene: Scene) -> None:
     scene.worker()
-    scene.send("rejects", True, ends="letter", starts=20, reasons="rejected")
+    # Its policy's deadline ends it, after a day by default; until then its turns come ever later.
+    number = scene.send("rejects", True, ends="waiting letter", starts=20, reasons="rejected")
     for _ in range(5):
         scene.send("good")
+    scene.wait(lambda: scene.started(number) >= 3, scene.patience, message="its third turn")
