@@ -14,11 +14,12 @@ CELERIES = 5.5 5.6 5.7
 PYTHONS = 3.10 3.11 3.12 3.13
 CELLS ?= $(foreach celery,$(CELERIES),$(foreach python,$(PYTHONS),$(celery)-$(python)))
 
-.PHONY: help setup demo test lint format matrix clean
+.PHONY: help setup demo test lint format faults soak matrix clean
 
 help:
 	@echo "make demo    watch tasks fail, retry, die and be replayed, in under a minute"
 	@echo "make test    run the tests; no server is needed, the missing ones are skipped"
+	@echo "make faults  kill what can die, and count every task; make soak: at random, for minutes"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff put the code in order"
 	@echo "make matrix  the tests on Celery $(CELERIES) and whichever Python $(PYTHONS) is there"
@@ -32,6 +33,14 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	@$(BIN)/python $(PYTEST)
+
+# One row, one broker: make faults ARGS="--row 2 --broker redis".
+faults: $(VENV)/.dev
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+# make soak ARGS="--minutes 1 --seed 7 --broker rabbitmq-quorum"
+soak: $(VENV)/.dev
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import base64
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -131,17 +132,17 @@ class Envelope:
     @classmethod
     def from_wire(cls, raw: Mapping[str, Any], queue: str) -> Envelope:
         """The envelope of a kombu virtual transport's payload, as it lies in the broker."""
-        properties = raw.get("properties") or {}
+        properties = _mapping(raw.get("properties"))
         body = encoded(raw.get("body"))
         if properties.get("body_encoding") == "base64":
-            body = base64.b64decode(body)
-        info = properties.get("delivery_info") or {}
-        headers = raw.get("headers")
+            with suppress(ValueError):  # no base64 after all: it stays what it is
+                body = base64.b64decode(body)
+        info = _mapping(properties.get("delivery_info"))
         return cls(
             body=body,
             content_type=raw.get("content-type"),
             content_encoding=raw.get("content-encoding"),
-            headers=_without(headers, _BROKERS_OWN) if isinstance(headers, Mapping) else {},
+            headers=_without(_mapping(raw.get("headers")), _BROKERS_OWN),
             properties=_without(properties, _NOT_PROPERTIES),
             queue=queue,
             exchange=str(info.get("exchange") or ""),
@@ -307,6 +308,11 @@ def seconds_until(moment: Any, now: float | None = None, zone: Any = None) -> fl
         return float(aware.timestamp() - (time.time() if now is None else now))
     except Exception:
         return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """*value*, or an empty one in place of what somebody else has put there."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:

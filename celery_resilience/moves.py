@@ -59,6 +59,8 @@ class Moves:
         self._posted: deque[Callable[[], None]] = deque()
         self._wake: tuple[int, int] | None = None
         self._lock = threading.RLock()
+        #: What has been logged of moves that fail.
+        self._said: set[str] = set()
 
     # The worker's connection and loop
 
@@ -152,6 +154,8 @@ class Moves:
         if problem is None:
             if move.tries > 1:
                 logger.warning("%s: settled at try %d", move.subject, move.tries)
+                if not any(other.waiting for other in self._moves.values()):
+                    self._said.clear()
             move.received.let_go()
         elif isinstance(problem, NotOurs):
             logger.warning("%s: not settled: %s", move.subject, problem)
@@ -162,11 +166,16 @@ class Moves:
 
     def _again(self, move: Move, problem: BaseException) -> None:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(move.tries - 1, 10))
+        said = f"{type(problem).__name__}: {problem}"
+        # Of a full queue or a broker that is away every message says the same.
         logger.log(
-            logging.ERROR if move.tries == 1 else logging.DEBUG,
-            "%s: could not be settled (%s: %s); the settlement is repeated until it works",
-            move.subject, type(problem).__name__, problem,
+            logging.DEBUG if said in self._said else logging.ERROR,
+            "%s: could not be settled (%s); it is kept, and the settlement repeated until it works",
+            move.subject, said,
         )  # fmt: skip
+        if len(self._said) > 100:  # whoever puts an id into his words
+            self._said.clear()
+        self._said.add(said)
         self._moves[move.number], move.waiting = move, True
         if self.looping:
             self._consumer.timer.call_after(pause, self._repeat, (move,))

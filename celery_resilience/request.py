@@ -26,6 +26,7 @@ from celery_resilience.decision import GiveUp, Reason, RetryLater
 from celery_resilience.envelope import HEADER, Envelope, seconds_until
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import History
+from celery_resilience.malformed import refuse_malformed
 from celery_resilience.origin import queue_of
 from celery_resilience.outcome import Outcome, carried
 from celery_resilience.revocation import recall_revocation
@@ -52,9 +53,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not _are_limits(self.time_limits):
-            # Celery unpacks them later, where the error would end the worker.
-            raise _exceptions.InvalidTaskError(f"invalid timelimit value {self.time_limits!r}")
+        refuse_malformed(self._request_dict, self._payload)
         headers, info = self._message.headers, self._message.delivery_info
         if (headers and HEADER in headers) or (info and info.get("redelivered")):
             self._look_back()
@@ -298,14 +297,6 @@ class ResilientRequest(Request):  # type: ignore[misc]
             let_go=let_go,
             acked=self.acknowledged,
         )
-
-
-def _are_limits(limits: Any) -> bool:
-    try:
-        hard, soft = limits
-    except (TypeError, ValueError):
-        return False
-    return all(each is None or isinstance(each, (int, float)) for each in (hard, soft))
 
 
 def _is_lost(exc: BaseException) -> bool:

@@ -35,6 +35,8 @@ from celery_resilience.flags import _flags
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 from celery_resilience.settings import PREFIX, Settings
+from tests.faults.__main__ import words as faults_words
+from tests.faults.soak import words as soak_words
 from tests.worker import Broker
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +246,8 @@ def test_every_documented_setting_and_option_exists(page: Path) -> None:
     groups: list[Any] = [dlq, resilience, retries]
     params = [p for group in groups for c in group.commands.values() for p in c.params]
     options = {name for p in (*params, *dlq.params, *worker.params, *_flags()) for name in p.opts}
+    for parser in (faults_words(), soak_words()):
+        options |= {name for action in parser._actions for name in action.option_strings}
     elsewhere = {"--help", "--rm", "--check", "--extra"}
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert mentioned - options <= elsewhere

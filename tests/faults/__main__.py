@@ -35,7 +35,8 @@ def line(cell: Cell, count: Count | None, said: str) -> str:
     return f"{cell.row.name:<14} {cell.broker:<16} {cell.pool:<8} {numbers}  {said}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def words() -> argparse.ArgumentParser:
+    """What may be typed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--row", action="append", default=[], help="2, or 2-segfault")
     parser.add_argument("--broker", action="append", default=[], choices=[*ALL])
@@ -52,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ci", action="store_true", help="only the cells that CI plays")
     parser.add_argument("--list", action="store_true", help="name the rows and play none")
     parser.add_argument("--logs", type=Path, help="keep the workers' logs in this directory")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Play the rows that are asked for; 1 if one of them broke its promise."""
+    options = words().parse_args(argv)
     chosen = list(cells(options.row, options.broker, options.pool))
     if options.ci:
         chosen = [cell for cell in chosen if f"{cell.broker}/{cell.pool}" in cell.row.ci]

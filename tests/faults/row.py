@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
-__all__ = ["ALL", "EVERYWHERE", "RABBITS", "Cell", "Row", "cells", "row", "rows"]
+__all__ = ["ALL", "EVERYWHERE", "RABBITS", "REDIS", "Cell", "Row", "cells", "row", "rows"]
 
 RABBITS = ("rabbitmq-classic", "rabbitmq-quorum")
-ALL = ("redis", *RABBITS)
+#: Stock kombu's transport with our worker, and our own.
+REDIS = ("redis", "resilient-redis")
+ALL = (*REDIS, *RABBITS)
 #: Every pool that Celery has, but for those that nobody maintains.
 EVERYWHERE = ("prefork", "threads", "solo", "gevent")
 

@@ -23,7 +23,7 @@ def _member(scene: Scene, name: str, *args: Any, **expected: Any) -> Any:
     "14-chain",
     "a member of a chain dies; after a replay the chain goes on",
     pools=("prefork", "threads"),
-    ci=("redis/prefork", "rabbitmq-classic/threads"),
+    ci=("redis/prefork",),
 )
 def in_a_chain(scene: Scene) -> None:
     gate = scene.directory / "gate"
@@ -62,7 +62,6 @@ def replay_one(scene: Scene, number: str) -> None:
 @row(
     "14-group",
     "a member of a group dies",
-    ci=("redis/prefork",),
 )
 def in_a_group(scene: Scene) -> None:
     scene.worker()
@@ -75,7 +74,7 @@ def in_a_group(scene: Scene) -> None:
     "14-chord",
     "a member of a chord dies: its body's error callback is called, as Celery does it",
     pools=("prefork", "threads"),
-    ci=("redis/prefork", "rabbitmq-quorum/prefork"),
+    ci=("redis/prefork",),
 )
 def in_a_chord(scene: Scene) -> None:
     scene.worker()

@@ -24,7 +24,7 @@ def killed(scene: Scene) -> None:
     _one_among_many(scene, "kill")
 
 
-@row("2-segfault", "pool child segfaults: one poison task among 200 good", ci=("redis/prefork",))
+@row("2-segfault", "pool child segfaults: one poison task among 200 good")
 def segfault(scene: Scene) -> None:
     _one_among_many(scene, "segfault")
 
@@ -64,7 +64,6 @@ def done_already(scene: Scene) -> None:
     "3",
     "a task kills the whole worker, which a supervisor restarts",
     pools=("prefork", "threads", "solo"),
-    ci=("redis/prefork",),
     patience=240,
     window=True,
 )
@@ -93,9 +92,12 @@ def _held(scene: Scene) -> None:
     "4-restart",
     "whole worker killed (-9), and started again",
     pools=EVERYWHERE,
-    ci=("rabbitmq-classic/prefork", "rabbitmq-quorum/threads"),
     doubles=1,
     window=True,
+    ci=(
+        "resilient-redis/prefork",
+        "rabbitmq-classic/prefork",
+    ),
 )
 def restarted(scene: Scene) -> None:
     _held(scene)
@@ -109,7 +111,6 @@ def restarted(scene: Scene) -> None:
     "4-second",
     "whole worker killed (-9), a second one alive",
     pools=("prefork", "threads"),
-    ci=("rabbitmq-classic/prefork",),
     doubles=1,
     window=True,
 )
@@ -127,7 +128,6 @@ def second_worker(scene: Scene) -> None:
 @row(
     "4-main",
     "the worker's main process alone killed (-9), its children notice",
-    ci=("rabbitmq-quorum/prefork",),
     doubles=1,
     window=True,
 )

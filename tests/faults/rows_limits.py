@@ -13,7 +13,10 @@ from tests.faults.scene import Scene, alive
     "5-hard",
     "hard time limit",
     pools=("prefork", "gevent"),
-    ci=("redis/prefork", "rabbitmq-quorum/prefork", "redis/gevent"),
+    ci=(
+        "redis/prefork",
+        "redis/gevent",
+    ),
 )
 def hard(scene: Scene) -> None:
     scene.worker()
@@ -23,7 +26,11 @@ def hard(scene: Scene) -> None:
     _told_once(scene)
 
 
-@row("5-soft", "soft time limit", ci=("redis/prefork", "rabbitmq-classic/prefork"))
+@row(
+    "5-soft",
+    "soft time limit",
+    ci=("rabbitmq-classic/prefork",),
+)
 def soft(scene: Scene) -> None:
     scene.worker()
     hooked = [
@@ -50,8 +57,12 @@ def _told_once(scene: Scene) -> None:
     "6",
     "MemoryError, SystemExit, what cannot be pickled, shown or counted",
     pools=EVERYWHERE,
-    ci=("redis/prefork", "redis/solo", "rabbitmq-classic/gevent", "rabbitmq-quorum/threads"),
     patience=90,
+    ci=(
+        "redis/prefork",
+        "redis/solo",
+        "rabbitmq-quorum/threads",
+    ),
 )
 def exotic(scene: Scene) -> None:
     worker = scene.worker()

@@ -48,7 +48,10 @@ def _lie_or_done(scene: Scene) -> bool:
     "9-warm",
     "warm shutdown (SIGTERM) in the middle of retries",
     pools=EVERYWHERE,
-    ci=("redis/prefork", "rabbitmq-quorum/prefork", "redis/gevent"),
+    ci=(
+        "redis/gevent",
+        "rabbitmq-quorum/prefork",
+    ),
 )
 def warm(scene: Scene) -> None:
     _in_the_middle(scene, [signal.SIGTERM])
@@ -63,8 +66,8 @@ def soft(scene: Scene) -> None:
     "9-cold",
     "cold shutdown (SIGQUIT) in the middle of retries",
     pools=_POOLS,
-    ci=("redis/prefork", "rabbitmq-classic/prefork"),
     doubles=1,
+    ci=("redis/prefork",),
 )
 def cold(scene: Scene) -> None:
     _in_the_middle(scene, [signal.SIGQUIT])
@@ -79,7 +82,6 @@ def twice(scene: Scene) -> None:
     "9-impatient",
     "SIGTERM, then SIGQUIT, in the middle of retries",
     pools=_POOLS,
-    ci=("redis/prefork",),
     doubles=1,
 )
 def impatient(scene: Scene) -> None:

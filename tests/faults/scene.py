@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,9 @@ class Scene:
                 redis_url,
             )  # fmt: skip
 
-        self._theirs = broker(self.door.port, self.results_door.port)
+        self._theirs = theirs = broker(self.door.port, self.results_door.port)
+        if self.cell.broker == "resilient-redis":
+            self._theirs = replace(theirs, broker_url=f"resilient-{theirs.broker_url}")
         self.client = Client(broker(port, results.port), self.directory / "record")
         self._stack.callback(self.client.close)
         self.client.app.conf.update(
@@ -215,8 +217,12 @@ class Scene:
         options["BROKER_OPTIONS"] = json.dumps(broker_options or {})
         if stock:  # it would refuse our flags
             arguments = [word for word in arguments if "dead-letter" not in word]
+        broker = self._theirs
+        if stock:
+            url = broker.broker_url.removeprefix("resilient-")
+            broker = replace(broker, broker_url=url)
         worker = Worker(
-            APP, self._theirs, pool=pool or self.cell.pool, concurrency=concurrency,
+            APP, broker, pool=pool or self.cell.pool, concurrency=concurrency,
             arguments=arguments, env=options,
             log=self.directory / f"worker-{len(self.workers) + 1}.log",
         )  # fmt: skip
@@ -282,7 +288,7 @@ class Scene:
     def lines(self, word: str) -> Iterator[list[str]]:
         """The lines of the record that begin with *word*, without it."""
         for line in self.client.lines():
-            first, *rest = line.split()
+            first, *rest = line.split() or [""]
             if first == word:
                 yield rest
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,6 @@ from tests.faults.row import Cell, cells
 from tests.faults.scene import Servers, play
 
 CELLS = [cell for cell in cells() if f"{cell.broker}/{cell.pool}" in cell.row.ci]
-
-
-@pytest.fixture(scope="session")
-def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
-    """Two Redis of the session's own, and the session's RabbitMQ."""
-    with Servers(lambda: request.getfixturevalue("rabbitmq_session")) as made:
-        yield made
 
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if c.row.expected(c)], ids=str)
