@@ -48,10 +48,7 @@ def _lie_or_done(scene: Scene) -> bool:
     "9-warm",
     "warm shutdown (SIGTERM) in the middle of retries",
     pools=EVERYWHERE,
-    ci=(
-        "redis/gevent",
-        "rabbitmq-quorum/prefork",
-    ),
+    ci=("redis/gevent",),
 )
 def warm(scene: Scene) -> None:
     _in_the_middle(scene, [signal.SIGTERM])
