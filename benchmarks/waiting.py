@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from plot import draw  # noqa: E402
-from side import Row  # noqa: E402
+from side import Row, say  # noqa: E402
 from waiting_broker import broker  # noqa: E402
 from waiting_herd import herd  # noqa: E402
 from waiting_late import late  # noqa: E402
@@ -52,7 +52,17 @@ def main() -> None:
     options = parser.parse_args()
     options.steps = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n <= options.most]
     names = list(SECTIONS) if options.section == "all" else [options.section]
-    rows = [row for name in names for row in SECTIONS[name](options)]
+    rows, broken = [], False
+    for name in names:
+        try:
+            for row in SECTIONS[name](options):
+                rows.append(row)
+        except SystemExit as exc:  # the figures of the others are still to be seen
+            say(f"{name} has ended: {exc}")
+            broken = True
+        except KeyboardInterrupt:
+            broken = True
+            break
     if options.section == "all" or options.plot is not None:
         path = options.plot or HERE.parent / "docs" / "waiting.svg"
         path.write_text(draw(rows))
@@ -60,7 +70,7 @@ def main() -> None:
         print(json.dumps([{**row._asdict(), "holds": row.holds} for row in rows], indent=2))
     else:
         show(rows)
-    sys.exit(any(row.holds is False for row in rows))
+    sys.exit(broken or any(row.holds is False for row in rows))
 
 
 def show(rows: list[Row]) -> None:
