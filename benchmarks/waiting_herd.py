@@ -41,12 +41,12 @@ def written(side: Side, number: int) -> Iterator[float]:
     """The delay of each retry, as Redis is told it."""
     seen: list[float] = []
     ready, enough = threading.Event(), threading.Event()
+    side.start()  # it answers before the herd stands in front of its first probe
     watcher = threading.Thread(target=watch, args=(side, number, seen, ready, enough), daemon=True)
     watcher.start()
     ready.wait(10)
     for _ in range(number):
         side.send("herd")
-    side.start()
     if not enough.wait(600):
         raise SystemExit(f"herd {side.side}: only {len(seen)} of {number} have failed")
     side.stop()

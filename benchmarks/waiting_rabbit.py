@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import random
+import threading
+import time
 from collections.abc import Iterator
 
 from side import Row, Side, percentile, say
 
 #: Delays of real backoffs: the first levels are what most retries see.
 _SHORTEST, _LONGEST = 1.0, 12.0
+#: So many tasks a second: what comes back is not to stand behind those that have yet to fail.
+_RATE = 50
 
 
 def rabbit(options: argparse.Namespace) -> Iterator[Row]:
@@ -34,8 +38,7 @@ def lateness(url: str, queue_type: str, number: int) -> Iterator[Row]:
     times: list[float] = []
     with Side("ours", url=url, queue_type=queue_type) as side:
         side.start()
-        for n in range(number):
-            side.send("late", n, random.uniform(_SHORTEST, _LONGEST))
+        threading.Thread(target=send, args=(side, number), daemon=True).start()
         while len(times) < number:
             kind, task, at, *delay = side.hear()
             if kind == "failed":
@@ -49,3 +52,9 @@ def lateness(url: str, queue_type: str, number: int) -> Iterator[Row]:
         yield Row("rabbit", "ours", f"late, {queue_type} p{p}", number, value, "ms", most)
     early = sum(seconds < 0 for seconds in times)
     yield Row("rabbit", "ours", f"late, {queue_type}: early", number, early, "tasks", 0)
+
+
+def send(side: Side, number: int) -> None:
+    for n in range(number):
+        side.send("late", n, random.uniform(_SHORTEST, _LONGEST))
+        time.sleep(1 / _RATE)
