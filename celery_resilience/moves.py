@@ -19,6 +19,7 @@ from typing import Any
 from celery import bootsteps
 
 from celery_resilience.brokers import Broker, Done, NotOurs, Received, Unroutable
+from celery_resilience.pause import Pause, how_to_mend
 
 __all__ = ["Move", "Moves"]
 
@@ -41,6 +42,8 @@ class Move:
     subject: str
     #: What to do when the queue that a retry belongs to has gone.
     unroutable: Callable[[], None] | None = None
+    #: It writes a dead letter: while that fails, no more messages are taken.
+    is_letter: bool = False
     tries: int = 0
     #: It has failed and waits for its next try: whoever begins it first is the only one.
     waiting: bool = False
@@ -61,6 +64,7 @@ class Moves:
         self._lock = threading.RLock()
         #: What has been logged of moves that fail.
         self._said: set[str] = set()
+        self._pause = Pause(consumer)
 
     # The worker's connection and loop
 
@@ -70,6 +74,9 @@ class Moves:
         self._thread = threading.get_ident()
         if old is not None:
             old.close()
+        self._pause.forget()
+        for move in list(self._moves.values()):
+            self._repeat(move)
 
     def watch(self, hub: Any) -> None:
         """Let *hub*, the worker's event loop, run what other threads post."""
@@ -151,6 +158,8 @@ class Moves:
     def _over(self, move: Move, problem: BaseException | None) -> None:
         if self._moves.pop(move.number, None) is None:
             return
+        if move.is_letter and not any(m.waiting and m.is_letter for m in self._moves.values()):
+            self._pause.end()
         if problem is None:
             if move.tries > 1:
                 logger.warning("%s: settled at try %d", move.subject, move.tries)
@@ -167,16 +176,20 @@ class Moves:
     def _again(self, move: Move, problem: BaseException) -> None:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(move.tries - 1, 10))
         said = f"{type(problem).__name__}: {problem}"
+        mend = how_to_mend(problem)
         # Of a full queue or a broker that is away every message says the same.
         logger.log(
             logging.DEBUG if said in self._said else logging.ERROR,
-            "%s: could not be settled (%s); it is kept, and the settlement repeated until it works",
-            move.subject, said,
+            "%s: could not be settled (%s); it is kept, and the settlement repeated until it "
+            "works%s",
+            move.subject, said, f". To mend it: {mend}" if mend else "",
         )  # fmt: skip
         if len(self._said) > 100:  # whoever puts an id into his words
             self._said.clear()
         self._said.add(said)
         self._moves[move.number], move.waiting = move, True
+        if move.is_letter and self.looping:
+            self._pause.begin()
         if self.looping:
             self._consumer.timer.call_after(pause, self._repeat, (move,))
 

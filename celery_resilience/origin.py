@@ -6,14 +6,21 @@ from typing import Any
 
 from celery_resilience.envelope import DUE, QUEUE
 
-__all__ = ["name_the_queue", "queue_of", "readdress", "remember_tags"]
+__all__ = ["keep_tags", "name_the_queue", "queue_of", "readdress", "remember_tags"]
 
-_TAGS = "_resilience_tags"
+_TAGS, _KEPT = "_resilience_tags", "_resilience_kept_tags"
 
 
 def remember_tags(app: Any, tags: Any) -> None:
     """Let :func:`queue_of` know the consumer *tags* of the worker that runs *app*, by queue."""
     app.__dict__[_TAGS] = tags
+    app.__dict__[_KEPT] = {}
+
+
+def keep_tags(app: Any) -> None:
+    """Know the tags of now also when their consumer has been cancelled."""
+    tags = app.__dict__.get(_TAGS, {})
+    app.__dict__.setdefault(_KEPT, {}).update({tag: queue for queue, tag in tags.items()})
 
 
 def queue_of(message: Any, app: Any) -> str:
@@ -26,7 +33,8 @@ def queue_of(message: Any, app: Any) -> str:
     for queue, active in app.__dict__.get(_TAGS, {}).items():
         if active == tag:
             return str(queue)
-    return str(info.get("routing_key") or "")
+    kept = app.__dict__.get(_KEPT, {}).get(tag)
+    return str(kept or info.get("routing_key") or "")
 
 
 def readdress(message: Any, app: Any) -> None:

@@ -169,7 +169,7 @@ class Settler:
         def begin(done: Done) -> None:
             self.moves.broker.bury(received, copy, queue, arguments, done)
 
-        self.moves.start(Move(received, begin, subject))
+        self.moves.start(Move(received, begin, subject, is_letter=True))
 
 
 def _again(envelope: Envelope, history: History, decision: RetryLater) -> Envelope:

@@ -1,0 +1,62 @@
+"""Dead letters can't be written for a while: decisions are kept, and nothing more is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+from kombu import Queue
+
+from celery_resilience.pause import how_to_mend
+from tests.client import Client
+from tests.servers import eventually
+from tests.worker import Broker, Worker
+
+SHOP = "tests.apps.shop"
+StartWorker = Callable[..., Worker]
+
+
+def block(client: Client, broker: Broker) -> Callable[[], object]:
+    """Make the dead-letter queue unwritable; what mends it."""
+    if broker.name == "redis":
+        db = redis.Redis.from_url(broker.redis_url)
+        db.set("dead_letter", "no list")
+        return lambda: db.delete("dead_letter")
+    connection = client.app.connection_for_write()
+    channel = connection.default_channel
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    Queue("dead_letter", queue_arguments=full).bind(channel).queue_declare()
+    client.put("dead_letter", b"it is full")
+    return lambda: channel.queue_purge("dead_letter")
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_nothing_is_taken_until_dead_letters_can_be_written(
+    broker: Broker, pool: str, client: Client, start_worker: StartWorker
+) -> None:
+    """It says so once, and how to mend it; then it goes on by itself, and no body runs twice."""
+    mend = block(client, broker)
+    worker = start_worker(SHOP, broker, pool=pool, env=client.env)
+    client.send("refused", "refused")
+    eventually(lambda: "no more messages are taken" in worker.log())
+    good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
+    eventually(lambda: client.count("shop") == 5)
+    client.app.control.ping(timeout=1)  # it has had time to take one, and its loop is alive
+    assert client.count("shop") == 5
+    mend()
+    for result in good:
+        assert client.value(result, timeout=60)
+    eventually(lambda: len(client.letters()) == 1)
+    assert client.executions() == {"refused": 1, **{f"good-{n}": 1 for n in range(5)}}
+    log = worker.log()
+    assert log.count("could not be settled") == 1
+    assert "To mend it: " in log
+    assert "messages are taken again" in log
+
+
+def test_advice_is_for_what_the_broker_says() -> None:
+    assert "configure and write" in how_to_mend(RuntimeError("(403) ACCESS_REFUSED - queue"))
+    assert "maxmemory" in how_to_mend(RuntimeError("OOM command not allowed"))
+    assert how_to_mend(ConnectionError("refused")) == ""
