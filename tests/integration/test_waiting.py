@@ -12,6 +12,7 @@ from celery_resilience.brokers import NotOurs
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.redis import RedisBroker
 from celery_resilience.envelope import HEADER
+from celery_resilience.history import History
 from celery_resilience.settings import Settings
 from tests.integration.test_brokers import Result, Rig, let_go, rig
 from tests.servers import eventually
@@ -179,3 +180,25 @@ def test_countdown_is_what_the_setting_says(rig: Rig, db: redis.Redis) -> None:
     hold(rig, 60)
     assert db.exists(LISTS) == 0
     assert rig.receive().envelope.fields()["eta"] is not None
+
+
+def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None:
+    """Key names and payload as they were in 0.1: what waits there survives an upgrade."""
+    payload = (
+        '{"body": "W1tdLCB7fSwge31d", "content-type": "application/json", "content-encoding": '
+        '"utf-8", "headers": {"task": "t", "id": "1", "retries": 1, "eta": null, '
+        '"celery_resilience": "{\\"v\\":1,\\"first\\":1.0,\\"count\\":1,\\"attempts\\":[],'
+        '\\"losses\\":0,\\"lineage\\":[]}"}, "properties": {"correlation_id": "1", '
+        '"body_encoding": "base64", "delivery_tag": "x", "delivery_info": {"exchange": "", '
+        '"routing_key": "work"}}}'
+    )
+    db.zadd("celery_resilience:waiting:work", {payload: 1.0})
+    db.zadd("celery_resilience:waiting", {"work": 1.0})
+    assert waiting(rig).move_due("w").moved == 1
+    received = rig.receive()
+    assert received.envelope.fields()["retries"] == 1
+    assert History.loads(received.envelope.headers[HEADER]).count == 1
+    db.hset("celery_resilience:held:dead", "tag", f"work\n{payload}")
+    assert isinstance(rig.moves, RedisBroker)
+    assert rig.moves.leases.give_back("dead") == 1
+    assert db.llen("work") == 1
