@@ -73,6 +73,7 @@ def _flags() -> list[Any]:
             "--hold-retries",
             "Let retries wait in the broker, where it can hold them, or in a worker, as Celery's "
             "countdown.",
+            metavar="auto|worker",
             type=click.Choice(["auto", "worker"]),
         ),
         _flag(
