@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import exceptions as _exceptions
@@ -43,11 +43,12 @@ class _Again:
         return self  # not from in here: a long series of retries is a loop, not a recursion
 
 
-@dataclass
 class _Eager(Running):
     """An attempt under way in the caller's own thread."""
 
-    history: History = field(default_factory=History)
+    def __init__(self, at: float, history: History) -> None:
+        super().__init__(at)
+        self.history = history
 
     def history_of(self, req: Any) -> History:
         return self.history
@@ -60,7 +61,7 @@ def apply(task: ResilientTask, once: Callable[[int | None], Any], retries: int |
     _judge_its_failures(task)
     history = History()
     while True:
-        token = running.set(_Eager(time.time(), history=history))
+        token = running.set(_Eager(time.time(), history))
         try:
             result = once(retries)
         finally:

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -49,12 +49,11 @@ logger = logging.getLogger("celery_resilience")
 _random = random.SystemRandom()
 
 
-@dataclass
 class Running:
     """The attempt that is under way in this thread or greenlet."""
 
-    #: When it began, in seconds since the epoch.
-    at: float
+    # Every task makes one: what is None until something fails is the class's.
+
     #: What was decided about it; the first decision stands.
     outcome: Outcome | None = None
     #: A retry that the body asked for and that has not been published.
@@ -72,6 +71,10 @@ class Running:
     stored: Callable[[], tuple[dict[str, Any], ...]] | None = None
     #: The id of the task whose context that is.
     task_id: str | None = None
+
+    def __init__(self, at: float) -> None:
+        #: When it began, in seconds since the epoch.
+        self.at = at
 
     def history_of(self, req: Any) -> History:
         """The attempts before this one, by the message that *req* was made of."""

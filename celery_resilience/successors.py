@@ -61,7 +61,9 @@ def unpublished(exc: BaseException, req: Any) -> Succeeded | None:
 
 def succeeded_before(request: Mapping[str, Any] | None) -> Succeeded | None:
     """What an earlier life of this message has come to; None: its body is to be run."""
-    text = (request or {}).get(HEADER) or ((request or {}).get("headers") or {}).get(HEADER)
+    text = request.get(HEADER) if request else None
+    if request and text is None and (nested := request.get("headers")):
+        text = nested.get(HEADER)
     if not isinstance(text, str) or '"succeeded"' not in text:
         return None
     before = History.loads(text).succeeded

@@ -92,14 +92,14 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
             result = _escaped(task, args, kwargs, request, exc)
         finally:
             running.reset(token)
+        if not isinstance(result[0], ExceptionInfo):
+            return result
         einfo, info, *rest = result
-        if isinstance(einfo, ExceptionInfo):
-            if attempt.outcome is not None:
-                carry(einfo, attempt.outcome)
-            if info is None:  # Celery would take it for a success
-                info = ResilientTraceInfo(states.FAILURE, einfo.exception)
-            return trace.trace_ok_t(einfo, info, *rest)
-        return result
+        if attempt.outcome is not None:
+            carry(einfo, attempt.outcome)
+        if info is None:  # Celery would take it for a success
+            info = ResilientTraceInfo(states.FAILURE, einfo.exception)
+        return trace.trace_ok_t(einfo, info, *rest)
 
     return trace_task
 

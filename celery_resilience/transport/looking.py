@@ -93,8 +93,12 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def _room(self) -> int:
         """How many messages may be taken."""
+        if not self.qos.can_consume():
+            return 0
         room = self.qos.can_consume_max_estimate()
-        if room is None:  # no limit: a loop takes many, a plain consumer one after the other
+        if "can_consume" in vars(self.qos):
+            room = 1  # worker_disable_prefetch has a say: it counts what was delivered
+        elif room is None:  # no limit: a loop takes many, a plain consumer one after the other
             room = _MESSAGES if self.connection.cycle.loop is not None else 1
         return max(0, min(int(room) - len(self._taken), _MESSAGES))
 

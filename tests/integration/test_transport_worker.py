@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 import redis.sentinel
+from celery import VERSION
 
 from celery_resilience.decision import Reason
 from celery_resilience.embedded import EmbeddedServer, leashed
@@ -67,6 +68,23 @@ def test_remote_control(
     assert (client.executions()["revoked"], client.executions()["left"]) == (0, 0)
     assert client.count("other") == 1
     assert worker.terminate() == 0
+
+
+@resilient
+@pytest.mark.skipif(VERSION < (5, 6), reason="worker_disable_prefetch came with Celery 5.6")
+def test_a_worker_without_prefetch_leaves_what_it_cannot_run(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    start_worker(SHOP, broker, concurrency=2, env=client.env, arguments=["--disable-prefetch"])
+    gate = client.record.with_name("gate")
+    held = [client.send("waits", f"w-{n}", str(gate)) for n in range(2)]
+    eventually(lambda: len(client.executions()) == 2)
+    results = [client.send("flaky", f"flaky-{n}", 0) for n in range(6)]
+    client.app.control.ping(timeout=1)  # it has had time to take more, and its loop is alive
+    assert client.count("shop") == 6
+    gate.touch()
+    for result in held + results:
+        assert client.value(result)
 
 
 @resilient
