@@ -8,6 +8,7 @@ else.
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections import OrderedDict
@@ -101,7 +102,8 @@ class Confirms:
         )
         # What can't be encoded fails here, before it counts: RabbitMQ numbers what it receives,
         # and a number that is off by one would let go of a message whose copy is not confirmed.
-        message._serialize_properties()
+        encoded = message._serialize_properties()
+        message._serialize_properties = lambda: encoded  # once is enough: it takes long
         self._published += 1
         number = self._published
         self._pending[number] = _Pending(exchange, routing_key, time.monotonic(), done)
@@ -221,10 +223,10 @@ class Confirms:
     def _on_readable(self) -> None:
         with self.lock:
             try:
-                while self.connection is not None:  # over TLS one event may bring several frames
+                while self.connection is not None and _is_readable(self.connection.connection.sock):
                     self.connection.drain_events(timeout=0)
             except TimeoutError:
-                pass
+                pass  # the rest of a frame is still on its way
             except Exception as exc:
                 self.disconnect(exc)
 
@@ -250,3 +252,13 @@ class Confirms:
         pending, self._pending = self._pending, OrderedDict()
         for move in pending.values():
             move.done(why)
+
+
+def _is_readable(sock: Any) -> bool:
+    """Whether *sock* has something for us: cheaper than to try and fail, once for each confirm."""
+    pending = getattr(sock, "pending", None)
+    if pending is not None and pending():  # over TLS one event may bring several frames
+        return True
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
