@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -17,18 +18,20 @@ SHOP = "tests.apps.shop"
 StartWorker = Callable[..., Worker]
 
 
-def block(client: Client, broker: Broker) -> Callable[[], object]:
-    """Make the dead-letter queue unwritable; what mends it."""
+@contextmanager
+def blocked(client: Client, broker: Broker) -> Iterator[Callable[[], object]]:
+    """A dead-letter queue that nobody can write to, and what mends it."""
     if broker.name == "redis":
-        db = redis.Redis.from_url(broker.redis_url)
-        db.set("dead_letter", "no list")
-        return lambda: db.delete("dead_letter")
-    connection = client.app.connection_for_write()
-    channel = connection.default_channel
-    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
-    Queue("dead_letter", queue_arguments=full).bind(channel).queue_declare()
-    client.put("dead_letter", b"it is full")
-    return lambda: channel.queue_purge("dead_letter")
+        with redis.Redis.from_url(broker.redis_url) as db:
+            db.set("dead_letter", "no list")
+            yield lambda: db.delete("dead_letter")
+        return
+    with client.app.connection_for_write() as connection:
+        channel = connection.default_channel
+        full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        Queue("dead_letter", queue_arguments=full).bind(channel).queue_declare()
+        client.put("dead_letter", b"it is full")
+        yield lambda: channel.queue_purge("dead_letter")
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
@@ -37,19 +40,19 @@ def test_nothing_is_taken_until_dead_letters_can_be_written(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """It says so once, and how to mend it; then it goes on by itself, and no body runs twice."""
-    mend = block(client, broker)
-    worker = start_worker(SHOP, broker, pool=pool, env=client.env)
-    client.send("refused", "refused")
-    eventually(lambda: "no more messages are taken" in worker.log())
-    good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
-    eventually(lambda: client.count("shop") == 5)
-    client.app.control.ping(timeout=1)  # it has had time to take one, and its loop is alive
-    assert client.count("shop") == 5
-    mend()
-    for result in good:
-        assert client.value(result, timeout=60)
-    eventually(lambda: len(client.letters()) == 1)
-    assert client.executions() == {"refused": 1, **{f"good-{n}": 1 for n in range(5)}}
+    with blocked(client, broker) as mend:
+        worker = start_worker(SHOP, broker, pool=pool, env=client.env)
+        client.send("refused", "refused")
+        eventually(lambda: "no more messages are taken" in worker.log())
+        good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
+        eventually(lambda: client.count("shop") == 5)
+        client.app.control.ping(timeout=1)  # it has had time to take one, and its loop is alive
+        assert client.count("shop") == 5
+        mend()
+        for result in good:
+            assert client.value(result, timeout=60)
+        eventually(lambda: len(client.letters()) == 1)
+        assert client.executions() == {"refused": 1, **{f"good-{n}": 1 for n in range(5)}}
     log = worker.log()
     assert log.count("could not be settled") == 1
     assert "To mend it: " in log

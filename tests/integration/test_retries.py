@@ -197,7 +197,9 @@ def test_what_is_run_lies_in_its_queue_as_it_was(queues):
 
 @redis_only
 def test_what_is_buried_is_a_letter_with_its_story(queues):
-    @queues.app.task(base=ResilientTask, name="mail.send", dead_letter_queue="dead.{queue}")
+    @queues.app.task(
+        base=ResilientTask, name="mail.send", shared=False, dead_letter_queue="dead.{queue}"
+    )
     def send() -> None: ...
 
     ids = queues.many(2)
