@@ -12,6 +12,7 @@ import json
 import logging
 import uuid
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis as _redis
@@ -142,7 +143,9 @@ class Leases:
         tags = holder.unsent[:]
         if tags:
             self._client.hdel(self._prefix + holder.key, *tags)
-            del holder.unsent[: len(tags)]
+            for tag in tags:
+                with suppress(ValueError):  # another thread has let it go as well
+                    holder.unsent.remove(tag)
 
     def leave(self, worker: str, *, if_dead: bool = False) -> bool:
         """Forget *worker*; not, and False, if it still holds something."""
