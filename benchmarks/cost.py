@@ -3,7 +3,9 @@
     python benchmarks/cost.py --broker redis://... [--ours-broker resilient-redis://...]
         [--results redis://...] [--rounds 10] [--dramatiq]
 
-Each round loads a queue, starts a worker of each side on it (two processes) and times from the
+Each round fills a queue for each side and starts a worker of each (two processes). The workers
+take turns of a second, the others are stopped meanwhile (SIGSTOP): so the machine's own mood, which
+changes from minute to minute, is the same for all. A side's time is that of its turns, from the
 first run of a body to the last. Printed are, for each side, its tasks per second, the median of
 its ratios to stock Celery in the same round, and the 95 % interval of that (the order statistics
 of the median). ``--dramatiq`` lets Dramatiq run in the same rounds, on Redis: for comparison.
@@ -12,6 +14,7 @@ of the median). ``--dramatiq`` lets Dramatiq run in the same rounds, on Redis: f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -24,6 +27,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+#: Seconds.
+TURN = 1.0
+PATIENCE = 300.0
 
 
 def main() -> None:
@@ -49,8 +55,8 @@ def main() -> None:
         rates: dict[str, list[float]] = {side: [] for side in sides}
         for round_ in range(options.rounds):
             first = round_ % len(sides)
-            for side in sides[first:] + sides[:first]:
-                rates[side].append(run(options, side, path))
+            for side, rate in race(options, sides[first:] + sides[:first], path).items():
+                rates[side].append(rate)
             print(
                 f"{path} {round_ + 1}/{options.rounds}: "
                 + ", ".join(f"{side} {rates[side][-1]:.0f}/s" for side in rates),
@@ -90,48 +96,87 @@ CELERY = [
 DRAMATIQ = ["-m", "dramatiq", "cost_dramatiq", "-p", "2", "-t", "1"]
 
 
-def run(options: argparse.Namespace, side: str, path: str) -> float:
-    """Finished tasks per second of a worker of *side* that finds a full queue."""
-    with tempfile.NamedTemporaryFile() as done:
+class Runner:
+    """A worker of a side that finds a full queue, and works on it only in its turns."""
+
+    def __init__(self, options: argparse.Namespace, side: str, path: str) -> None:
+        self.runs = options.tasks * (2 if path == "retry" else 1)
+        self.seconds = 0.0
+        self._side = side
+        self._done = tempfile.NamedTemporaryFile()
         environment = {
             **os.environ,
             "BROKER_URL": options.ours_broker if side == "ours" else options.broker,
             "QUEUE_TYPE": options.queue_type,
             "SIDE": side,
-            "DONE": done.name,
+            "DONE": self._done.name,
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
             "C_FORCE_ROOT": "1",
         }
         environment.pop("BACKEND_URL", None)
         if options.results:
             environment["BACKEND_URL"] = options.results
-        module, command = "cost_app", CELERY
+        module, command = "cost_app", [*CELERY, "-n", f"{side}@cost"]
         if side == "dramatiq":
             module, command = "cost_dramatiq", DRAMATIQ
             environment["dramatiq_queue_prefetch"] = "16"  # as worker_prefetch_multiplier
         load = f"import {module}; {module}.load({side!r}, {path!r}, {options.tasks})"
         subprocess.run([sys.executable, "-c", load], env=environment, check=True)
-        worker = subprocess.Popen(
+        self._worker = subprocess.Popen(
             [sys.executable, *command],
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )  # fmt: skip
+        if not self._watch(1, 30):
+            self.close()
+            raise SystemExit(f"{side}: its worker has not started")
+        os.killpg(self._worker.pid, signal.SIGSTOP)
+
+    def is_over(self) -> bool:
+        return os.stat(self._done.name).st_size >= self.runs
+
+    def take_a_turn(self) -> None:
+        begin = time.perf_counter()
+        os.killpg(self._worker.pid, signal.SIGCONT)
+        self._watch(self.runs, TURN)
+        self.seconds += time.perf_counter() - begin
+        os.killpg(self._worker.pid, signal.SIGSTOP)
+
+    def _watch(self, size: int, timeout: float) -> bool:
+        until = time.perf_counter() + timeout
+        while os.stat(self._done.name).st_size < size:
+            if time.perf_counter() > until:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def close(self) -> None:
+        os.killpg(self._worker.pid, signal.SIGCONT)
+        self._worker.send_signal(signal.SIGTERM)
         try:
-            runs = options.tasks * (2 if path == "retry" else 1)
-            watch(done.name, 1, runs)
-            begin = time.perf_counter()
-            watch(done.name, runs, runs)
-            return options.tasks / (time.perf_counter() - begin)
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(30)
+            self._worker.wait(30)
+        except subprocess.TimeoutExpired:  # all is done and timed, and stock's pool may hang, too
+            print(f"{self._side}: the worker did not end, and was killed", file=sys.stderr)
+            os.killpg(self._worker.pid, signal.SIGKILL)
+            self._worker.wait()
+        self._done.close()
 
 
-def watch(path: str, size: int, most: int, timeout: float = 120) -> None:
-    until = time.perf_counter() + timeout
-    while os.stat(path).st_size < size:
-        if time.perf_counter() > until:
-            raise SystemExit(f"only {os.stat(path).st_size} of {most} runs are over")
-        time.sleep(0.002)
+def race(options: argparse.Namespace, sides: list[str], path: str) -> dict[str, float]:
+    """Finished tasks per second of each side."""
+    with contextlib.ExitStack() as stack:
+        runners = {}
+        for side in sides:
+            runners[side] = Runner(options, side, path)
+            stack.callback(runners[side].close)
+        until = time.perf_counter() + PATIENCE
+        while not all(runner.is_over() for runner in runners.values()):
+            if time.perf_counter() > until:
+                raise SystemExit(f"{path}: not all runs are over after {PATIENCE} s")
+            for runner in runners.values():
+                if not runner.is_over():
+                    runner.take_a_turn()
+        return {side: options.tasks / runner.seconds for side, runner in runners.items()}
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ from kombu import Queue
 QUEUE_TYPE = os.environ.get("QUEUE_TYPE", "classic")
 
 app = Celery("cost", broker=os.environ["BROKER_URL"], backend=os.environ.get("BACKEND_URL"))
+QUEUE = "cost-" + os.environ["SIDE"]
 app.conf.update(
-    task_default_queue="cost",
+    task_default_queue=QUEUE,
     task_default_queue_type=QUEUE_TYPE,
-    task_queues=[Queue("cost", queue_arguments={"x-queue-type": QUEUE_TYPE})],
+    task_queues=[Queue(QUEUE, queue_arguments={"x-queue-type": QUEUE_TYPE})],
     task_acks_late=True,
     task_ignore_result="BACKEND_URL" not in os.environ,
     worker_prefetch_multiplier=16,
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
 )
-OURS = os.environ.get("SIDE") == "ours"
+OURS = os.environ["SIDE"] == "ours"
 if OURS:
     from celery_resilience import Policy, ResilientTask, install
 
@@ -39,7 +40,9 @@ def ran() -> None:
 
 
 def load(side: str, path: str, tasks: int) -> None:
-    """Send *tasks* of them."""
+    """Send *tasks* of them, to a queue that has nothing else."""
+    with app.connection_for_write() as connection:
+        app.amqp.queues[QUEUE].bind(connection.default_channel).delete()
     with app.producer_pool.acquire() as producer:
         for _ in range(tasks):
             app.send_task(f"{side}.{path}", producer=producer)

@@ -27,10 +27,13 @@ __all__ = ["Confirms"]
 #: How long a confirm may take before the message counts as not published, in seconds.
 _PATIENCE = 30.0
 _CONNECT = 5.0
+#: The headers that, with its body, tell a message from others.
+_NAMES_IT = ("id", "retries")
 
 
 @dataclass
 class _Pending:
+    copy: Envelope
     exchange: str
     routing_key: str
     since: float
@@ -106,7 +109,9 @@ class Confirms:
         message._serialize_properties = lambda: encoded  # once is enough: it takes long
         self._published += 1
         number = self._published
-        self._pending[number] = _Pending(exchange, routing_key, time.monotonic(), done)
+        self._pending[number] = _Pending(
+            copy, exchange, routing_key, time.monotonic(), done
+        )
         self._sending = True
         try:
             # Not channel.basic_publish: where the app asks for confirms, that one waits.
@@ -181,15 +186,18 @@ class Confirms:
             done(problem)
 
     def _on_return(self, exc: Any, exchange: str, routing_key: str, message: Any) -> None:
-        # It comes before its own confirm and does not say whose it is.
-        for pending in self._pending.values():
-            if not pending.returned and (pending.exchange, pending.routing_key) == (
-                exchange,
-                routing_key,
-            ):
-                pending.returned = True
-                self.declared.discard(routing_key)
-                return
+        # It comes before its own confirm and does not say whose it is: a queue that is deleted and
+        # made again has taken the ones before it. If in doubt, all of them count as returned.
+        self.declared.discard(routing_key)
+        there = [
+            pending
+            for pending in self._pending.values()
+            if (pending.exchange, pending.routing_key) == (exchange, routing_key)
+            and not pending.returned
+        ]
+        same = [pending for pending in there if _is_copy(message, pending.copy)]
+        for pending in same[:1] or there:
+            pending.returned = True
 
     def _answered(self, tag: int, multiple: bool) -> list[_Pending]:
         numbers = [n for n in self._pending if n <= tag] if multiple else [tag]
@@ -252,6 +260,14 @@ class Confirms:
         pending, self._pending = self._pending, OrderedDict()
         for move in pending.values():
             move.done(why)
+
+
+def _is_copy(message: Any, copy: Envelope) -> bool:
+    """Whether the *message* that came back is the one that *copy* was sent as."""
+    body = copy.body.encode() if isinstance(copy.body, str) else copy.body
+    came = message.body.encode() if isinstance(message.body, str) else message.body
+    headers = message.headers or {}
+    return bool(came == body) and all(headers.get(k) == copy.headers.get(k) for k in _NAMES_IT)
 
 
 def _is_readable(sock: Any) -> bool:

@@ -255,14 +255,20 @@ def _goes_on_by_itself(scene: Scene, worker: Any) -> None:
     ci=("rabbitmq-classic/prefork",),
 )
 def full(scene: Scene) -> None:
-    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
-    _declare(scene, "dead_letter", arguments)
+    # A limit that is lifted again, not a queue that is deleted: RabbitMQ confirms what was on its
+    # way into a queue that is being deleted, and it is gone with it.
+    rabbit, vhost = scene.servers.rabbitmq, _vhost(scene)
+    _declare(scene, "dead_letter", {})
+    rabbit.evaluate(
+        f'rabbit_policy:set(<<"{vhost}">>, <<"full">>, <<"^dead_letter$">>, [{{<<"max-length">>,'
+        ' 1}, {<<"overflow">>, <<"reject-publish">>}], 0, <<"queues">>, <<"tests">>).'
+    )
     scene.client.put("dead_letter", b"it fills the queue")
     worker = scene.worker()
     _no_letters(scene)
     scene.wait(lambda: "could not be settled" in worker.log(), 20, message="the log says so")
-    with scene.client.app.connection_for_write() as connection:
-        connection.default_channel.queue_delete("dead_letter")
+    scene.expect(scene.client.count("dead_letter") == 1, "it took one more than its limit")
+    rabbit.evaluate(f'rabbit_policy:delete(<<"{vhost}">>, <<"full">>, <<"tests">>).')
 
 
 @row(
@@ -272,7 +278,7 @@ def full(scene: Scene) -> None:
     pools=("prefork", "threads"),
 )
 def denied(scene: Scene) -> None:
-    vhost = scene.client.app.conf.broker_url.rsplit("/", 1)[1]
+    vhost = _vhost(scene)
 
     def allow(what: str) -> None:
         scene.servers.rabbitmq.evaluate(
@@ -327,6 +333,10 @@ def out_of_memory(scene: Scene) -> None:
         scene.wait(lambda: "could not be settled" in worker.log(), 20, message="the log says so")
     finally:
         client.config_set("maxmemory", 0)
+
+
+def _vhost(scene: Scene) -> str:
+    return str(scene.client.app.conf.broker_url.rsplit("/", 1)[1])
 
 
 def _declare(scene: Scene, name: str, arguments: dict[str, Any]) -> None:
