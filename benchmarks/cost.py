@@ -103,13 +103,14 @@ class Runner:
         self.runs = options.tasks * (2 if path == "retry" else 1)
         self.seconds = 0.0
         self._side = side
-        self._done = tempfile.NamedTemporaryFile()
+        handle, self._done = tempfile.mkstemp()
+        os.close(handle)
         environment = {
             **os.environ,
             "BROKER_URL": options.ours_broker if side == "ours" else options.broker,
             "QUEUE_TYPE": options.queue_type,
             "SIDE": side,
-            "DONE": self._done.name,
+            "DONE": self._done,
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
             "C_FORCE_ROOT": "1",
         }
@@ -133,7 +134,7 @@ class Runner:
         os.killpg(self._worker.pid, signal.SIGSTOP)
 
     def is_over(self) -> bool:
-        return os.stat(self._done.name).st_size >= self.runs
+        return os.stat(self._done).st_size >= self.runs
 
     def take_a_turn(self) -> None:
         begin = time.perf_counter()
@@ -144,7 +145,7 @@ class Runner:
 
     def _watch(self, size: int, timeout: float) -> bool:
         until = time.perf_counter() + timeout
-        while os.stat(self._done.name).st_size < size:
+        while os.stat(self._done).st_size < size:
             if time.perf_counter() > until:
                 return False
             time.sleep(0.002)
@@ -159,7 +160,7 @@ class Runner:
             print(f"{self._side}: the worker did not end, and was killed", file=sys.stderr)
             os.killpg(self._worker.pid, signal.SIGKILL)
             self._worker.wait()
-        self._done.close()
+        os.unlink(self._done)
 
 
 def race(options: argparse.Namespace, sides: list[str], path: str) -> dict[str, float]:

@@ -1,36 +1,38 @@
 """Where the message is: what the parent does with the ruling that comes back.
 
 A :class:`ResilientRequest` settles each message once. If no ruling came back (the child died,
-or ran into its hard time limit), it asks the same policy itself.
+or ran into its hard time limit), the same policy is asked in :mod:`~celery_resilience.parent`.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from billiard import einfo as _einfo
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import TimeLimitExceeded
 from celery import exceptions as _exceptions
-from celery import states
 from celery.worker import request as _request
 from celery.worker import state
 
 from celery_resilience.announce import announce_failure, announce_retry, exception_of, send_retried
 from celery_resilience.brokers import Received
-from celery_resilience.classify import classify, is_control_flow
-from celery_resilience.decision import GiveUp, Reason, RetryLater
-from celery_resilience.envelope import HEADER, Envelope, seconds_until
-from celery_resilience.facts import ErrorFacts
-from celery_resilience.history import History
+from celery_resilience.decision import Reason, RetryLater
+from celery_resilience.envelope import HEADER, Envelope
 from celery_resilience.malformed import refuse_malformed
 from celery_resilience.origin import queue_of
-from celery_resilience.outcome import Outcome, carried
+from celery_resilience.outcome import carried
+from celery_resilience.parent import (
+    came_before,
+    decide_here,
+    decide_put_back,
+    is_celerys_own,
+    is_lost,
+    success_is_stored,
+    text,
+)
 from celery_resilience.revocation import recall_revocation
-from celery_resilience.ruling import judge, judge_put_back
 from celery_resilience.settle import Settler, settler_of
 from celery_resilience.suspect import watch_start
 
@@ -40,7 +42,6 @@ logger = logging.getLogger("celery_resilience")
 
 # The stubs describe what tasks use of these, not what makes them.
 Request: Any = _request.Request
-Retry: Any = _exceptions.Retry
 einfo: Any = _einfo
 
 
@@ -72,16 +73,16 @@ class ResilientRequest(Request):  # type: ignore[misc]
             return self._put_back(exc, settler)
         here = outcome is None
         # In a cold shutdown the children are killed: what they held goes back to the broker.
-        celerys = here and (state.should_terminate or self._is_celerys_own(exc))
+        celerys = here and (state.should_terminate or is_celerys_own(exc))
         if settler is None or celerys:
             return super().on_failure(exc_info, send_failed_event, return_ok)
-        lost = here and _is_lost(exc)
-        if lost and self._success_is_stored():
+        lost = here and is_lost(exc)
+        if lost and success_is_stored(self):
             # It died after its success was stored: running it again would be twice.
             state.task_ready(self, successful=True)
             return self.acknowledge()
         if outcome is None:
-            outcome = self._judge(exc, settler, lost)
+            outcome = decide_here(self, exc, settler.settings.max_worker_losses)
         if self.id in state.revoked and isinstance(outcome.decision, RetryLater):
             # At once: workers that know of it drop it now, and may have forgotten it later.
             outcome = replace(outcome, decision=replace(outcome.decision, delay=0.0))
@@ -175,7 +176,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             Reason.EXPIRED,
             subject=f"{self.name}[{self.id}]",
             worker=self._hostname,
-            rule=f"it expired at {_text(self._expires)}, before a worker came to it",
+            rule=f"it expired at {text(self._expires)}, before a worker came to it",
             queues=(getattr(self._task, "dead_letter_queue", None),),
         )
 
@@ -183,43 +184,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
         settler = settler_of(self._app)
         return settler is not None and settler.settings.dead_letter_expired
 
-    # Deciding here
-
-    def _is_celerys_own(self, exc: BaseException) -> bool:
-        return is_control_flow(exc) or isinstance(exc, (_exceptions.Reject, Retry))
-
-    def _judge(self, exc: BaseException, settler: Settler, lost: bool) -> Outcome:
-        began = self.time_start or time.time()
-        history = self._history()
-        error = ErrorFacts.of(exc)
-        try:
-            verdict, decision = judge(
-                self._task,
-                exc,
-                history,
-                retries=self._request_dict.get("retries") or 0,
-                began=began,
-                expires=_text(self._expires),
-                reason=Reason.WORKER_LOST if lost else None,
-                in_child=False,
-            )
-        except Exception:
-            logger.exception("%s[%s]: its policy raised", self.name, self.id)
-            verdict, decision = classify(exc), GiveUp(Reason.PERMANENT, rule="its policy raised")
-        limit = settler.settings.max_worker_losses
-        if lost and isinstance(decision, RetryLater) and history.losses + 1 >= limit:
-            decision = GiveUp(Reason.WORKER_LOST, rule=f"max_worker_losses={limit}")
-        return Outcome(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
-
     def _put_back(self, exc: BaseException, settler: Settler) -> None:
-        """``Reject(requeue=True)`` means later, and not at once and for ever."""
-        began = self.time_start or time.time()
-        verdict, decision = judge_put_back(
-            self._task, exc, self._history(), began=began, expires=_text(self._expires)
-        )
-        outcome = Outcome(
-            decision, verdict, ErrorFacts.of(exc), at=began, ran=max(0.0, time.time() - began)
-        )
+        outcome = decide_put_back(self, exc)
         received = self.received(settler)
         self.let_be()
         settler.settle(
@@ -229,46 +195,14 @@ class ResilientRequest(Request):  # type: ignore[misc]
             worker=self._hostname,
             task_queue=getattr(self._task, "dead_letter_queue", None),
         )
-        self.send_event("task-rejected", requeue=isinstance(decision, RetryLater))
+        self.send_event("task-rejected", requeue=isinstance(outcome.decision, RetryLater))
 
     def _look_back(self) -> None:
         """It is not the first time that this message is delivered."""
-        if self._came_before():
+        if came_before(self):
             self._delivery_info["redelivered"] = True
         watch_start(self)
         recall_revocation(self)
-
-    def _came_before(self) -> bool:
-        """Whether this attempt's body shall find itself ``redelivered``, as on stock Celery: its
-        last one put the message back, or its worker died. The copy that we made bears no mark."""
-        told = self._request_dict.get(HEADER) or (self._request_dict.get("headers") or {}).get(
-            HEADER
-        )
-        if not isinstance(told, str) or not ('.Reject"' in told or '"starts"' in told):
-            return False
-        history = History.loads(told)
-        put_back = history.attempts and history.attempts[-1].error.endswith(".Reject")
-        return bool(history.starts or put_back)
-
-    def _history(self) -> History:
-        header = self._request_dict.get(HEADER)
-        if header is None:
-            header = (self._request_dict.get("headers") or {}).get(HEADER)
-        return History.loads(header)
-
-    def _success_is_stored(self) -> bool:
-        if self.ignore_result:
-            return False
-        backend = self._task.backend
-        if getattr(backend, "as_uri", str)() == "rpc://":
-            return False  # a look would declare a reply queue of this worker's
-        try:
-            meta = backend._get_task_meta_for(self.id)
-            left = seconds_until(meta["date_done"], self.time_start)
-        except Exception:
-            return False
-        # The same id may have succeeded before, in another run.
-        return bool(meta["status"] == states.SUCCESS and left is not None and left >= 0)
 
     # Letting go
 
@@ -297,12 +231,3 @@ class ResilientRequest(Request):  # type: ignore[misc]
             let_go=let_go,
             acked=self.acknowledged,
         )
-
-
-def _is_lost(exc: BaseException) -> bool:
-    # billiard 4.3 reports the exit of a child before it reports the child as lost.
-    return isinstance(exc, (WorkerLostError, SystemExit, KeyboardInterrupt))
-
-
-def _text(moment: Any) -> str | None:
-    return moment.isoformat() if isinstance(moment, datetime) else moment

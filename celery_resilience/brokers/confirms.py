@@ -109,9 +109,7 @@ class Confirms:
         message._serialize_properties = lambda: encoded  # once is enough: it takes long
         self._published += 1
         number = self._published
-        self._pending[number] = _Pending(
-            copy, exchange, routing_key, time.monotonic(), done
-        )
+        self._pending[number] = _Pending(copy, exchange, routing_key, time.monotonic(), done)
         self._sending = True
         try:
             # Not channel.basic_publish: where the app asks for confirms, that one waits.

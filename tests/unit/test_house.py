@@ -25,9 +25,9 @@ FLOORS = {
     1: "errors verdict decision backoff policy rules user_code celery_options schedule classify*",
     2: "context envelope facts fingerprint history letter outcome policy_file redact settings",
     3: "brokers* transport*",
-    4: "tracer task coroutine eager request announce suspect consumer context_key malformed memory "
-    "policies results ruling moves settle signals successors switch mover holding guard origin "
-    "pause revocation",
+    4: "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
+    "memory policies results ruling moves settle signals successors switch mover holding guard "
+    "origin pause revocation",
     5: "burial deadletters doctor embedded archive filters ids replay retries "
     "waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",

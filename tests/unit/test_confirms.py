@@ -1,0 +1,89 @@
+"""Which message RabbitMQ has sent back: its answer names no number.
+
+The channel is a stub: a queue that is deleted between two messages of the same moment, while the
+first one's confirm is late, can't be had on demand.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from amqp.basic_message import Message
+
+from celery_resilience.brokers import Unroutable
+from celery_resilience.brokers.confirms import Confirms
+from celery_resilience.envelope import Envelope
+
+
+class Channel:
+    is_open = True
+
+    def prepare_message(self, body: bytes, properties: dict[str, Any], **options: Any) -> Message:
+        headers = options.pop("headers")
+        return Message(body, application_headers=headers)
+
+    def _basic_publish(self, message: Message, **options: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def confirms() -> Confirms:
+    # A loop reads the confirms, so that publishing waits for none.
+    theirs = SimpleNamespace(connection_errors=(OSError,), collect=lambda: None)
+    confirms = Confirms(theirs, hub=SimpleNamespace(remove=lambda sock: None))
+    confirms.connection, confirms._channel = theirs, Channel()
+    return confirms
+
+
+class Published:
+    """A message that was published, and what has been told about it."""
+
+    def __init__(self, confirms: Confirms, body: bytes, **headers: Any) -> None:
+        self.copy = Envelope(body, "application/json", "utf-8", headers=headers, queue="letters")
+        self.told: list[BaseException | None] = []
+        confirms.publish(self.copy, "", "letters", self.told.append)
+
+    def comes_back(self, confirms: Confirms) -> None:
+        message = Message(self.copy.body, application_headers=dict(self.copy.headers))
+        confirms._on_return(None, "", "letters", message)
+
+
+def test_the_one_that_comes_back_is_not_let_go(confirms: Confirms) -> None:
+    before = Published(confirms, b"1", id="a")
+    after = Published(confirms, b"2", id="b")
+    after.comes_back(confirms)
+    confirms._on_ack(2, True)
+    assert before.told == [None]
+    assert [type(problem) for problem in after.told] == [Unroutable]
+
+
+def test_messages_with_one_body_are_told_apart_by_their_headers(confirms: Confirms) -> None:
+    first = Published(confirms, b"[]", id="a", retries=1)
+    second = Published(confirms, b"[]", id="a", retries=2)
+    second.comes_back(confirms)
+    confirms._on_ack(2, True)
+    assert first.told == [None]
+    assert [type(problem) for problem in second.told] == [Unroutable]
+
+
+def test_two_that_are_the_same_come_back_one_after_the_other(confirms: Confirms) -> None:
+    twins = [Published(confirms, b"[]", id="a") for _ in range(2)]
+    twins[0].comes_back(confirms)
+    twins[1].comes_back(confirms)
+    confirms._on_ack(2, True)
+    assert [type(twin.told[0]) for twin in twins] == [Unroutable, Unroutable]
+
+
+def test_if_nobody_knows_which_one_it_was_none_is_let_go(confirms: Confirms) -> None:
+    both = [Published(confirms, b"[]", id=n) for n in range(2)]
+    confirms._on_return(None, "", "letters", Message(b"changed on its way"))
+    confirms._on_ack(2, True)
+    assert [type(each.told[0]) for each in both] == [Unroutable, Unroutable]
+
+
+def test_what_came_back_is_looked_for_again(confirms: Confirms) -> None:
+    confirms.declared.add("letters")
+    Published(confirms, b"[]", id="a").comes_back(confirms)
+    assert "letters" not in confirms.declared
