@@ -186,6 +186,7 @@ def test_a_revoked_task_that_waits_is_dropped_though_all_workers_are_restarted(
     revoked, other = client.send("parks", "revoked"), client.send("parks", "other")
     eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 2)
     client.app.control.revoke(revoked.id)
+    # Celery stores the state at once, what waits is fetched a moment later.
     eventually(lambda: client.state(revoked) == "REVOKED")
     eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 1)
     assert worker.terminate() == 0
