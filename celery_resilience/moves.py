@@ -92,6 +92,11 @@ class Moves:
         if check is not None:
             check()
 
+    def start_again(self, request: Any, delay: float) -> None:
+        """Let the worker start *request*, which has its slot in the pool, in *delay* seconds."""
+        start = self._consumer.controller._process_task
+        self._consumer.timer.call_after(delay, start, (request,))
+
     @property
     def looping(self) -> bool:
         """Whether the worker's loop runs: before and after, everything is done at once."""

@@ -12,6 +12,7 @@ such place: there the message is published anew, one higher, and the count is on
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,27 +34,40 @@ logger = logging.getLogger("celery_resilience")
 
 #: How long a suspect waits for the one before it, in seconds; then it is tried again.
 _TURN = 1.0
+#: How long what was delivered with a suspect has to arrive, in seconds, and how long, at most, it
+#: is waited for that it has been put back.
+_MOMENT, _PATIENCE = 0.2, 5.0
 
 
 class Suspects:
-    """The suspect that runs in a worker: one at most."""
+    """The suspects that a worker has started and that have not ended."""
 
     def __init__(self) -> None:
-        self._running: weakref.ref[Any] | None = None
+        self._started: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: The one that runs alone, and since when, by the monotonic clock.
+        self._alone: Callable[[], Any] = lambda: None
+        self._since = 0.0
 
-    def run(self, request: Any) -> None:
-        """*request* is started."""
-        self._running = weakref.ref(request)
+    def start(self, request: Any, *, alone: bool) -> None:
+        """*request* is started, *alone* or beside others that are suspected for the first time."""
+        self._started.add(request)
+        if alone and self._alone() is not request:
+            self._alone, self._since = weakref.ref(request), time.monotonic()
 
-    @property
-    def busy(self) -> bool:
-        """Whether one runs now."""
-        request = None if self._running is None else self._running()
-        return (
-            request is not None
-            and not (request.acknowledged or request._settled)
-            and state.requests.get(request.id) is request
-        )
+    def are_in_the_way_of(self, request: Any, *, alone: bool) -> bool:
+        """Whether *request* has to wait: what shall run alone for any, the others for that one."""
+        rivals = self._started if alone else {self._alone()} - {None}
+        return any(rival is not request and _runs(rival) for rival in list(rivals))
+
+    def waited(self, request: Any) -> float:
+        """For how many seconds *request*, which is to run alone, has had its turn."""
+        return time.monotonic() - self._since if self._alone() is request else 0.0
+
+
+def _runs(request: Any) -> bool:
+    return (
+        not (request.acknowledged or request._settled) and state.requests.get(request.id) is request
+    )
 
 
 _suspects: weakref.WeakKeyDictionary[Settler, Suspects] = weakref.WeakKeyDictionary()
@@ -77,6 +91,9 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
     settler = settler_of(request._app)
     if settler is None or request.acknowledged:
         return execute(pool, **options)
+    if not getattr(request._message.channel, "is_open", True):
+        request.let_be()  # the broker has taken it back, and delivers it again
+        raise TaskRevokedError(request.id)
     if request.revoked():
         raise TaskRevokedError(request.id)
     suspects = _suspects.setdefault(settler, Suspects())
@@ -89,8 +106,11 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         _give_up(request, settler, received, limit)
         raise TaskRevokedError(request.id)
     later = replace(history, starts=history.starts + 1) if begins else history
-    if history.starts and suspects.busy:
-        _put_back(request, settler, received, history if note is not None else later, _TURN)
+    alone = history.starts > 0
+    if suspects.are_in_the_way_of(request, alone=alone):
+        # One that was never counted is from now on: else it would come back as anybody's.
+        counted = later if note is None or not alone else history
+        _put_back(request, settler, received, counted, _TURN)
         raise TaskRevokedError(request.id)
     if begins:
         if note is None:
@@ -99,13 +119,28 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         if not note(received, received.envelope.with_header(later.dumps())):
             state.task_ready(request)  # another worker has it: it must not run here too
             raise TaskRevokedError(request.id)
-    if history.starts:
-        suspects.run(request)
+    suspects.start(request, alone=alone)
+    if alone:
+        if note is None and not _is_by_itself(request, settler, suspects):
+            return None
         logger.warning(
             "%s[%s] is started with no other suspect beside it: its worker has died %d times",
             request.name, request.id, history.starts + (note is not None),
         )  # fmt: skip
     return execute(pool, **options)
+
+
+def _is_by_itself(request: Any, settler: Settler, suspects: Suspects) -> bool:
+    """Whether *request* may start now; if not, it is seen to again in a moment.
+
+    Where redeliveries are counted, those in the worker's hands when it dies are counted with the
+    culprit: they are put back first, for they come with it.
+    """
+    waited = suspects.waited(request)
+    if waited >= _PATIENCE or (waited >= _MOMENT and not settler.moves.unfinished):
+        return True
+    settler.moves.start_again(request, _MOMENT)
+    return False
 
 
 def _give_up(request: Any, settler: Settler, received: Received, limit: int) -> None:

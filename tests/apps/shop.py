@@ -228,10 +228,10 @@ def waits(self: Any, name: str, gate: str) -> str:
 
 
 @app.task(base=ResilientTask)
-def kills_worker(name: str) -> None:
+def kills_worker(name: str, after: float = 0.3) -> None:
     """The whole worker, as the OOM killer does; its children end with it."""
     record(name)
-    time.sleep(0.3)
+    time.sleep(after)
     os.kill(int(os.environ["MAIN_PID"]), signal.SIGKILL)
     time.sleep(60)
 

@@ -71,6 +71,34 @@ def test_a_task_that_kills_its_worker_is_a_letter_and_its_neighbours_are_not(
         assert all(client.executions()[f"slow-{n}"] <= 4 for n in range(3))
 
 
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    [  # On redis:// kombu itself may lose a message when its worker is killed.
+        ("resilient-redis", "prefork"),
+        ("rabbitmq-classic", "prefork"),
+        ("rabbitmq-quorum", "threads"),
+    ],
+    indirect=["broker"],
+)
+def test_two_that_kill_their_worker_take_no_neighbour_along(
+    broker: Broker, pool: str, client: Client, start_worker: StartWorker
+) -> None:
+    """Each death is counted for all that are delivered again: together, they are two too many."""
+    env = {**client.env, "LEASE": "2"}
+    neighbours = [client.send("slow", f"before-{n}", 0.05) for n in range(5)]
+    for poison in ("poison-1", "poison-2"):
+        client.send("kills_worker", poison, 0.0)
+    neighbours += [client.send("slow", f"after-{n}", 0.05) for n in range(30)]
+    worker = start_worker(SHOP, broker, pool=pool, env=env)
+    with supervised(worker):
+        for result in neighbours:
+            assert client.value(result, timeout=100)
+        eventually(lambda: client.count("dead_letter") == 2, timeout=80)
+    letters = client.letters()
+    assert [letter.task for letter in letters] == [f"{SHOP}.kills_worker"] * 2
+    assert all(client.executions()[poison] <= 3 for poison in ("poison-1", "poison-2"))
+
+
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
 def test_a_message_that_is_put_back_comes_later_and_not_for_ever(
     broker: Broker, client: Client, start_worker: StartWorker
