@@ -108,6 +108,14 @@ class Channel(Looking):
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         done = super()._basic_cancel(consumer_tag)
+        try:
+            self._leave_to_others()
+        except (AttributeError, OSError, *self.connection_errors) as exc:
+            self._cut = exc  # who consumes next hears of it: this one is not half cancelled
+        return done
+
+    def _leave_to_others(self) -> None:
+        """Give back what nobody here consumes any more."""
         if self.looker.asking:
             self.answered()
         active = set(self.active_queues)
@@ -117,7 +125,6 @@ class Channel(Looking):
             self.qos.give_back(taken)
         if not self.consuming:
             self._let_go_now()
-        return done
 
     def close(self) -> None:
         if not self.closed:

@@ -54,6 +54,8 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._looked = self._refused = self._complained = 0.0
         #: Told since the last look was asked for; that look was because of it; it was for safety.
         self._woken = self._vain_if_empty = self._unexpected = False
+        #: The connection went while a consumer was cancelled.
+        self._cut: BaseException | None = None
         self._tags = (f"{uuid.uuid4().hex}.{number}." for number in count(1))
         super().__init__(*args, **kwargs)
 
@@ -112,6 +114,9 @@ class Looking(_redis.Channel):  # type: ignore[misc]
                 self.looker.disconnect()
                 raise ConnectionError(f"Redis has not answered for {ANSWER:g} s")
             return False
+        if self._cut is not None:
+            cut, self._cut = self._cut, None
+            raise ConnectionError(str(cut)) from cut
         now = monotonic()
         if now < self._refused:
             return False

@@ -509,3 +509,23 @@ def test_the_server_comes_back_with_everything(
         put("a", 2)
         assert bodies(consumer.read(1)) == [2], "the same channel heals itself"
         message.ack()
+
+
+def test_who_is_cancelled_in_an_outage_hears_of_it_and_consumes_again(
+    redis_broker: Broker, redis_server: EmbeddedServer, put
+) -> None:
+    """A worker that pauses: half cancelled, it would never take a message again."""
+    with Reader(f"resilient-{redis_broker.broker_url}", "a") as consumer:
+        consumer.nothing()
+        consumer.channel._curious = True
+        assert consumer.channel.look()  # the answer is on its way
+        redis_server.kill()
+        consumer.consumer.cancel()
+        redis_server.start()
+        put("a", 1)
+        consumer.consumer.consume()
+        with pytest.raises(consumer.connection.recoverable_connection_errors):
+            consumer.read(1)
+        (message,) = consumer.read(1)
+        message.ack()
+        assert bodies([message]) == [1]
