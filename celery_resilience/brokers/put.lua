@@ -1,7 +1,8 @@
--- Take a message from where it waits: write the copy, then remove the original.
+-- Take a message from where it waits: write the copy, then remove the original. Or let it wait.
 --
 -- KEYS  1 what waits for the list   2 the lists that something waits for   3 destination list
--- ARGV  1 the original   2 copy   3 the list it waits for   4 new due time; "": to the destination
+-- ARGV  1 the original   2 copy   3 the list it waits for
+--       4 "": to the destination; else the time that the original is due from now on
 --
 -- Returns 1, or 0 if the original no longer waits: then nothing was written.
 if redis.call("ZSCORE", KEYS[1], ARGV[1]) == false then
@@ -11,10 +12,7 @@ if ARGV[4] == "" then
   redis.call("LPUSH", KEYS[3], ARGV[2])
   redis.call("ZREM", KEYS[1], ARGV[1])
 else
-  if ARGV[1] ~= ARGV[2] then
-    redis.call("ZREM", KEYS[1], ARGV[1])
-  end
-  redis.call("ZADD", KEYS[1], ARGV[4], ARGV[2])
+  redis.call("ZADD", KEYS[1], ARGV[4], ARGV[1])
 end
 local first = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
 if #first == 0 then

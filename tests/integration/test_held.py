@@ -78,15 +78,15 @@ def test_a_task_longer_than_the_lease_is_run_once(
     broker: Broker, pool: str, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """A living worker, however busy, keeps what it holds; so does one that goes down."""
-    lease = {"LEASE": "1.5"}
-    worker = start_worker(SHOP, broker, pool=pool, env={**client.env, **lease})
-    start_worker(SHOP, broker, pool="threads", queues="other", env={**client.env, **lease})
+    worker = start_worker(SHOP, broker, pool=pool, env={**client.env, **LEASE})
+    start_worker(SHOP, broker, pool="threads", queues="other", env={**client.env, **LEASE})
     result = client.send("slow", "slow", 6)
     eventually(lambda: client.executions()["slow"] == 1)
     worker.send(signal.SIGTERM)
     assert client.value(result) == "slow"
     assert worker.wait() == 0
     assert client.executions()["slow"] == 1
+    assert client.count("shop") == 0, "nobody has given it back"
     eventually(lambda: held(db) == 0)
 
 

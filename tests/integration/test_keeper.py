@@ -1,0 +1,249 @@
+"""Leases, and what is held under them, as one process sees it: on a real server, without workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import RedisError
+
+from celery_resilience.brokers import held
+from celery_resilience.brokers.held import Holder, Leases, take_over
+from celery_resilience.brokers.keeper import Keeper
+from celery_resilience.brokers.redis import RedisBroker
+from celery_resilience.embedded import EmbeddedServer
+from tests.integration.test_brokers import Rig, rig
+from tests.worker import Broker
+
+pytestmark = pytest.mark.parametrize("rig", ["redis"], indirect=True)
+__all__ = ["rig"]
+
+WORKERS = "celery_resilience:workers"
+DEAD = "celery_resilience:held:dead"
+#: For GRACE: the server has been up for longer, or never will be.
+AT_ONCE, NEVER = 0.0, 1e9
+
+
+@pytest.fixture
+def db(redis_broker: Broker) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_broker.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def holder(rig: Rig) -> Holder:
+    """Holds what *rig* receives."""
+    holder = Holder()
+    assert take_over(rig.channel, holder)
+    return holder
+
+
+@pytest.fixture
+def keeper(rig: Rig, holder: Holder) -> Iterator[Callable[[], Keeper]]:
+    """``keeper()``: one as after a reconnection; that it looks is that it renews the lease."""
+    made: list[Keeper] = []
+
+    def make() -> Keeper:
+        assert isinstance(rig.moves, RedisBroker)
+        made.append(rig.moves.keeper(holder))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held, "RENEW", 0.0)
+        yield make
+    for each in made:
+        each.close()
+
+
+def dies(db: redis.Redis, *payloads: str) -> None:
+    """A worker has died that held *payloads*, lists in front."""
+    db.zadd(WORKERS, {"dead": 1.0})
+    db.hset(DEAD, mapping={f"tag-{n}": payload for n, payload in enumerate(payloads)})
+
+
+def payload(number: int = 0) -> str:
+    properties = {"delivery_tag": f"tag-{number}", "delivery_info": {"routing_key": "work"}}
+    return json.dumps({"body": "", "headers": {"id": str(number)}, "properties": properties})
+
+
+# Who is believed to be dead
+
+
+def test_leases_are_not_believed_soon_after_the_servers_start(
+    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All have run out while it was down. An operator is not told of them either."""
+    dies(db, f"work\n{payload()}")
+    monkeypatch.setattr(held, "GRACE", NEVER)
+    keeper().look()
+    assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
+    assert Leases(db, "").orphans() == {}
+    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    assert Leases(db, "").orphans() == {"dead": 1}
+    keeper().look()
+    assert (db.llen("work"), db.exists(DEAD), db.zscore(WORKERS, "dead")) == (1, 0, None)
+
+
+def test_leases_are_not_believed_soon_after_an_outage(
+    rig: Rig,
+    db: redis.Redis,
+    redis_server: EmbeddedServer,
+    keeper: Callable[[], Keeper],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By one who had believed them before it."""
+    dies(db, f"work\n{payload()}")
+    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    looking = keeper()
+    looking.look()
+    assert db.llen("work") == 1
+    redis_server.kill()
+    with pytest.raises(RedisError):
+        looking.look()
+    redis_server.start()
+    dies(db, f"work\n{payload(1)}")
+    monkeypatch.setattr(held, "GRACE", NEVER)
+    looking.look()
+    assert (db.llen("work"), db.hlen(DEAD)) == (1, 1)
+
+
+def test_who_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -> None:
+    leases = Leases(db, "")
+    assert leases.renew("alive") == (1, [])
+    assert leases.renew("other") == (2, [])
+    assert not leases.leave("alive", if_dead=True)
+    assert set(leases.workers()) == {"alive", "other"}
+    db.zadd(WORKERS, {"alive": 1.0})
+    assert leases.renew("other") == (2, ["alive"])
+    assert leases.leave("alive", if_dead=True)
+    assert leases.leave("other"), "it says so itself"
+    assert leases.workers() == {}
+
+
+def test_who_comes_back_while_it_is_given_back_is_not_forgotten(
+    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes next would be in a hash that nobody knows."""
+    dies(db, f"work\n{payload()}")
+    give_back = Leases.give_back
+
+    def slowly(self: Leases, worker: str) -> int:
+        given = give_back(self, worker)
+        self.renew(worker)
+        return given
+
+    monkeypatch.setattr(Leases, "give_back", slowly)
+    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    keeper().look()
+    assert db.llen("work") == 1
+    assert db.zscore(WORKERS, "dead") is not None
+
+
+def test_among_many_workers_each_renews_its_lease_in_time(
+    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The more there are, the less often each looks for what is due; but never so seldom."""
+    db.zadd(WORKERS, {f"w{n}": 1e12 for n in range(2000)})
+    monkeypatch.setattr(held, "RENEW", 5.0)
+    looking = keeper()
+    assert looking.look() <= 5
+    assert looking.look() <= 5
+
+
+# How it is given back
+
+
+def test_what_is_given_back_is_another_delivery(rig: Rig, db: redis.Redis, holder: Holder) -> None:
+    """Into the list of its priority; the late end of the first one takes nothing from it, though
+    the same worker has both."""
+    rig.publish([[], {}, {}], priority=9)
+    first = rig.receive().message
+    rig.channel.basic_qos(0, 2, False)
+    assert Leases(db, "").give_back(holder.id) == 1
+    assert (db.llen("work\x06\x169"), db.llen("work")) == (1, 0)
+    second = rig.receive().message
+    assert second.delivery_tag != first.delivery_tag
+    assert second.headers["redelivered"] is True
+    assert second.delivery_info["redelivered"] is True
+    first.ack()
+    assert db.hkeys(holder.key) == [second.delivery_tag.encode()]
+    second.reject(requeue=True)
+    assert (db.llen("work\x06\x169"), db.exists(holder.key)) == (1, 0)
+
+
+def test_what_can_not_be_given_back_is_in_nobodys_way_and_kept(
+    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no message is given back as it is; whose list is no list stays with its worker."""
+    db.set("blocked", "no list")
+    dies(db, "work\nno message", f"blocked\n{payload()}", f"work\n{payload(2)}")
+    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    keeper().look()
+    assert db.llen("work") == 2
+    assert b"no message" in db.lrange("work", 0, -1)
+    assert db.hkeys(DEAD) == [b"tag-1"]
+    assert db.zscore(WORKERS, "dead") is not None, "somebody has to know of what it holds"
+    db.delete("blocked")
+    keeper().look()
+    assert db.llen("blocked") == 1
+    assert db.zscore(WORKERS, "dead") is None
+
+
+def test_of_several_who_give_back_each_message_one_does(
+    rig: Rig, db: redis.Redis, redis_broker: Broker
+) -> None:
+    dies(db, *(f"work\n{payload(n)}" for n in range(300)))
+    together = Barrier(4)
+
+    def give_back() -> int:
+        with redis.Redis.from_url(redis_broker.redis_url) as client:
+            together.wait()
+            return Leases(client, "").give_back("dead")
+
+    with ThreadPoolExecutor(4) as threads:
+        given = [threads.submit(give_back) for _ in range(4)]
+        assert sum(one.result() for one in given) == 300
+    assert sorted(int(json.loads(each)["headers"]["id"]) for each in db.lrange("work", 0, -1)) == [
+        *range(300)
+    ]
+
+
+def test_a_start_is_written_down_where_it_is_held_and_nowhere_else(
+    rig: Rig, db: redis.Redis, holder: Holder
+) -> None:
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    assert isinstance(rig.moves, RedisBroker)
+    noted = received.envelope.with_header('{"starts": 1}')
+    assert rig.moves.note_start(received, noted)
+    ((tag, value),) = db.hgetall(holder.key).items()
+    assert (tag, b"starts" in value) == (received.message.delivery_tag.encode(), True)
+    Leases(db, "").give_back(holder.id)
+    assert not rig.moves.note_start(received, noted), "another worker may have it by now"
+    assert db.exists(holder.key) == 0
+
+
+# What could not be let go
+
+
+def test_what_ends_while_the_server_is_away_is_let_go_when_it_is_back(
+    rig: Rig,
+    db: redis.Redis,
+    redis_server: EmbeddedServer,
+    holder: Holder,
+    keeper: Callable[[], Keeper],
+) -> None:
+    """It is done: nobody shall have it again."""
+    rig.publish([[], {}, {}])
+    message: Any = rig.receive().message
+    redis_server.kill()
+    message.ack()
+    redis_server.start()
+    assert db.hlen(holder.key) == 1
+    keeper().look()
+    assert db.hlen(holder.key) == 0
