@@ -58,7 +58,6 @@ class Holding:
         self._mover.stop()
         if self._holder is None:
             return
-        self._holder.leaving = True
         try:
             self._broker.leases.let_go(self._holder)
             self._broker.leases.give_back(self._holder.id)

@@ -44,8 +44,6 @@ class Holder:
         self.key = f"{KEYS}held:{self.id}"
         #: The tags of what was let go when its connection had gone: the next one says so.
         self.unsent: list[str] = []
-        #: The worker goes down: what is not let go is given back.
-        self.leaving = False
 
 
 class HeldQoS(_redis.QoS):
@@ -83,13 +81,8 @@ class HeldQoS(_redis.QoS):
         virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Called when the channel closes. Because of a lost connection: what runs goes on, and
-        the next connection sorts out what does not."""
-        if self.channel.holder.leaving:
-            try:
-                self._give_back(list(self._delivered))
-            except (AttributeError, OSError, *self.channel.connection_errors) as exc:
-                logger.warning("could not give back %d messages: %r", len(self._delivered), exc)
+        """Called when the channel closes, which its holder outlives: what runs goes on. The next
+        connection, or the worker at its end, gives back what does not."""
         self._delivered.clear()
 
     def _give_back(self, tags: Collection[str]) -> None:

@@ -6,7 +6,6 @@ the connection's own settings (Sentinel, TLS, credentials), the keys its ``globa
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisBroker"]
 
-logger = logging.getLogger("celery_resilience")
-
 _PAGE = 100
 
 
@@ -50,7 +47,6 @@ class RedisBroker:
         self.waiting = Waiting(self._client, self._prefix, channel.sep)
         self.leases = Leases(self._client, self._prefix)
         self._keeper: Keeper | None = None
-        _survive_an_outage(channel)
         _use_one_client(channel)
 
     def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
@@ -207,25 +203,6 @@ def _forget(message: Any) -> None:
         message._state = "ACK"
 
     message.ack = ack
-
-
-def _survive_an_outage(channel: Any) -> None:
-    """Keep a worker alive whose Redis goes away while it holds messages.
-
-    kombu restores them when it closes the channel, finds that the channel's connection has
-    gone already, and the AttributeError ends the worker. What is not restored stays where it
-    was: a settlement that is under way finds it there.
-    """
-    qos = channel.qos
-    restore = qos.restore_unacked
-
-    def restore_unacked(client: Any = None) -> None:
-        try:
-            restore(client)
-        except (AttributeError, OSError) as exc:
-            logger.warning("could not give back %d messages: %r", len(qos._delivered), exc)
-
-    qos.restore_unacked = restore_unacked
 
 
 def _use_one_client(channel: Any) -> None:

@@ -1,4 +1,4 @@
-"""Leases, and what is held under them, as one process sees it: on a real server, without workers."""
+"""Leases, and what is held under them, on a real server: as one process sees it."""
 
 from __future__ import annotations
 
@@ -211,6 +211,17 @@ def test_of_several_who_give_back_each_message_one_does(
     assert sorted(int(json.loads(each)["headers"]["id"]) for each in db.lrange("work", 0, -1)) == [
         *range(300)
     ]
+
+
+def test_a_channel_that_closes_gives_back_nothing(
+    rig: Rig, db: redis.Redis, holder: Holder
+) -> None:
+    """What runs goes on; and it may be that there is no server to give it to."""
+    rig.publish([[], {}, {}])
+    rig.receive()
+    rig.channel.close()
+    assert (db.llen("work"), db.hlen(holder.key)) == (0, 1)
+    assert not rig.channel.qos._delivered
 
 
 def test_a_start_is_written_down_where_it_is_held_and_nowhere_else(
