@@ -89,7 +89,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             remember_tags(c.app, c.task_consumer._active_tags)
         broker = open_broker(c.connection, c.hub, self.settings)
         self.settler.moves.use(broker)
-        self.holding.connected(c, broker)
+        self.holding.connected(c, broker, self.settler.moves.tags)
         self.guard.watch(c.task_consumer.channel)
         if self.settings.enabled and hasattr(broker, "prepare"):
             broker.prepare(c.app.amqp.queues.consume_from)

@@ -8,6 +8,7 @@ everything that was not let go is.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from celery.worker import state
@@ -39,15 +40,19 @@ class Holding:
 
         c.on_close = noticing
 
-    def connected(self, c: Any, broker: Any) -> None:
-        """Hold, from now on, what the consumer *c* receives through *broker*."""
+    def connected(self, c: Any, broker: Any, unsettled: Collection[str]) -> None:
+        """Hold, from now on, what the consumer *c* receives through *broker*.
+
+        *unsettled* are the delivery tags of what has ended, and whose settlement is repeated.
+        """
         if not hasattr(broker, "consume_for"):
             return
         if self._holder is None:
             self._holder = broker.holder()
         again, self._broker = self._broker is not None, broker
         if broker.consume_for(c.task_consumer.channel, self._holder) and again:
-            given = broker.leases.give_back(self._holder.id, keep=self._running)
+            keep = self._running.union(unsettled)
+            given = broker.leases.give_back(self._holder.id, keep=keep)
             if given:
                 logger.info("%d messages that had not been begun are given back", given)
         self._running.clear()

@@ -103,9 +103,9 @@ class Moves:
         return bool(self._consumer.blueprint.state == _RUN)
 
     @property
-    def unfinished(self) -> int:
-        """How many settlements are not over yet."""
-        return len(self._moves) + len(self._posted)
+    def tags(self) -> set[str]:
+        """The delivery tags of what they settle: it is done, and nobody shall have it again."""
+        return {move.received.message.delivery_tag for move in list(self._moves.values())}
 
     def drain(self, timeout: float) -> None:
         """Finish, within *timeout* seconds, what has been begun; the worker is going down."""
@@ -141,6 +141,7 @@ class Moves:
 
     def start(self, move: Move) -> None:
         """Begin *move*, in the thread of the worker's loop while that runs. Raises nothing."""
+        self._moves[move.number] = move
         if self._wake is not None and self.looping and threading.get_ident() != self._thread:
             self._post(lambda: self._begin(move))
         else:

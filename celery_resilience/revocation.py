@@ -56,8 +56,8 @@ def recall_revocation(request: Any) -> None:
     if request.id in state.revoked or request.ignore_result:
         return
     backend = request._task.backend
-    if getattr(backend, "as_uri", str)() == "rpc://":
-        return  # a look would declare a reply queue of this worker's
+    if not _keeps_states(backend):
+        return
     try:
         status = backend.get_task_meta(request.id, cache=False)["status"]
     except Exception:
@@ -79,12 +79,19 @@ def _fetch(app: Any, ids: set[str]) -> None:
 
 def _note_in_backend(app: Any, ids: set[str]) -> int:
     """Store that those of *ids* are revoked which wait for a retry; how many they are."""
+    if not _keeps_states(app.backend):
+        return 0
     waiting = [
         id_ for id_ in ids if app.backend.get_task_meta(id_, cache=False)["status"] == states.RETRY
     ]
     for id_ in waiting:
         app.backend.mark_as_revoked(id_, "revoked")
     return len(waiting)
+
+
+def _keeps_states(backend: Any) -> bool:
+    """``rpc://`` does not, and a look would make a reply queue of this worker's."""
+    return bool(getattr(backend, "as_uri", str)() != "rpc://")
 
 
 def _guarded(look_for: Callable[[set[str]], int], ids: set[str]) -> None:

@@ -179,19 +179,22 @@ def test_a_prefix_is_in_front_of_every_key(
     assert [key for key in foreign if b"pidbox" not in key and b"/" not in key] == []
 
 
+@pytest.mark.parametrize("command", ["revoke", "terminate"])
 def test_a_revoked_task_that_waits_is_dropped_though_all_workers_are_restarted(
-    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+    broker: Broker, command: str, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
+    """However many are named at once."""
     worker = start_worker(SHOP, broker, env=client.env)
-    revoked, other = client.send("parks", "revoked"), client.send("parks", "other")
-    eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 2)
-    client.app.control.revoke(revoked.id)
+    revoked, too, other = (client.send("parks", name) for name in ("revoked", "too", "other"))
+    eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 3)
+    named = {"task_id": [revoked.id, too.id], "signal": "TERM"}
+    client.app.control.broadcast(command, arguments=named)
     # Celery stores the state at once, what waits is fetched a moment later.
-    eventually(lambda: client.state(revoked) == "REVOKED")
+    eventually(lambda: {client.state(revoked), client.state(too)} == {"REVOKED"})
     eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 1)
     assert worker.terminate() == 0
     assert client.state(other) == "RETRY"
-    assert client.executions() == {"revoked": 1, "other": 1}
+    assert client.executions() == {"revoked": 1, "too": 1, "other": 1}
     assert client.letters() == []
 
 

@@ -59,6 +59,74 @@ def test_nothing_is_taken_until_dead_letters_can_be_written(
     assert "messages are taken again" in log
 
 
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_letter_that_can_be_written_does_not_end_it(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """Into another queue, while the one before it is still kept."""
+    gate = client.record.with_name("gate")
+    with blocked(client, broker) as mend:
+        worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+        first = client.send("waits", "w", str(gate))
+        eventually(lambda: client.executions()["w"] == 1)
+        client.send("refused", "refused")
+        client.send("own_letters", "theirs")
+        eventually(lambda: client.count("shop") == 0, message="all of them are received")
+        gate.touch()
+        eventually(lambda: len(client.letters("dead.shop")) == 1)
+        client.app.control.ping(timeout=1)
+        assert "messages are taken again" not in worker.log()
+        mend()
+        assert client.value(first, timeout=60) == "w done"
+    assert client.executions() == {"w": 2, "refused": 1, "theirs": 1}
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_it_lasts_over_a_lost_connection(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """The next one consumes at first, as every new connection does."""
+    paused = "no more messages are taken"
+    with blocked(client, broker) as mend:
+        worker = start_worker(SHOP, broker, env=client.env)
+        client.send("refused", "refused")
+        eventually(lambda: paused in worker.log())
+        with redis.Redis.from_url(str(broker.redis_url)) as db:
+            db.client_kill_filter(_type="normal", skipme=True)
+            db.client_kill_filter(_type="pubsub", skipme=True)
+        eventually(lambda: worker.log().count(paused) == 2)
+        good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
+        client.app.control.ping(timeout=1)  # it has had time to take one
+        assert client.count("shop") == 5
+        mend()
+        for result in good:
+            assert client.value(result, timeout=60)
+        eventually(lambda: len(client.letters()) == 1)
+    assert client.executions() == {"refused": 1, **{f"good-{n}": 1 for n in range(5)}}
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_what_was_received_before_comes_back_into_its_own_queue(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """Which its routing key does not tell: only the consumer knew, who has been cancelled."""
+    gate = client.record.with_name("gate")
+    with blocked(client, broker) as mend:
+        worker = start_worker(SHOP, broker, env=client.env)
+        with client.app.connection_for_write() as connection:
+            channel = connection.default_channel
+            channel.exchange_declare("side", "direct", durable=True, auto_delete=False)
+            channel.queue_bind("shop", "side", "elsewhere")
+        running = client.send("waits", "w", str(gate), exchange="side", routing_key="elsewhere")
+        eventually(lambda: client.executions()["w"] == 1)
+        client.send("refused", "refused")
+        eventually(lambda: "no more messages are taken" in worker.log())
+        gate.touch()
+        eventually(lambda: client.count("shop") == 1)
+        mend()
+        assert client.value(running, timeout=60) == "w done"
+
+
 def test_advice_is_for_what_the_broker_says() -> None:
     assert "configure and write" in how_to_mend(RuntimeError("(403) ACCESS_REFUSED - queue"))
     assert "maxmemory" in how_to_mend(RuntimeError("OOM command not allowed"))
