@@ -103,6 +103,11 @@ class Moves:
         return bool(self._consumer.blueprint.state == _RUN)
 
     @property
+    def unfinished(self) -> int:
+        """How many settlements are not over yet."""
+        return len(self._moves)
+
+    @property
     def tags(self) -> set[str]:
         """The delivery tags of what they settle: it is done, and nobody shall have it again."""
         return {move.received.message.delivery_tag for move in list(self._moves.values())}
