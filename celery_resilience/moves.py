@@ -146,7 +146,8 @@ class Moves:
 
     def start(self, move: Move) -> None:
         """Begin *move*, in the thread of the worker's loop while that runs. Raises nothing."""
-        self._moves[move.number] = move
+        with self._lock:
+            self._moves[move.number] = move
         if self._wake is not None and self.looping and threading.get_ident() != self._thread:
             self._post(lambda: self._begin(move))
         else:
