@@ -60,6 +60,23 @@ def test_nothing_is_taken_until_dead_letters_can_be_written(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_retry_that_can_not_be_written_is_no_reason(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """It is kept as well, and nobody else is held up."""
+    with redis.Redis.from_url(str(broker.redis_url)) as db:
+        db.set("celery_resilience:waiting:shop", "no set")
+        worker = start_worker(SHOP, broker, env=client.env)
+        kept = client.send("flaky", "kept", 1)
+        eventually(lambda: "could not be settled" in worker.log())
+        assert client.value(client.send("flaky", "other", 0))
+        assert "no more messages are taken" not in worker.log()
+        db.delete("celery_resilience:waiting:shop")
+    assert client.value(kept)
+    assert client.executions() == {"kept": 2, "other": 1}
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_a_letter_that_can_be_written_does_not_end_it(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
