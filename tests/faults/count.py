@@ -128,10 +128,11 @@ class Places:
 
     def are_final(self) -> bool:
         """Whether every task is where it may end; that is looked at more closely afterwards."""
-        states, letters, ended = self.states(), self.letters(), self._ended()
+        states, letters = self.states(), self.letters()
+        ended, told = self._noted("end"), self._noted("dropped")
         waiting: dict[str, list[Envelope]] | None = None
         for number, task in self.scene.tasks.items():
-            there = self._where(number, states, letters, ended)
+            there = self._where(number, states, letters, ended, told)
             if "waiting" in task.ends and not there & set(task.ends):
                 waiting = self.lying() if waiting is None else waiting
                 if number in waiting:
@@ -141,7 +142,12 @@ class Places:
         return True
 
     def _where(
-        self, number: str, states: dict[str, str], letters: dict[str, list[Any]], ended: set[str]
+        self,
+        number: str,
+        states: dict[str, str],
+        letters: dict[str, list[Any]],
+        ended: set[str],
+        told: set[str],
     ) -> set[str]:
         task, there = self.scene.tasks[number], set()
         if number in ended if task.by_record else states.get(number) == "SUCCESS":
@@ -152,25 +158,24 @@ class Places:
         revoked = (
             states.get(number) == "REVOKED" and number not in letters
         )  # an expired one is both
-        if revoked or ("dropped", number) in self._told():
+        if revoked or number in told:
             there.add("dropped")
         return there
 
-    def _ended(self) -> set[str]:
-        return {number for number, *_ in self.scene.lines("end")}
-
-    def _told(self) -> set[tuple[str, str]]:
-        return {("dropped", number) for number, *_ in self.scene.lines("dropped")}
+    def _noted(self, what: str) -> set[str]:
+        """The numbers of which the record says *what*."""
+        return {number for number, *_ in self.scene.lines(what)}
 
     def count(self, seconds: float) -> Count:
         """Count; the workers have ended."""
         scene = self.scene
-        states, letters, ended = self.states(), self.letters(), self._ended()
+        states, letters = self.states(), self.letters()
+        ended, told = self._noted("end"), self._noted("dropped")
         lying, stuck, starts = self.lying(), self.stuck(), scene.starts()
         tally: Counter[str] = Counter()
         complaints = list(scene.complaints)
         for number, task in scene.tasks.items():
-            there = self._where(number, states, letters, ended)
+            there = self._where(number, states, letters, ended, told)
             there |= {"waiting"} if number in lying else set()
             there |= {"stuck"} if number in stuck else set()
             copies = len(letters.get(number, ())) + len(lying.get(number, ())) + stuck[number]
