@@ -268,6 +268,8 @@ def full(scene: Scene) -> None:
     _no_letters(scene)
     scene.wait(lambda: "could not be settled" in worker.log(), 20, message="the log says so")
     scene.expect(scene.client.count("dead_letter") == 1, "it took one more than its limit")
+    with scene.client.app.connection_for_write() as connection:
+        connection.default_channel.queue_purge("dead_letter")  # of what has filled it
     rabbit.evaluate(f'rabbit_policy:delete(<<"{vhost}">>, <<"full">>, <<"tests">>).')
 
 
