@@ -158,7 +158,10 @@ def test_a_lost_connection_gives_back_only_what_had_not_begun(
         assert client.value(result)
     assert client.executions() == {"slow": 1, **{f"flaky-{n}": 1 for n in range(6)}}
     eventually(lambda: held(db) == 0)
-    assert "Traceback" not in worker.log().split("Connection to broker lost")[-1]
+    # Of the loss itself Celery 5.5 shows one.
+    _, said, after = worker.log().partition("that had not been begun are given back")
+    assert said
+    assert "Traceback" not in after
 
 
 def test_a_prefix_is_in_front_of_every_key(
