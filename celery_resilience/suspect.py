@@ -108,9 +108,10 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
     later = replace(history, starts=history.starts + 1) if begins else history
     alone = history.starts > 0
     if suspects.are_in_the_way_of(request, alone=alone):
-        # One that was never counted is from now on: else it would come back as anybody's.
-        counted = later if note is None or not alone else history
-        _put_back(request, settler, received, counted, _TURN)
+        # One that was never counted is from now on: else it would come back as anybody's. But it
+        # has not been started, and must not be a letter for that.
+        marked = note is None or (not alone and later.starts + 1 < limit)
+        _put_back(request, settler, received, later if marked else history, _TURN)
         raise TaskRevokedError(request.id)
     if begins:
         if note is None:

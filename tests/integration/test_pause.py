@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import redis
@@ -34,6 +35,23 @@ def blocked(client: Client, broker: Broker) -> Iterator[Callable[[], object]]:
         yield lambda: channel.queue_purge("dead_letter")
 
 
+def none_is_taken(client: Client) -> list[Any]:
+    """Send five good ones, of which a worker that pauses takes none."""
+    good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
+    eventually(lambda: client.count("shop") == 5)
+    client.app.control.ping(timeout=1)  # it has had time to take one, and its loop is alive
+    assert client.count("shop") == 5
+    return good
+
+
+def all_go_on(client: Client, good: list[Any]) -> None:
+    """It is mended: one letter, and no body has run twice."""
+    for result in good:
+        assert client.value(result, timeout=60)
+    eventually(lambda: len(client.letters()) == 1)
+    assert client.executions() == {"refused": 1, **{f"good-{n}": 1 for n in range(5)}}
+
+
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_nothing_is_taken_until_dead_letters_can_be_written(
@@ -44,15 +62,9 @@ def test_nothing_is_taken_until_dead_letters_can_be_written(
         worker = start_worker(SHOP, broker, pool=pool, env=client.env)
         client.send("refused", "refused")
         eventually(lambda: "no more messages are taken" in worker.log())
-        good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
-        eventually(lambda: client.count("shop") == 5)
-        client.app.control.ping(timeout=1)  # it has had time to take one, and its loop is alive
-        assert client.count("shop") == 5
+        good = none_is_taken(client)
         mend()
-        for result in good:
-            assert client.value(result, timeout=60)
-        eventually(lambda: len(client.letters()) == 1)
-        assert client.executions() == {"refused": 1, **{f"good-{n}": 1 for n in range(5)}}
+        all_go_on(client, good)
     log = worker.log()
     assert log.count("could not be settled") == 1
     assert "To mend it: " in log

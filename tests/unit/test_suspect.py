@@ -1,0 +1,87 @@
+"""One that comes again for the first time, while another suspect runs alone on Redis.
+
+The worker and its broker are stubs: which of two messages arrives first can't be had on demand.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.exceptions import TaskRevokedError
+from celery.worker import state
+
+from celery_resilience import suspect
+from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.history import History
+
+
+class Settler:
+    """Its broker writes down every start; what is put back is in ``back``."""
+
+    def __init__(self, limit: int) -> None:
+        self.settings = SimpleNamespace(max_worker_losses=limit)
+        self.moves = SimpleNamespace(broker=SimpleNamespace(note_start=lambda *told: True))
+        self.back: list[History] = []
+
+    def put_back(self, received: Any, copy: Envelope, delay: float, **told: Any) -> None:
+        self.back.append(History.loads(copy.headers[HEADER]))
+
+
+class Request:
+    acknowledged = _settled = False
+    name, _hostname, _task, _app = "t", "w@1", None, None
+
+    def __init__(self, id_: str, starts: int) -> None:
+        self.id = id_
+        headers = {HEADER: History(starts=starts).dumps()} if starts else {}
+        self.envelope = Envelope(b"", None, None, headers=headers, queue="shop")
+        self._message = SimpleNamespace(
+            channel=None, headers=headers, delivery_info={"redelivered": True}
+        )
+        self.started = False
+        state.requests[id_] = self
+
+    def revoked(self) -> bool:
+        return False
+
+    def received(self, settler: Settler) -> Any:
+        return SimpleNamespace(envelope=self.envelope)
+
+    def let_be(self) -> None:
+        self._settled = True
+
+    def execute_using_pool(self, pool: Any) -> None:
+        self.started = True
+
+
+@pytest.mark.parametrize(("limit", "counted"), [(2, 0), (3, 1), (4, 1)])
+def test_it_is_counted_but_not_so_that_it_would_be_a_letter(
+    monkeypatch: pytest.MonkeyPatch, limit: int, counted: int
+) -> None:
+    settler = Settler(limit)
+    monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    alone, first = Request("alone", starts=1), Request("first", starts=0)
+    for request in (alone, first):
+        suspect.watch_start(request)
+    suspect._suspects.setdefault(settler, suspect.Suspects()).start(alone, alone=True)  # type: ignore[call-overload]
+    with pytest.raises(TaskRevokedError):
+        first.execute_using_pool(None)
+    assert not first.started
+    assert [history.starts for history in settler.back] == [counted]
+
+
+def test_beside_others_that_come_again_for_the_first_time_it_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settler = Settler(3)
+    monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    both = [Request(name, starts=0) for name in ("one", "other")]
+    for request in both:
+        suspect.watch_start(request)
+        request.execute_using_pool(None)
+    assert all(request.started for request in both)
+    assert settler.back == []
