@@ -50,6 +50,10 @@ if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as
 
     held.LEASE, held.RENEW = float(os.environ["LEASE"]), float(os.environ["LEASE"]) / 6
     held.GRACE = 0.0  # the test's server may have been started a moment ago
+if os.environ["BROKER_URL"].startswith("filesystem:"):
+    from tests.filesystem import write_whole_files
+
+    write_whole_files()
 
 
 class Quick(ResilientTask):

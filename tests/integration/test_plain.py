@@ -8,20 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kombu import Queue
 
 from celery_resilience.brokers import open_broker
 from celery_resilience.envelope import Envelope
 from celery_resilience.letter import DeadLetter
+from tests import filesystem
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker
 
 
 def test_retries_and_dead_letters_on_a_plain_transport(
-    redis_broker: Broker, tmp_path: Path, start_worker: Callable[..., Worker]
+    redis_broker: Broker,
+    tmp_path: Path,
+    start_worker: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Publish, then acknowledge: retries come back, what gives up is a letter with its story."""
+    monkeypatch.setattr(filesystem.Channel, "_put", filesystem.Channel._put)  # and back
+    filesystem.write_whole_files()
     folders = {}
     for name in ("data_folder_in", "data_folder_out", "control_folder"):
         (tmp_path / name.removesuffix("_in").removesuffix("_out")).mkdir(exist_ok=True)
