@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import VERSION, bootsteps
 from celery.exceptions import ImproperlyConfigured
@@ -19,9 +19,6 @@ from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues
 from celery_resilience.settle import Settler
 from celery_resilience.switch import switch_off
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ResilientConsumer"]
 

@@ -44,20 +44,8 @@ class Row:
     window: bool = False
     #: ``broker/pool`` of the cells that CI runs; the others are for the whole matrix.
     ci: tuple[str, ...] = ()
-    #: What has still to be built before this row can keep its promise; empty: it does.
-    waits_for: str = ""
-    #: The cells that *waits_for* is about, as ``broker/pool`` or ``broker``; empty: all.
-    waits_on: tuple[str, ...] = ()
     #: How long its tasks may take to come to their ends, in seconds.
     patience: float = 60.0
-
-    def expected(self, cell: Cell) -> bool:
-        """Whether the row keeps its promise in *cell* today."""
-        if not self.waits_for:
-            return True
-        return bool(self.waits_on) and not {cell.broker, f"{cell.broker}/{cell.pool}"} & set(
-            self.waits_on
-        )
 
 
 @dataclass(frozen=True)
