@@ -28,6 +28,8 @@ logger = logging.getLogger("celery_resilience")
 _SOON = 0.005
 #: Where undecodable messages go when no worker of ours says otherwise.
 _DEAD_LETTERS = "dead_letter"
+#: Begins a script that is to run on a server whose memory is full, as take.lua does.
+_EVEN_WHEN_FULL = 'redis.call("HDEL", KEYS[1], "")\n'
 
 
 class Channel(Looking):
@@ -91,7 +93,8 @@ class Channel(Looking):
         keys = [*self._held_in(), self.global_keyprefix + _DEAD_LETTERS]
         if self.looker.asking:
             self.answered()
-        self.looker.ask(lua("settle"), keys, [taken.tag, payload, "0" if taken.held else "1"])
+        args = [taken.tag, payload, "0" if taken.held else "1"]
+        self.looker.ask(_EVEN_WHEN_FULL + lua("settle"), keys, args)
         self.looker.answer()
 
     # Consumers come and go

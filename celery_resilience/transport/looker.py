@@ -15,17 +15,13 @@ __all__ = ["ANSWER", "Looker"]
 #: don't say: a half-open connection must not stop a worker for ever. In seconds.
 ANSWER = 30.0
 
-#: A server whose memory is full lets such a script run: workers have to be able to empty it.
-#: Redis before 7.0 knows no such line.
-_EVEN_WHEN_FULL = "#!lua flags=allow-oom\n"
-
 
 class Looker:
     """One channel's connection for looking, and the wake-up that belongs to it."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
-        self._texts: dict[str, tuple[str, str]] = {}
+        self._digests: dict[str, str] = {}
         #: The script that was asked for and has not been answered yet, with its arguments.
         self._asked: tuple[str, tuple[Any, ...]] | None = None
         self._since = 0.0
@@ -51,7 +47,10 @@ class Looker:
         """Have the server run *script*; ``answer`` returns what comes of it."""
         connection = self._connected()
         arguments = (len(keys), *keys, *args)
-        _, digest = self._texts.get(script) or self._keep(script, _EVEN_WHEN_FULL + script)
+        digest = self._digests.get(script)
+        if digest is None:
+            digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+            self._digests[script] = digest
         self._asked, self._since = (script, arguments), monotonic()
         try:
             # A check of its health would reconnect it unnoticed.
@@ -69,18 +68,12 @@ class Looker:
 
         assert self._asked is not None
         (script, arguments), connection = self._asked, self._connection
-        text, _ = self._texts[script]
         try:
             try:
                 return connection.read_response()
             except NoScriptError:
-                pass
-            try:
-                return _run(connection, text, arguments)
-            except ResponseError as exc:
-                if text == script or "compiling" not in str(exc):
-                    raise
-            return _run(connection, self._keep(script, script)[0], arguments)
+                connection.send_command("EVAL", script, *arguments)
+                return connection.read_response()
         except ResponseError:
             raise
         except BaseException:  # it may come later, and would be taken for another one's
@@ -93,11 +86,6 @@ class Looker:
         """Whether the answer does not come any more; not if it is here, and we were busy."""
         late = self._asked is not None and monotonic() - self._since > ANSWER
         return late and not self._connection.can_read(timeout=0)
-
-    def _keep(self, script: str, text: str) -> tuple[str, str]:
-        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        self._texts[script] = text, digest
-        return text, digest
 
     def _connected(self) -> Any:
         channel, client = self._channel, self._channel.client
@@ -133,8 +121,3 @@ class Looker:
         if self._connection is not None:
             with suppress(self._channel.ResponseError):  # of what was on its way
                 self._connection.disconnect()
-
-
-def _run(connection: Any, text: str, arguments: tuple[Any, ...]) -> Any:
-    connection.send_command("EVAL", text, *arguments)
-    return connection.read_response()

@@ -31,6 +31,10 @@ if redis.call("EXISTS", unpack(KEYS, 3)) == 0 then
   return found
 end
 
+-- A server whose memory is full refuses a script's first write if that takes room, and no later
+-- one: workers have to be able to empty it.
+redis.call("HDEL", KEYS[1], "")
+
 local function hold(key, message, queue)
   local tag = ARGV[5] .. taken + 1
   if ARGV[6] == "" then
