@@ -82,10 +82,11 @@ class Confirms:
                 self._refuse_while_blocked()
                 if prepare is not None:
                     prepare()
+                    self._refuse_if_closed()
                 number = self._send(copy, exchange, routing_key, done)
             except Exception as exc:
                 # Others are under way on this connection: they must not fail with this one.
-                if self.connection is None or isinstance(exc, self._theirs.connection_errors):
+                if not self._is_open or isinstance(exc, self._theirs.connection_errors):
                     self.disconnect(exc)
                 done(exc)
                 return
@@ -204,9 +205,13 @@ class Confirms:
 
     # Our connection
 
+    @property
+    def _is_open(self) -> bool:
+        return self._channel is not None and bool(self._channel.is_open)
+
     def open(self) -> Any:
         """The channel that confirms; connects if need be."""
-        if self._channel is not None and self._channel.is_open:
+        if self._is_open:
             return self._channel
         self.disconnect(BrokerError("the channel was closed"))
         # Without heartbeats: nobody would answer them while there is nothing to settle.
@@ -216,6 +221,8 @@ class Confirms:
         self.connection.connection.on_unblocked = partial(self._set_blocked, False)
         self._blocked = False
         channel = self._channel = self.connection.channel()
+        # One that RabbitMQ has closed, py-amqp would open again: it would confirm nothing.
+        channel.open = _stay_closed
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
@@ -246,6 +253,11 @@ class Confirms:
         if self._blocked:
             raise BrokerError("RabbitMQ takes no messages: it is short of memory or disk")
 
+    def _refuse_if_closed(self) -> None:
+        # What is read on the way to something else may be about a message published before.
+        if not self._is_open:
+            raise BrokerError("RabbitMQ has closed the channel")
+
     def disconnect(self, why: BaseException) -> None:
         """Close our connection; every move under way has failed because of *why*."""
         ours, self.connection, self._channel = self.connection, None, None
@@ -258,6 +270,10 @@ class Confirms:
         pending, self._pending = self._pending, OrderedDict()
         for move in pending.values():
             move.done(why)
+
+
+def _stay_closed() -> None:
+    pass
 
 
 def _is_copy(message: Any, copy: Envelope) -> bool:

@@ -275,26 +275,47 @@ def full(scene: Scene) -> None:
 
 @row(
     "13-denied",
-    "the worker may not write to the dead-letter queue, or not declare it",
+    "the worker may not declare the dead-letter queue",
     brokers=RABBITS,
     pools=("prefork", "threads"),
+    ci=("rabbitmq-classic/prefork",),
 )
 def denied(scene: Scene) -> None:
-    vhost = _vhost(scene)
-
-    def allow(what: str) -> None:
-        scene.servers.rabbitmq.evaluate(
-            f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{vhost}">>,'
-            f' <<"{what}">>, <<".*">>, <<".*">>, <<"tests">>).'
-        )
-
+    _permit(scene, configure="^(?!dead).*")  # a worker makes the queue when it connects
     worker = scene.worker()
-    allow("^(?!dead).*")
     try:
         _no_letters(scene)
         _goes_on_by_itself(scene, worker)
     finally:
-        allow(".*")
+        _permit(scene)
+
+
+@row(
+    "13-unwritable",
+    "the worker may not publish, neither letters nor retries",
+    brokers=RABBITS,
+    pools=("prefork", "threads"),
+)
+def unwritable(scene: Scene) -> None:
+    gate = scene.directory / "gate"
+    worker = scene.worker(concurrency=4)
+    for _ in range(2):
+        scene.send("gated", str(gate), "fail", ends="letter")
+        scene.send("gated_once", str(gate), starts=2)
+    scene.wait(lambda: len(list(scene.lines("start"))) == 4)
+    _permit(scene, write="^(?!amq.default).*")
+    try:
+        gate.touch()
+        _goes_on_by_itself(scene, worker)
+    finally:
+        _permit(scene)
+
+
+def _permit(scene: Scene, configure: str = ".*", write: str = ".*") -> None:
+    scene.servers.rabbitmq.evaluate(
+        f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{_vhost(scene)}">>,'
+        f' <<"{configure}">>, <<"{write}">>, <<".*">>, <<"tests">>).'
+    )
 
 
 @row(

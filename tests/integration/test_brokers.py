@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from kombu.transport import memory
 
 from celery_resilience.brokers import Broker as Moves
 from celery_resilience.brokers import NotOurs, Received, Unroutable, open_broker
+from celery_resilience.brokers.confirms import Confirms
+from celery_resilience.brokers.queues import make
 from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.errors import BrokerError
 from celery_resilience.settings import Settings
 from tests.worker import Broker
 
@@ -371,3 +375,24 @@ def test_what_cannot_be_encoded_does_not_shift_the_confirms(rig: Rig) -> None:
     rig.moves.bury(received, received.envelope, "dead_letter", {}, good)
     let_go(received, good)
     assert rig.moves.count("dead_letter") == 1
+
+
+@pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
+def test_a_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
+    """py-amqp opens it again, without confirms: what is published there never hears of its end."""
+    loop = SimpleNamespace(add_reader=lambda *args: None, remove=lambda sock: None)
+    confirms = Confirms(rig.connection, loop)
+    copy = Envelope(b"[]", "application/json", "utf-8", headers={"id": "1"}, queue="work")
+    astray, beside, after = Result(), Result(), Result()
+    confirms.publish(copy, "no such exchange", "", astray)
+
+    def prepare() -> None:  # on its way the refusal of the one before is read
+        make(confirms.connection, "work", {})
+
+    confirms.publish(copy, "", "work", beside, prepare)
+    assert astray.only is not None
+    assert beside.only is not None
+    confirms.publish(copy, "", "work", after)
+    confirms.flush(5)
+    assert after.only is None
+    confirms.disconnect(BrokerError("closed"))
