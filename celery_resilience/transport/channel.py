@@ -24,7 +24,8 @@ __all__ = ["Channel"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: How long what is acknowledged may wait for other messages to be delivered, in seconds.
+#: How long messages are delivered before the loop gets to do something else, in seconds: what was
+#: acknowledged meanwhile is among that.
 _SOON = 0.005
 #: Where undecodable messages go when no worker of ours says otherwise.
 _DEAD_LETTERS = "dead_letter"
@@ -43,22 +44,26 @@ class Channel(Looking):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._one_client: tuple[int, Any, Any] | None = None
+        #: To deliver took its time, when it was done last.
+        self._slow = False
         super().__init__(*args, **kwargs)
 
     # Deliver
 
     def deliver(self, most: int) -> int:
         """Deliver up to *most* of the messages that were taken; how many there were."""
+        if self._slow and self._taken and self._acknowledged:
+            # A pool that runs its tasks here and now: one that has ended waits for no other.
+            if self.looker.asking:
+                self.answered()
+            self.look()
         done, since = 0, monotonic()
         while done < most and self._taken:
             self._deliver(self._taken.popleft())
             done += 1
-            # A pool that runs its tasks here and now: one that has ended waits for no other.
-            if self._acknowledged and monotonic() - since > _SOON and done < most:
-                since = monotonic()
-                if self.looker.asking:
-                    self.answered()
-                self.look()
+            self._slow = monotonic() - since > _SOON
+            if self._slow:
+                break
         return done
 
     def _deliver(self, taken: Taken) -> None:

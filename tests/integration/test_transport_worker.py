@@ -137,6 +137,21 @@ def test_a_killed_worker_takes_nothing_along(
 
 
 @resilient
+def test_what_has_run_in_the_workers_own_process_is_over(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """Of what was taken with the task that kills the worker, only the rest runs again."""
+    over = [client.send("slow", f"over-{n}", 0.02) for n in range(3)]
+    left = [client.send("kills_worker", "killer"), client.send("slow", "left")]
+    assert start_worker(SHOP, broker, pool="solo", env=client.env).wait() != 0
+    with redis.Redis.from_url(broker.redis_url) as db:
+        keys = db.scan_iter("celery_resilience:held:*")
+        held = b"".join(payload for key in keys for payload in db.hvals(key)).decode()
+    assert [result.id in held for result in over] == [False] * 3
+    assert [result.id in held for result in left] == [True] * 2
+
+
+@resilient
 @pytest.mark.parametrize("pool", POOLS)
 def test_garbage_does_not_stop_a_worker(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
