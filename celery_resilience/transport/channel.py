@@ -24,8 +24,7 @@ __all__ = ["Channel"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: How long messages are delivered before the loop gets to do something else, in seconds: what was
-#: acknowledged meanwhile is among that.
+#: How long messages are delivered before the loop gets to do something else, in seconds.
 _SOON = 0.005
 #: Where undecodable messages go when no worker of ours says otherwise.
 _DEAD_LETTERS = "dead_letter"
@@ -44,27 +43,39 @@ class Channel(Looking):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._one_client: tuple[int, Any, Any] | None = None
-        #: To deliver took its time, when it was done last.
+        #: To deliver took its time: the loop has to come round first.
         self._slow = False
         super().__init__(*args, **kwargs)
 
     # Deliver
 
+    @property
+    def undelivered(self) -> int:
+        """How many messages were taken and not delivered yet."""
+        return len(self._taken)
+
     def deliver(self, most: int) -> int:
-        """Deliver up to *most* of the messages that were taken; how many there were."""
-        if self._slow and self._taken and self._acknowledged:
-            # A pool that runs its tasks here and now: one that has ended waits for no other.
-            if self.looker.asking:
-                self.answered()
-            self.look()
+        """Deliver up to *most* of the messages that were taken; how many there were.
+
+        None after one that took its time, until the loop has come round.
+        """
         done, since = 0, monotonic()
-        while done < most and self._taken:
+        while done < most and self._taken and not self._slow:
             self._deliver(self._taken.popleft())
             done += 1
             self._slow = monotonic() - since > _SOON
-            if self._slow:
-                break
         return done
+
+    def come_round(self) -> None:
+        """Called when the loop begins anew, and the worker has acknowledged what it had to.
+
+        In a pool that runs its tasks here and now, one that has ended waits for no other.
+        """
+        if self._slow and self._taken and self._acknowledged:
+            if self.looker.asking:
+                self.answered()
+            self.look()
+        self._slow = False
 
     def _deliver(self, taken: Taken) -> None:
         connection = self.connection

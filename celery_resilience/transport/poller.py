@@ -66,17 +66,22 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         if self._nudge is not None:
             with suppress(BlockingIOError):
                 os.read(self._nudge[0], 4096)
+        for channel in self._consuming():
+            channel.deliver(_AT_ONCE)
 
     def on_poll_start(self) -> None:
-        """Called before every wait: what is left is delivered, then it is looked for more."""
+        """Called before every wait: it is looked for more, and there is none if some are left.
+
+        They are delivered after the wait: the worker's pool may have had its turn in this tick.
+        """
         self.thread = get_ident()
         self._listen()
         for channel in self._consuming():
-            # The worker's pool may have had its turn in this tick: there has to be another soon.
-            if channel.deliver(_AT_ONCE) and self._nudge is not None:
+            channel.come_round()
+            channel.look()
+            if channel.undelivered and self._nudge is not None:
                 with suppress(BlockingIOError):
                     os.write(self._nudge[1], b"!")
-            channel.look()
 
     def on_readable(self, fileno: int) -> Any:
         """Called by the loop."""
@@ -107,6 +112,8 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             # kombu 5.7: without a loop there is no timer for it.
             getattr(self, "maybe_refresh_binding_expiry", _nothing)()
             self._listen()
+            for channel in self._consuming():
+                channel.come_round()
             if self._deliver_one():
                 return
             green = detect_environment() != "default" and self._full()
