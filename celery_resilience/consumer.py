@@ -83,7 +83,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         if hasattr(transport, "_callbacks"):  # a virtual transport
             name_the_queue(transport)
         else:
-            remember_tags(c.app, c.task_consumer._active_tags)
+            remember_tags(c.app, c.task_consumer)
         broker = open_broker(c.connection, c.hub, self.settings)
         self.settler.moves.use(broker)
         self.holding.connected(c, broker, self.settler.moves.tags)

@@ -6,21 +6,34 @@ from typing import Any
 
 from celery_resilience.envelope import DUE, QUEUE
 
-__all__ = ["keep_tags", "name_the_queue", "queue_of", "readdress", "remember_tags"]
+__all__ = ["name_the_queue", "queue_of", "readdress", "remember_tags"]
 
-_TAGS, _KEPT = "_resilience_tags", "_resilience_kept_tags"
-
-
-def remember_tags(app: Any, tags: Any) -> None:
-    """Let :func:`queue_of` know the consumer *tags* of the worker that runs *app*, by queue."""
-    app.__dict__[_TAGS] = tags
-    app.__dict__[_KEPT] = {}
+_TAGS = "_resilience_tags"
+#: So many tags are known, the newest: each connection has one for each queue.
+_MOST_TAGS = 10_000
 
 
-def keep_tags(app: Any) -> None:
-    """Know the tags of now also when their consumer has been cancelled."""
-    tags = app.__dict__.get(_TAGS, {})
-    app.__dict__.setdefault(_KEPT, {}).update({tag: queue for queue, tag in tags.items()})
+class _ActiveTags(dict[str, str]):
+    """kombu's consumer tags, by queue; *known* remembers them the other way round.
+
+    What a consumer has delivered may run long after it has been cancelled, or its connection lost.
+    """
+
+    def __init__(self, known: dict[str, str]) -> None:
+        super().__init__()
+        self._known = known
+
+    def __setitem__(self, queue: str, tag: str) -> None:
+        super().__setitem__(queue, tag)
+        self._known[tag] = queue
+        if len(self._known) > _MOST_TAGS:
+            del self._known[next(iter(self._known))]
+
+
+def remember_tags(app: Any, consumer: Any) -> None:
+    """Let :func:`queue_of` know the tags under which kombu's *consumer*, of the worker that runs
+    *app*, is about to consume."""
+    consumer._active_tags = _ActiveTags(app.__dict__.setdefault(_TAGS, {}))
 
 
 def queue_of(message: Any, app: Any) -> str:
@@ -29,12 +42,8 @@ def queue_of(message: Any, app: Any) -> str:
     info = message.delivery_info or {}
     if raw is not None and QUEUE in raw:
         return str(raw[QUEUE])
-    tag = info.get("consumer_tag")
-    for queue, active in app.__dict__.get(_TAGS, {}).items():
-        if active == tag:
-            return str(queue)
-    kept = app.__dict__.get(_KEPT, {}).get(tag)
-    return str(kept or info.get("routing_key") or "")
+    queue = app.__dict__.get(_TAGS, {}).get(info.get("consumer_tag"))
+    return str(queue or info.get("routing_key") or "")
 
 
 def readdress(message: Any, app: Any) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery_resilience.origin import keep_tags
-
 __all__ = ["Pause", "how_to_mend"]
 
 logger = logging.getLogger("celery_resilience")
@@ -47,7 +45,6 @@ class Pause:
             return
         self._paused = self._wanted
         if self._paused:
-            keep_tags(self._consumer.app)
             tasks.cancel()
             logger.error("dead letters can't be written: no more messages are taken until they can")
         else:

@@ -1,0 +1,32 @@
+"""A task whose queue is taken from its worker while it runs: what is decided ends somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.client import Client
+from tests.servers import eventually
+from tests.worker import Broker, Worker
+
+SHOP = "tests.apps.shop"
+rabbitmq = pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
+
+
+@rabbitmq
+def test_a_retry_finds_its_queue_after_the_consumer_was_cancelled(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """Its routing key is not the queue's name, and nobody consumes under its tag any more."""
+    start_worker(SHOP, broker, env=client.env)
+    control = client.app.control
+    arguments = {"queue_arguments": {"x-queue-type": broker.queue_type}}
+    control.add_consumer("odd", "ex", "direct", "some.key", options=arguments, reply=True)
+    gate = client.record.with_name("gate")
+    client.send("waits", "w", str(gate), exchange="ex", routing_key="some.key")
+    eventually(lambda: client.executions()["w"] == 1)
+    control.cancel_consumer("odd", reply=True)
+    gate.touch()
+    eventually(lambda: client.count("odd") == 1)
+    assert client.letters() == []
