@@ -13,7 +13,7 @@ from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
-from celery_resilience.origin import name_the_queue, remember_tags
+from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.policies import apply_policies
 from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues
@@ -69,6 +69,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             _refuse_to_execute_letters(consumed, dead_letter_queues(c.app, self.settings, consumed))
             refuse_stores_without_keys(c.app)
             self.guard.stand()
+            watch_deletions(c)
             hear_revocations()
         else:
             # A policy that is wrong must not be in the way of switching all of them off.

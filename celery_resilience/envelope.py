@@ -23,6 +23,7 @@ from kombu.compression import compress, decompress
 serialization: Any = _serialization
 
 __all__ = [
+    "DELETED",
     "DUE",
     "HARMLESS",
     "HEADER",
@@ -35,6 +36,9 @@ __all__ = [
 
 #: Where a virtual transport's payload says, within this process, which queue it came out of.
 QUEUE = "resilience-queue"
+
+#: Where one of RabbitMQ's channels says, within this process, which consumers' queues were deleted.
+DELETED = "resilience_deleted"
 
 #: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
 HEADER = "celery_resilience"

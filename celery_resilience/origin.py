@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_resilience.envelope import DUE, QUEUE
+from amqp.exceptions import ConsumerCancelled
 
-__all__ = ["name_the_queue", "queue_of", "readdress", "remember_tags"]
+from celery_resilience.envelope import DELETED, DUE, QUEUE
+
+__all__ = ["name_the_queue", "queue_of", "readdress", "remember_tags", "watch_deletions"]
 
 _TAGS = "_resilience_tags"
 #: So many tags are known, the newest: each connection has one for each queue.
@@ -34,6 +36,23 @@ def remember_tags(app: Any, consumer: Any) -> None:
     """Let :func:`queue_of` know the tags under which kombu's *consumer*, of the worker that runs
     *app*, is about to consume."""
     consumer._active_tags = _ActiveTags(app.__dict__.setdefault(_TAGS, {}))
+
+
+def watch_deletions(c: Any) -> None:
+    """Mark the messages that RabbitMQ will not deliver again to the consumer *c*: it has cancelled
+    their consumer, because it has deleted their queue and all that was in it.
+
+    Celery takes that for the loss of its connection, after which everything comes back.
+    """
+    lost = c.on_connection_error_after_connected
+
+    def noticing(exc: Exception) -> None:
+        if isinstance(exc, ConsumerCancelled):
+            deleted = c.task_consumer.channel.__dict__.setdefault(DELETED, set())
+            deleted.add(exc.reply_text)  # the consumer's tag
+        lost(exc)
+
+    c.on_connection_error_after_connected = noticing
 
 
 def queue_of(message: Any, app: Any) -> str:

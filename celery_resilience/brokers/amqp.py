@@ -22,7 +22,7 @@ from celery_resilience.brokers.delay import (
     routing_key,
     waiting_levels,
 )
-from celery_resilience.envelope import Envelope
+from celery_resilience.envelope import DELETED, Envelope
 from celery_resilience.errors import BrokerError
 from celery_resilience.settings import Settings
 
@@ -131,7 +131,8 @@ class AmqpBroker:
         prepare: Callable[[], None] | None = None,
     ) -> None:
         channel = received.message.channel
-        if not received.acked and (channel is None or not channel.is_open):
+        let_go = received.acked or _was_deleted(received.message)
+        if not let_go and (channel is None or not channel.is_open):
             # RabbitMQ has taken the message back with the channel and delivers it again.
             done(NotOurs("its channel is closed: RabbitMQ delivers it again"))
             return
@@ -220,3 +221,9 @@ class AmqpBroker:
             if (queues.size(self._confirms.connection, look.queue) or 0) >= lent:
                 return
             time.sleep(0.01)
+
+
+def _was_deleted(message: Any) -> bool:
+    """Whether it has gone with its queue: RabbitMQ delivers it to nobody any more."""
+    deleted = getattr(message.channel, DELETED, ())
+    return bool(deleted) and message.delivery_info["consumer_tag"] in deleted

@@ -30,3 +30,21 @@ def test_a_retry_finds_its_queue_after_the_consumer_was_cancelled(
     gate.touch()
     eventually(lambda: client.count("odd") == 1)
     assert client.letters() == []
+
+
+@rabbitmq
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_what_was_decided_outlives_the_deleted_queue(
+    broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """RabbitMQ has deleted the messages too: unlike after a lost connection, none comes back."""
+    worker = start_worker(SHOP, broker, env=client.env, pool=pool)
+    gate = client.record.with_name("gate")
+    client.send("waits", "w", str(gate))
+    eventually(lambda: client.executions()["w"] == 1)
+    with client.app.connection_for_write() as connection:
+        connection.default_channel.queue_delete("shop")
+    # The worker makes its queues again when it comes back.
+    eventually(lambda: worker.log().count("Connected to") == 2)
+    gate.touch()
+    eventually(lambda: client.executions()["w"] == 2 or client.letters())
