@@ -85,10 +85,10 @@ class DeadLetter:
 
     # On its way
 
-    def to_envelope(self) -> Envelope:
+    def to_envelope(self, packed: bool = False) -> Envelope:
         """The message that is put into the dead-letter queue.
 
-        Where its own headers leave no room for ours it travels packed: all of it as the body.
+        Where its own headers leave no room for ours it travels *packed*: all of it as the body.
         """
         own = self.envelope.headers_weigh()
         room = min(_HEADER, MOST_HEADERS - own)
@@ -100,7 +100,7 @@ class DeadLetter:
                 texts: Any = {name: clipped(getattr(self, name), most) for name in _TEXTS}
                 error, history = self.error.clipped(part), self.history.clipped(part)
                 text = replace(self, error=error, history=history, **texts)._dumps()
-        return self.envelope.with_header(text) if len(text) <= room else self._packed(text)
+        return self._packed(text) if packed or len(text) > room else self.envelope.with_header(text)
 
     def _packed(self, text: str) -> Envelope:
         message = self.envelope

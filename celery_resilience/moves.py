@@ -18,7 +18,7 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_resilience.brokers import Broker, Done, NotOurs, Received, Unroutable
+from celery_resilience.brokers import Broker, Done, NotOurs, Received, TooLarge, Unroutable
 from celery_resilience.pause import Pause, how_to_mend
 
 __all__ = ["Move", "Moves"]
@@ -42,6 +42,8 @@ class Move:
     subject: str
     #: What to do when the queue that a retry belongs to has gone.
     unroutable: Callable[[], None] | None = None
+    #: What to do when the copy's headers are more than the broker takes.
+    too_large: Callable[[], None] | None = None
     #: It writes a dead letter: while that fails, no more messages are taken.
     is_letter: bool = False
     tries: int = 0
@@ -182,6 +184,8 @@ class Moves:
             logger.warning("%s: not settled: %s", move.subject, problem)
         elif isinstance(problem, Unroutable) and move.unroutable is not None:
             move.unroutable()
+        elif isinstance(problem, TooLarge) and move.too_large is not None:
+            move.too_large()
         else:
             self._again(move, problem)
 

@@ -7,6 +7,7 @@ moves that it begins are repeated until they work.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -114,20 +115,26 @@ class Settler:
     ) -> None:  # fmt: skip
         """Let *copy* be delivered in *delay* seconds in place of *received*. Raises nothing.
 
-        The rest is for the dead letter that it becomes if its queue has gone.
+        The rest is for the dead letter that it becomes if its queue has gone, or our header has no
+        room beside its own.
         """
 
-        def unroutable() -> None:
+        def give_up(reason: Reason, rule: str) -> None:
             self.bury(
-                received, Reason.UNROUTABLE, subject=subject, worker=worker, history=history,
-                error=error, verdict=verdict,
-                rule=f"its queue {received.envelope.queue} has gone", queues=(task_queue,),
+                received, reason, subject=subject, worker=worker, history=history,
+                error=error, verdict=verdict, rule=rule, queues=(task_queue,),
             )  # fmt: skip
+
+        def unroutable() -> None:
+            give_up(Reason.UNROUTABLE, f"its queue {received.envelope.queue} has gone")
+
+        def too_large() -> None:
+            give_up(Reason.INVALID, "its headers leave no room for a retry's")
 
         def begin(done: Done) -> None:
             self.moves.broker.hold(received, copy, delay, done)
 
-        self.moves.start(Move(received, begin, subject, unroutable))
+        self.moves.start(Move(received, begin, subject, unroutable, too_large))
 
     def bury(
         self,
@@ -159,17 +166,19 @@ class Settler:
         )
         queue = self.settings.queue_for(received.envelope.queue, *queues)
         arguments = self.settings.dead_letter_queue_arguments
-        copy = letter.to_envelope()
         logger.error(
             "%s: dead letter %s in %s: %s, attempts: %d (%s, %s)",
             subject, letter.id, queue, reason, letter.history.count,
             letter.error.error or "no error", rule or letter.verdict_rule or "no rule",
         )  # fmt: skip
 
-        def begin(done: Done) -> None:
-            self.moves.broker.bury(received, copy, queue, arguments, done)
+        def write(copy: Envelope, too_large: Callable[[], None] | None = None) -> None:
+            def begin(done: Done) -> None:
+                self.moves.broker.bury(received, copy, queue, arguments, done)
 
-        self.moves.start(Move(received, begin, subject, is_letter=True))
+            self.moves.start(Move(received, begin, subject, too_large=too_large, is_letter=True))
+
+        write(letter.to_envelope(), lambda: write(letter.to_envelope(packed=True)))
 
 
 def _again(envelope: Envelope, history: History, decision: RetryLater) -> Envelope:

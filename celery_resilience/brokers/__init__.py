@@ -15,7 +15,16 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 from celery_resilience.settings import Settings
 
-__all__ = ["Broker", "Done", "Found", "NotOurs", "Received", "Unroutable", "open_broker"]
+__all__ = [
+    "Broker",
+    "Done",
+    "Found",
+    "NotOurs",
+    "Received",
+    "TooLarge",
+    "Unroutable",
+    "open_broker",
+]
 
 #: Called once when a move is over: with None, or with what went wrong.
 Done = Callable[["BaseException | None"], None]
@@ -27,6 +36,10 @@ class NotOurs(BrokerError):
 
 class Unroutable(BrokerError):
     """The queue that a copy was meant for does not exist."""
+
+
+class TooLarge(BrokerError):
+    """The broker takes no message whose headers are as large as a copy's."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from celery_resilience.brokers import Done, Unroutable
+from celery_resilience.brokers import Done, TooLarge, Unroutable
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 
@@ -27,6 +27,8 @@ __all__ = ["Confirms"]
 #: How long a confirm may take before the message counts as not published, in seconds.
 _PATIENCE = 30.0
 _CONNECT = 5.0
+#: What a frame of headers has beside them, in bytes.
+_FRAME = 20
 #: The headers that, with its body, tell a message from others.
 _NAMES_IT = ("id", "retries")
 
@@ -108,6 +110,10 @@ class Confirms:
         # and a number that is off by one would let go of a message whose copy is not confirmed.
         encoded = message._serialize_properties()
         message._serialize_properties = lambda: encoded  # once is enough: it takes long
+        # RabbitMQ would close the connection, and all that is under way on it would fail.
+        most = self.connection.connection.frame_max
+        if most and len(encoded) + _FRAME > most:
+            raise TooLarge(f"RabbitMQ takes headers of {most - _FRAME} bytes, not {len(encoded)}")
         self._published += 1
         number = self._published
         self._pending[number] = _Pending(copy, exchange, routing_key, time.monotonic(), done)

@@ -11,6 +11,7 @@ from celery import chain, chord, group
 from kombu.compression import decompress
 
 from celery_resilience.brokers import open_broker
+from celery_resilience.decision import Reason
 from celery_resilience.envelope import HEADER, Envelope
 from celery_resilience.history import History
 from tests.client import Client
@@ -155,3 +156,24 @@ def test_a_retry_that_would_be_due_after_it_expires_is_a_letter_at_once(
     eventually(lambda: client.count("dead_letter") == 1)
     (letter,) = client.letters()
     assert letter.reason == "expired"
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+@pytest.mark.parametrize(
+    ("task", "large", "reason"),
+    [
+        ("broken", "x" * 130_000, Reason.INVALID),
+        # In JSON they weigh half of what RabbitMQ takes them for.
+        ("refused", [0.5] * 14_400, Reason.PERMANENT),
+    ],
+)
+def test_headers_that_leave_no_room_for_ours_are_a_letter(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker],
+    task: str, large: Any, reason: Reason,
+) -> None:  # fmt: skip
+    """RabbitMQ takes 128 KB, and closes the connection if they are more."""
+    worker = start_worker("tests.apps.shop", broker, env=client.env)
+    client.send(task, "b", headers={"large": large})
+    (letter,) = eventually(client.letters)
+    assert (letter.reason, letter.envelope.headers["large"]) == (reason, large)
+    assert "could not be settled" not in worker.log()

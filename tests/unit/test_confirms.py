@@ -31,7 +31,10 @@ class Channel:
 @pytest.fixture
 def confirms() -> Confirms:
     # A loop reads the confirms, so that publishing waits for none.
-    theirs = SimpleNamespace(connection_errors=(OSError,), collect=lambda: None)
+    connected = SimpleNamespace(frame_max=131_072)
+    theirs = SimpleNamespace(
+        connection_errors=(OSError,), collect=lambda: None, connection=connected
+    )
     confirms = Confirms(theirs, hub=SimpleNamespace(remove=lambda sock: None))
     confirms.connection, confirms._channel = theirs, Channel()
     return confirms
