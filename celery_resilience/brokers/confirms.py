@@ -8,6 +8,7 @@ else.
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 import time
@@ -60,7 +61,7 @@ class Confirms:
         self._held_back: list[tuple[Done, BaseException | None]] = []
         #: What is known to be there on this connection's other end: queues, and what leads to them.
         self.declared: set[str] = set()
-        self._watched: Any = None
+        self._watched: int | None = None
         #: RabbitMQ has told us that it takes no messages for now.
         self._blocked = False
         self.lock = threading.RLock()
@@ -235,7 +236,9 @@ class Confirms:
         channel.events["basic_return"].add(self._on_return)
         self._published = 0
         if self._hub is not None:
-            self._watched = self.connection.connection.sock
+            # A descriptor of our own: py-amqp closes its socket before we can tell the loop, and
+            # while a child of the pool has inherited it the loop would hear of it without end.
+            self._watched = os.dup(self.connection.connection.sock.fileno())
             self._hub.add_reader(self._watched, self._on_readable)
         return channel
 
@@ -271,6 +274,7 @@ class Confirms:
         if ours is not None:
             if self._hub is not None and self._watched is not None:
                 self._hub.remove(self._watched)
+                os.close(self._watched)
                 self._watched = None
             ours.collect()
         pending, self._pending = self._pending, OrderedDict()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
+from kombu import Connection
+from kombu.asynchronous import Hub
 
+from celery_resilience.brokers.confirms import Confirms
 from celery_resilience.embedded import EmbeddedServer
 from tests.client import Client
 from tests.servers import RabbitServer, eventually
@@ -57,3 +61,26 @@ def test_rabbitmq_is_killed_while_a_body_runs(
     assert client.value(result, timeout=60) == "w done"
     assert client.executions()["w"] in (2, 3)
     assert client.letters() == []
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_a_connection_that_rabbitmq_closes_leaves_the_loop(
+    broker: Broker, rabbitmq_server: RabbitServer
+) -> None:
+    """A child of the pool may have inherited its socket: the loop would hear of it without end."""
+    hub, connection = Hub(), Connection(broker.broker_url)
+    confirms = Confirms(connection, hub)
+    confirms.open()
+    inherited = os.dup(confirms.connection.connection.sock.fileno())
+    try:
+        rabbitmq_server.evaluate(
+            '[rabbit_networking:close_connection(P, "test")'
+            " || P <- rabbit_networking:connections()]."
+        )
+        eventually(lambda: hub.poller.poll(0.1))
+        confirms._on_readable()
+        assert confirms.connection is None
+        assert not hub.poller.poll(0.1)
+        assert not hub.readers
+    finally:
+        os.close(inherited)
