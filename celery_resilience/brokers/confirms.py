@@ -28,6 +28,7 @@ __all__ = ["Confirms"]
 #: How long a confirm may take before the message counts as not published, in seconds.
 _PATIENCE = 30.0
 _CONNECT = 5.0
+_SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
 #: What a frame of headers has beside them, in bytes.
 _FRAME = 20
 #: The headers that, with its body, tell a message from others.
@@ -64,6 +65,8 @@ class Confirms:
         self._watched: int | None = None
         #: RabbitMQ has told us that it takes no messages for now.
         self._blocked = False
+        #: What the message under way needs is being made: RabbitMQ has to answer.
+        self._preparing = False
         self.lock = threading.RLock()
 
     def publish(
@@ -84,8 +87,7 @@ class Confirms:
                 self.open()
                 self._refuse_while_blocked()
                 if prepare is not None:
-                    prepare()
-                    self._refuse_if_closed()
+                    self._prepare(prepare)
                 number = self._send(copy, exchange, routing_key, done)
             except Exception as exc:
                 # Others are under way on this connection: they must not fail with this one.
@@ -95,6 +97,16 @@ class Confirms:
                 return
             if self._hub is None:
                 self._wait(lambda: number not in self._pending, _PATIENCE)
+
+    def _prepare(self, prepare: Callable[[], None]) -> None:
+        outer, self._preparing = self._preparing, True
+        try:
+            prepare()
+        finally:
+            self._preparing = outer
+        # What is read on the way to something else may be about a message published before.
+        if not self._is_open:
+            raise BrokerError("RabbitMQ has closed the channel")
 
     def _send(self, copy: Envelope, exchange: str, routing_key: str, done: Done) -> int:
         channel = self._channel
@@ -121,9 +133,11 @@ class Confirms:
         self._sending = True
         try:
             # Not channel.basic_publish: where the app asks for confirms, that one waits.
+            # The time limit is for a large one that a RabbitMQ short of memory stops reading.
             channel._basic_publish(
-                message, exchange=exchange, routing_key=routing_key, mandatory=True
-            )
+                message, exchange=exchange, routing_key=routing_key, mandatory=True,
+                timeout=_PATIENCE,
+            )  # fmt: skip
         except BaseException as exc:
             self._pending.pop(number, None)
             self._sending = False
@@ -254,18 +268,16 @@ class Confirms:
 
     def _set_blocked(self, blocked: bool, *reason: object) -> None:
         self._blocked = blocked
+        if blocked and self._preparing and not self._sending:
+            # It reads no more of what we send, and an answer would be waited for until it does.
+            raise BrokerError(_SHORT)
 
     def _refuse_while_blocked(self) -> None:
         if self._blocked and self._hub is None:
             with suppress(TimeoutError):
                 self.connection.drain_events(timeout=0)
         if self._blocked:
-            raise BrokerError("RabbitMQ takes no messages: it is short of memory or disk")
-
-    def _refuse_if_closed(self) -> None:
-        # What is read on the way to something else may be about a message published before.
-        if not self._is_open:
-            raise BrokerError("RabbitMQ has closed the channel")
+            raise BrokerError(_SHORT)
 
     def disconnect(self, why: BaseException) -> None:
         """Close our connection; every move under way has failed because of *why*."""

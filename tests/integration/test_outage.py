@@ -84,3 +84,24 @@ def test_a_connection_that_rabbitmq_closes_leaves_the_loop(
         assert not hub.readers
     finally:
         os.close(inherited)
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_a_worker_goes_on_while_rabbitmq_takes_no_messages(
+    broker: Broker,
+    client: Client,
+    rabbitmq_server: RabbitServer,
+    start_worker: Callable[..., Worker],
+) -> None:
+    """The first letter is sent in vain; the next one's queue would be asked for in vain, too."""
+    for n in range(3):
+        client.send("own_letters", f"own{n}")
+        client.send("rule_letters", f"rule{n}")
+    rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
+    try:
+        worker = start_worker(SHOP, broker, env=client.env)
+        eventually(lambda: "short of memory or disk); it is kept" in worker.log())
+    finally:
+        rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4).")
+    letters = ("dead.shop", "dead_values")
+    eventually(lambda: len(client.letters(*letters)) == 6, timeout=60)
