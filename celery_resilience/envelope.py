@@ -23,7 +23,6 @@ from kombu.compression import compress, decompress
 serialization: Any = _serialization
 
 __all__ = [
-    "DELETED",
     "DUE",
     "HARMLESS",
     "HEADER",
@@ -36,9 +35,6 @@ __all__ = [
 
 #: Where a virtual transport's payload says, within this process, which queue it came out of.
 QUEUE = "resilience-queue"
-
-#: Where one of RabbitMQ's channels says, within this process, which consumers' queues were deleted.
-DELETED = "resilience_deleted"
 
 #: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
 HEADER = "celery_resilience"
@@ -273,8 +269,8 @@ class Envelope:
             "body": base64.b64encode(self.body).decode(),
             "content_type": self.content_type,
             "content_encoding": self.content_encoding,
-            "headers": json.loads(json.dumps(dict(self.headers), default=str)),
-            "properties": json.loads(json.dumps(dict(self.properties), default=str)),
+            "headers": json.loads(json.dumps(dict(self.headers), default=str, skipkeys=True)),
+            "properties": json.loads(json.dumps(dict(self.properties), default=str, skipkeys=True)),
             "queue": self.queue,
             "exchange": self.exchange,
             "routing_key": self.routing_key,
@@ -288,7 +284,8 @@ class Envelope:
     def headers_weigh(self) -> int:
         """About how many bytes the headers and the properties take on their way."""
         told = {**self.properties, **self.headers}
-        return len(json.dumps(told, default=str, ensure_ascii=False).encode("utf-8", "replace"))
+        text = json.dumps(told, default=str, ensure_ascii=False, skipkeys=True)
+        return len(text.encode("utf-8", "replace"))
 
 
 def encoded(body: Any) -> bytes:

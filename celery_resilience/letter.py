@@ -106,7 +106,7 @@ class DeadLetter:
         message = self.envelope
         told = {"headers": dict(message.headers), "properties": dict(message.properties)}
         return Envelope(
-            body=dumps({**message.to_json(), **told}).encode(),
+            body=dumps({**message.to_json(), **told}, skipkeys=True).encode(),
             content_type=_PACKED,
             content_encoding="utf-8",
             headers={HEADER: text},

@@ -6,7 +6,8 @@ from typing import Any
 
 from amqp.exceptions import ConsumerCancelled
 
-from celery_resilience.envelope import DELETED, DUE, QUEUE
+from celery_resilience.brokers.queues import DELETED
+from celery_resilience.envelope import DUE, QUEUE
 
 __all__ = ["name_the_queue", "queue_of", "readdress", "remember_tags", "watch_deletions"]
 

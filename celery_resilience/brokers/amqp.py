@@ -22,7 +22,7 @@ from celery_resilience.brokers.delay import (
     routing_key,
     waiting_levels,
 )
-from celery_resilience.envelope import DELETED, Envelope
+from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 from celery_resilience.settings import Settings
 
@@ -225,5 +225,5 @@ class AmqpBroker:
 
 def _was_deleted(message: Any) -> bool:
     """Whether it has gone with its queue: RabbitMQ delivers it to nobody any more."""
-    deleted = getattr(message.channel, DELETED, ())
+    deleted = getattr(message.channel, queues.DELETED, ())
     return bool(deleted) and message.delivery_info["consumer_tag"] in deleted

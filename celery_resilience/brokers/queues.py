@@ -7,7 +7,10 @@ from typing import Any
 
 from kombu import Queue
 
-__all__ = ["make", "size"]
+__all__ = ["DELETED", "make", "size"]
+
+#: Where a channel says, within this process, which of its consumers have lost their queues.
+DELETED = "resilience_deleted"
 
 #: A virtual host may have another default, one that counts deliveries.
 _CLASSIC = {"x-queue-type": "classic"}

@@ -288,3 +288,13 @@ def test_a_letter_with_an_impossible_time_is_still_a_letter() -> None:
     text = '{"v":1,"letter":{"id":"x","reason":"permanent","at":' + "9" * 400 + "}}"
     envelope = Envelope(b"", None, None, headers={HEADER: text})
     assert DeadLetter.from_envelope(envelope).at == 0.0
+
+
+def test_a_header_whose_name_is_no_text_is_no_obstacle() -> None:
+    """py-amqp hands out as bytes what is no UTF-8, and JSON has no such names."""
+    headers = {b"\xff": 1, "inner": {b"\xff": 1}}
+    message = Envelope(b"[]", None, None, headers=headers, queue="work")  # type: ignore[arg-type]
+    letter = DeadLetter.write(Reason.INVALID, message)
+    assert DeadLetter.from_envelope(letter.to_envelope()).envelope.headers == headers
+    assert DeadLetter.from_envelope(letter.to_envelope(packed=True)).envelope.body == b"[]"
+    assert Envelope.from_json(message.to_json()).headers == {"inner": {}}
