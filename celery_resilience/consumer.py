@@ -9,6 +9,7 @@ from celery import VERSION, bootsteps
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.brokers import open_broker
+from celery_resilience.brokers.frames import read_on
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.guard import Guard
@@ -85,6 +86,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
             name_the_queue(transport)
         else:
             remember_tags(c.app, c.task_consumer)
+            if self.settings.enabled and transport.driver_type == "amqp":
+                read_on(c.connection.connection)
         broker = open_broker(c.connection, c.hub, self.settings)
         self.settler.moves.use(broker)
         self.holding.connected(c, broker, self.settler.moves.tags)

@@ -16,6 +16,7 @@ from celery import signals
 from celery.exceptions import NotRegistered
 
 from celery_resilience.brokers import Received
+from celery_resilience.brokers.frames import UNREADABLE
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
@@ -60,7 +61,10 @@ class Guard:
         c.create_task_handler = create_task_handler
 
     def _on_unknown_message(self, c: Any, body: Any, message: Any) -> None:
-        self._bury(message, Reason.INVALID, rule="neither a name nor an id of a task")
+        if UNREADABLE in (message.headers or {}):
+            self._bury(message, Reason.UNDECODABLE, rule="its properties can't be read")
+        else:
+            self._bury(message, Reason.INVALID, rule="neither a name nor an id of a task")
         signals.task_rejected.send(sender=c, message=message, exc=None)
 
     def _on_invalid_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:

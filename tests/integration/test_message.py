@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -11,6 +12,7 @@ from celery import chain, chord, group
 from kombu.compression import decompress
 
 from celery_resilience.brokers import open_broker
+from celery_resilience.brokers.frames import UNREADABLE
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import HEADER, Envelope
 from celery_resilience.history import History
@@ -177,3 +179,28 @@ def test_headers_that_leave_no_room_for_ours_are_a_letter(
     (letter,) = eventually(client.letters)
     assert (letter.reason, letter.envelope.headers["large"]) == (reason, large)
     assert "could not be settled" not in worker.log()
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_properties_that_cannot_be_read_are_a_letter(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """py-amqp raises that into the worker's loop: such a message ended one worker after another."""
+    start_worker("tests.apps.shop", broker, env=client.env)
+    sent = [
+        b"\x04\x00\x02\xff\xfe",  # a correlation_id that is no UTF-8
+        b"\x80\x00\x02\xff\xfe",  # a content type
+        b"\x20\x00\x00\x00\x00\x0b\x01tT" + b"\xff" * 8,  # a time after the last one
+    ]
+    with client.app.connection_for_write() as connection:
+        channel = connection.channel()
+        for properties in sent:
+            message = channel.prepare_message(b"[[], {}, {}]")
+            message._serialize_properties = lambda properties=properties: properties
+            channel.basic_publish(message, exchange="", routing_key="shop")
+    letters = eventually(lambda: len(client.letters()) == len(sent) and client.letters())
+    assert {letter.reason for letter in letters} == {Reason.UNDECODABLE}
+    kept = [base64.b64decode(letter.envelope.headers[UNREADABLE]) for letter in letters]
+    assert sorted(kept) == sorted(sent)
+    assert {letter.envelope.body for letter in letters} == {b"[[], {}, {}]"}
+    assert client.value(client.send("flaky", "good", 0)) == "good done"
