@@ -64,6 +64,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.guard = Guard(c, self.settler)
         self._checks: Any = None
         self.holding.watch(c)
+        self._stay_paused(c)
         consumed = set(c.app.amqp.queues.consume_from)
         if self.settings.enabled:
             apply_policies(c.app, self.settings).check(c.app.tasks.values())
@@ -77,6 +78,16 @@ class ResilientConsumer(bootsteps.StartStopStep):
             _refuse_to_execute_letters(consumed, {self.settings.queue_for(q) for q in consumed})
             switch_off(c.app)
             logger.warning("celery_resilience is switched off: stock Celery decides")
+
+    def _stay_paused(self, c: Any) -> None:
+        """Celery consumes all queues again when it is told of one more."""
+        add = c.add_task_queue
+
+        def add_task_queue(*args: Any, **options: Any) -> None:
+            add(*args, **options)
+            self.settler.moves.consumes_again()
+
+        c.add_task_queue = add_task_queue
 
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""

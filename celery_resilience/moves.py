@@ -80,6 +80,10 @@ class Moves:
         for move in list(self._moves.values()):
             self._repeat(move)
 
+    def consumes_again(self) -> None:
+        """The worker consumes, whether it is paused or not: if it is, it stops again."""
+        self._pause.forget()
+
     def watch(self, hub: Any) -> None:
         """Let *hub*, the worker's event loop, run what other threads post."""
         if self._wake is None:

@@ -34,7 +34,7 @@ class Pause:
             self._consumer.call_soon(self._look)
 
     def forget(self) -> None:
-        """The connection is a new one, and consumes."""
+        """It consumes again: the connection is a new one, or a queue was added."""
         self._paused = False
         if self._wanted:
             self._consumer.call_soon(self._look)

@@ -48,3 +48,24 @@ def test_what_was_decided_outlives_the_deleted_queue(
     eventually(lambda: worker.log().count("Connected to") == 2)
     gate.touch()
     eventually(lambda: client.executions()["w"] == 2 or client.letters())
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_a_queue_that_is_added_does_not_end_a_pause(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """Celery then consumes all queues again; what fails would pile up in the worker's memory."""
+    full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    with client.app.connection_for_write() as connection:
+        connection.default_channel.queue_declare(
+            "dead_letter", durable=True, auto_delete=False, arguments=full
+        )
+    worker = start_worker(SHOP, broker, env=client.env)
+    client.send("refused", "before")
+    eventually(lambda: worker.log().count("no more messages are taken") == 1)
+    arguments = {"queue_arguments": {"x-queue-type": broker.queue_type}}
+    client.app.control.add_consumer("more", options=arguments, reply=True)
+    eventually(lambda: worker.log().count("no more messages are taken") == 2)
+    client.send("refused", "after")
+    client.app.control.ping()  # it has had the time to take it
+    assert client.executions() == {"before": 1}
