@@ -19,72 +19,21 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import serialization as _serialization
 from kombu.compression import compress, decompress
 
+from celery_resilience.headers import BROKERS_OWN, HEADER, NOT_PROPERTIES, without
+
 # The stubs miss its registry.
 serialization: Any = _serialization
 
 __all__ = [
-    "DUE",
     "HARMLESS",
-    "HEADER",
-    "MOST_HEADERS",
-    "QUEUE",
     "Envelope",
     "encoded",
     "seconds_until",
 ]
 
-#: Where a virtual transport's payload says, within this process, which queue it came out of.
-QUEUE = "resilience-queue"
-
-#: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
-HEADER = "celery_resilience"
-#: RabbitMQ takes headers and properties in one frame, of 128 KB at most; some room is left for
-#: its own bookkeeping.
-MOST_HEADERS = 120_000
-
 #: Bodies that are opened to be shown. A pickle would run what is in it, and a dead letter may be
 #: about a worker's refusal to do that.
 HARMLESS = frozenset({"application/json", "application/x-msgpack", "application/x-yaml"})
-
-#: The exchange that a retry which has waited in RabbitMQ comes through, into its queue.
-DUE = "celery_resilience.due"
-
-#: Headers that are for brokers. Copied on, they make RabbitMQ see a cycle and drop the message,
-#: count deliveries that were another message's, or route the copy to more queues than its own.
-_BROKERS_OWN = frozenset(
-    {
-        "BCC",
-        "CC",
-        "redelivered",
-        "x-acquired-count",
-        "x-death",
-        "x-delivery-count",
-        "x-first-death-exchange",
-        "x-first-death-queue",
-        "x-first-death-reason",
-        "x-last-death-exchange",
-        "x-last-death-queue",
-        "x-last-death-reason",
-        "x-opt-deaths",
-    }
-)
-
-#: Properties that belong to one delivery, or that stand in a field of their own. ``expiration``
-#: is RabbitMQ's own clock: it would drop a copy with no worker there to see it. The ``expires``
-#: field, which every worker obeys, says the same and stays. ``user_id`` has to be the name that
-#: the publisher has logged in with, which is now another.
-_NOT_PROPERTIES = frozenset(
-    {
-        "application_headers",
-        "body_encoding",
-        "content_encoding",
-        "content_type",
-        "delivery_info",
-        "delivery_tag",
-        "expiration",
-        "user_id",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -122,8 +71,8 @@ class Envelope:
             body=body,
             content_type=message.content_type,
             content_encoding=message.content_encoding,
-            headers=_without(headers, _BROKERS_OWN),
-            properties=_without(message.properties or {}, _NOT_PROPERTIES),
+            headers=without(headers, BROKERS_OWN),
+            properties=without(message.properties or {}, NOT_PROPERTIES),
             queue=queue,
             exchange=str(info.get("exchange") or ""),
             routing_key=str(info.get("routing_key") or ""),
@@ -142,8 +91,8 @@ class Envelope:
             body=body,
             content_type=raw.get("content-type"),
             content_encoding=raw.get("content-encoding"),
-            headers=_without(_mapping(raw.get("headers")), _BROKERS_OWN),
-            properties=_without(properties, _NOT_PROPERTIES),
+            headers=without(_mapping(raw.get("headers")), BROKERS_OWN),
+            properties=without(properties, NOT_PROPERTIES),
             queue=queue,
             exchange=str(info.get("exchange") or ""),
             routing_key=str(info.get("routing_key") or ""),
@@ -169,7 +118,7 @@ class Envelope:
 
     def with_header(self, text: str | None) -> Envelope:
         """The same message with our header set to *text*, or without it for None."""
-        headers = _without(self.headers, frozenset({HEADER}))
+        headers = without(self.headers, frozenset({HEADER}))
         if text is not None:
             headers[HEADER] = text
         return replace(self, headers=headers)
@@ -314,7 +263,3 @@ def seconds_until(moment: Any, now: float | None = None, zone: Any = None) -> fl
 def _mapping(value: Any) -> Mapping[str, Any]:
     """*value*, or an empty one in place of what somebody else has put there."""
     return value if isinstance(value, Mapping) else {}
-
-
-def _without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in mapping.items() if name not in names}

@@ -17,8 +17,9 @@ from typing import Any
 from kombu.utils.json import dumps, loads
 
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import DUE, HEADER, MOST_HEADERS, Envelope, seconds_until
+from celery_resilience.envelope import Envelope, seconds_until
 from celery_resilience.facts import MESSAGE, ErrorFacts
+from celery_resilience.headers import DUE, HEADER, MOST_HEADERS
 from celery_resilience.history import History, clipped, finite
 
 __all__ = ["DeadLetter"]

@@ -12,7 +12,7 @@ from typing import Any
 from celery import signals
 
 from celery_resilience.context import RetryContext
-from celery_resilience.envelope import HEADER
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.ruling import running
 

@@ -7,7 +7,7 @@ from typing import Any
 from amqp.exceptions import ConsumerCancelled
 
 from celery_resilience.brokers.queues import DELETED
-from celery_resilience.envelope import DUE, QUEUE
+from celery_resilience.headers import DUE, QUEUE
 
 __all__ = ["name_the_queue", "queue_of", "readdress", "remember_tags", "watch_deletions"]
 

@@ -17,8 +17,9 @@ from celery import states
 
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.decision import GiveUp, Reason, RetryLater
-from celery_resilience.envelope import HEADER, seconds_until
+from celery_resilience.envelope import seconds_until
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.outcome import Outcome
 from celery_resilience.ruling import judge, judge_put_back

@@ -19,7 +19,8 @@ from celery.worker import state
 from celery_resilience.announce import announce_failure, announce_retry, exception_of, send_retried
 from celery_resilience.brokers import Received
 from celery_resilience.decision import Reason, RetryLater
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
 from celery_resilience.malformed import refuse_malformed
 from celery_resilience.origin import queue_of
 from celery_resilience.outcome import carried

@@ -20,7 +20,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_resilience.envelope import HEADER
+from celery_resilience.headers import HEADER
 from celery_resilience.settle import settler_of
 
 __all__ = ["hear_revocations", "recall_revocation"]

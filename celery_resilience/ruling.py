@@ -23,9 +23,10 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.context import RetryContext
 from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
-from celery_resilience.envelope import HEADER, seconds_until
+from celery_resilience.envelope import seconds_until
 from celery_resilience.errors import BodyExited
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History, Succeeded
 from celery_resilience.outcome import Outcome
 from celery_resilience.successors import body_returned, unpublished

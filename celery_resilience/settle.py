@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 
 from celery_resilience.brokers import Done, Received
 from celery_resilience.decision import Drop, GiveUp, Reason, RetryLater
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History, clipped
 from celery_resilience.letter import DeadLetter
 from celery_resilience.moves import Move, Moves

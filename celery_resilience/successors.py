@@ -18,7 +18,7 @@ from celery.app.task import Context
 from celery.utils.saferepr import saferepr
 from kombu.utils.json import dumps, loads
 
-from celery_resilience.envelope import HEADER
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History, Succeeded
 
 __all__ = ["body_returned", "publish_rest", "succeeded_before", "unpublished"]

@@ -24,7 +24,7 @@ from celery.worker import state
 
 from celery_resilience.brokers import Received
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.settle import Settler, settler_of
 

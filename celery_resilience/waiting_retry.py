@@ -7,8 +7,8 @@ from enum import Enum
 
 from celery_resilience.brokers.waiting import WaitingFound
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 

@@ -12,14 +12,13 @@ import os
 import select
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from celery_resilience.brokers import Done, TooLarge, Unroutable
+from celery_resilience.brokers import Done, TooLarge
+from celery_resilience.brokers.underway import Published, UnderWay
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 
@@ -31,18 +30,6 @@ _CONNECT = 5.0
 _SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
 #: What a frame of headers has beside them, in bytes.
 _FRAME = 20
-#: The headers that, with its body, tell a message from others.
-_NAMES_IT = ("id", "retries")
-
-
-@dataclass
-class _Pending:
-    copy: Envelope
-    exchange: str
-    routing_key: str
-    since: float
-    done: Done
-    returned: bool = False
 
 
 class Confirms:
@@ -54,12 +41,7 @@ class Confirms:
         #: kombu's connection; None while there is none.
         self.connection: Any = None
         self._channel: Any = None
-        #: What is under way, by the sequence number that RabbitMQ will confirm.
-        self._pending: OrderedDict[int, _Pending] = OrderedDict()
-        self._published = 0
-        #: A message is being sent; answers that come meanwhile are told afterwards.
-        self._sending = False
-        self._held_back: list[tuple[Done, BaseException | None]] = []
+        self._under_way = UnderWay()
         #: What is known to be there on this connection's other end: queues, and what leads to them.
         self.declared: set[str] = set()
         self._watched: int | None = None
@@ -96,7 +78,7 @@ class Confirms:
                 done(exc)
                 return
             if self._hub is None:
-                self._wait(lambda: number not in self._pending, _PATIENCE)
+                self._wait(lambda: number not in self._under_way, _PATIENCE)
 
     def _prepare(self, prepare: Callable[[], None]) -> None:
         outer, self._preparing = self._preparing, True
@@ -127,31 +109,24 @@ class Confirms:
         most = self.connection.connection.frame_max
         if most and len(encoded) + _FRAME > most:
             raise TooLarge(f"RabbitMQ takes headers of {most - _FRAME} bytes, not {len(encoded)}")
-        self._published += 1
-        number = self._published
-        self._pending[number] = _Pending(copy, exchange, routing_key, time.monotonic(), done)
-        self._sending = True
+        published = Published(copy, exchange, routing_key, done)
         try:
-            # Not channel.basic_publish: where the app asks for confirms, that one waits.
-            # The time limit is for a large one that a RabbitMQ short of memory stops reading.
-            channel._basic_publish(
-                message, exchange=exchange, routing_key=routing_key, mandatory=True,
-                timeout=_PATIENCE,
-            )  # fmt: skip
+            with self._under_way.send(published) as number:
+                # Not channel.basic_publish: where the app asks for confirms, that one waits.
+                # The time limit is for a large one that a RabbitMQ short of memory stops reading.
+                channel._basic_publish(
+                    message, exchange=exchange, routing_key=routing_key, mandatory=True,
+                    timeout=_PATIENCE,
+                )  # fmt: skip
         except BaseException as exc:
-            self._pending.pop(number, None)
-            self._sending = False
-            self._tell_held_back()
             self.disconnect(exc)
             raise
-        self._sending = False
-        self._tell_held_back()
         return number
 
     def flush(self, timeout: float) -> None:
         """Wait, *timeout* seconds at most, until nothing is under way."""
         with self.lock:
-            self._wait(lambda: not self._pending, timeout)
+            self._wait(lambda: not self._under_way, timeout)
 
     def _wait(self, over: Callable[[], bool], timeout: float) -> None:
         until = time.monotonic() + timeout
@@ -172,57 +147,13 @@ class Confirms:
     def check(self) -> None:
         """Give up on a connection whose confirms do not come; called now and then by the loop."""
         with self.lock:
-            oldest = next(iter(self._pending.values()), None)
-            if oldest is None or self._blocked:
-                return  # a blocked broker still reads, and confirms, when it is mended
-            if time.monotonic() - oldest.since > _PATIENCE:
+            # A blocked broker still reads, and confirms, when it is mended.
+            if not self._blocked and self._under_way.longer_than(_PATIENCE):
                 self.disconnect(BrokerError(f"no confirm within {_PATIENCE:g} s"))
 
-    # What RabbitMQ answers
-
-    def _on_ack(self, tag: int, multiple: bool) -> None:
-        for pending in self._answered(tag, multiple):
-            name = pending.exchange or pending.routing_key
-            gone = Unroutable(f"there is no queue {name}") if pending.returned else None
-            self._tell(pending.done, gone)
-
-    def _on_nack(self, tag: int, multiple: bool) -> None:
-        for pending in self._answered(tag, multiple):
-            name = pending.exchange or pending.routing_key
-            full = BrokerError(f"{name} refused it: it is full or unavailable")
-            self._tell(pending.done, full)
-
-    def _tell(self, done: Done, problem: BaseException | None) -> None:
-        """Call *done*, but not while a message is being sent: it may want to publish itself, and
-        would take the number that the one under way has been given."""
-        if self._sending:
-            self._held_back.append((done, problem))
-        else:
-            done(problem)
-
-    def _tell_held_back(self) -> None:
-        while self._held_back and not self._sending:
-            done, problem = self._held_back.pop(0)
-            done(problem)
-
     def _on_return(self, exc: Any, exchange: str, routing_key: str, message: Any) -> None:
-        # It comes before its own confirm and does not say whose it is: a queue that is deleted and
-        # made again has taken the ones before it. If in doubt, all of them count as returned.
         self.declared.discard(routing_key)
-        there = [
-            pending
-            for pending in self._pending.values()
-            if (pending.exchange, pending.routing_key) == (exchange, routing_key)
-            and not pending.returned
-        ]
-        same = [pending for pending in there if _is_copy(message, pending.copy)]
-        for pending in same[:1] or there:
-            pending.returned = True
-
-    def _answered(self, tag: int, multiple: bool) -> list[_Pending]:
-        numbers = [n for n in self._pending if n <= tag] if multiple else [tag]
-        found = [self._pending.pop(n, None) for n in numbers]
-        return [pending for pending in found if pending is not None]
+        self._under_way.on_return(exchange, routing_key, message)
 
     # Our connection
 
@@ -245,10 +176,10 @@ class Confirms:
         # One that RabbitMQ has closed, py-amqp would open again: it would confirm nothing.
         channel.open = _stay_closed
         channel.confirm_select()
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_ack"].add(self._under_way.on_ack)
+        channel.events["basic_nack"].add(self._under_way.on_nack)
         channel.events["basic_return"].add(self._on_return)
-        self._published = 0
+        self._under_way.begin()
         if self._hub is not None:
             # A descriptor of our own: py-amqp closes its socket before we can tell the loop, and
             # while a child of the pool has inherited it the loop would hear of it without end.
@@ -268,7 +199,7 @@ class Confirms:
 
     def _set_blocked(self, blocked: bool, *reason: object) -> None:
         self._blocked = blocked
-        if blocked and self._preparing and not self._sending:
+        if blocked and self._preparing and not self._under_way.sending:
             # It reads no more of what we send, and an answer would be waited for until it does.
             raise BrokerError(_SHORT)
 
@@ -289,21 +220,11 @@ class Confirms:
                 os.close(self._watched)
                 self._watched = None
             ours.collect()
-        pending, self._pending = self._pending, OrderedDict()
-        for move in pending.values():
-            move.done(why)
+        self._under_way.fail(why)
 
 
 def _stay_closed() -> None:
     pass
-
-
-def _is_copy(message: Any, copy: Envelope) -> bool:
-    """Whether the *message* that came back is the one that *copy* was sent as."""
-    body = copy.body.encode() if isinstance(copy.body, str) else copy.body
-    came = message.body.encode() if isinstance(message.body, str) else message.body
-    headers = message.headers or {}
-    return bool(came == body) and all(headers.get(k) == copy.headers.get(k) for k in _NAMES_IT)
 
 
 def _is_readable(sock: Any) -> bool:

@@ -17,8 +17,8 @@ from typing import Any
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 
 from celery_resilience.brokers import Unroutable, queues
-from celery_resilience.envelope import DUE
 from celery_resilience.errors import BrokerError
+from celery_resilience.headers import DUE
 from celery_resilience.policy import LONGEST_DELAY
 
 __all__ = [

@@ -20,7 +20,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from celery_resilience.brokers.lua import KEYS, lua
-from celery_resilience.envelope import QUEUE
+from celery_resilience.headers import QUEUE
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -29,9 +29,10 @@ from celery_resilience.cli.resilience import resilience
 from celery_resilience.cli.retries import retries
 from celery_resilience.context import RetryContext
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.flags import _flags
+from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 from celery_resilience.settings import PREFIX, Settings

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from kombu.utils.json import loads
 
 from celery_resilience.brokers import open_broker
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.letter import DeadLetter
 

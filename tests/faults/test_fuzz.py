@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 from tests.faults.row import Cell, Row

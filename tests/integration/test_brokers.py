@@ -16,8 +16,9 @@ from celery_resilience.brokers import Broker as Moves
 from celery_resilience.brokers import NotOurs, Received, Unroutable, open_broker
 from celery_resilience.brokers.confirms import Confirms
 from celery_resilience.brokers.queues import make
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
+from celery_resilience.headers import HEADER
 from celery_resilience.settings import Settings
 from tests.worker import Broker
 

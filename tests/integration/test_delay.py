@@ -17,8 +17,9 @@ from kombu import Connection
 from celery_resilience.brokers import Received, Unroutable, delay, open_broker
 from celery_resilience.brokers.amqp import AmqpBroker
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import DUE, Envelope
+from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
+from celery_resilience.headers import DUE
 from celery_resilience.settings import Settings
 from tests.client import Client
 from tests.integration.test_brokers import Result, Rig

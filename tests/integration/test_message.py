@@ -14,7 +14,8 @@ from kombu.compression import decompress
 from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.frames import UNREADABLE
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from tests.client import Client
 from tests.servers import eventually

@@ -25,8 +25,9 @@ from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.amqp import AmqpBroker
 from celery_resilience.cli.retries import retries
 from celery_resilience.deadletters import DeadLetters
-from celery_resilience.envelope import HEADER, Envelope, seconds_until
+from celery_resilience.envelope import Envelope, seconds_until
 from celery_resilience.filters import Filters
+from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.ids import AmbiguousId, NoSuchId
 from celery_resilience.retries import NotListed, Retries

@@ -11,7 +11,7 @@ import redis
 from celery_resilience.brokers import NotOurs
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.redis import RedisBroker
-from celery_resilience.envelope import HEADER
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.settings import Settings
 from tests.integration.test_brokers import Result, Rig, let_go, rig

@@ -57,7 +57,7 @@ def test_the_one_that_comes_back_is_not_let_go(confirms: Confirms) -> None:
     before = Published(confirms, b"1", id="a")
     after = Published(confirms, b"2", id="b")
     after.comes_back(confirms)
-    confirms._on_ack(2, True)
+    confirms._under_way.on_ack(2, True)
     assert before.told == [None]
     assert [type(problem) for problem in after.told] == [Unroutable]
 
@@ -66,7 +66,7 @@ def test_messages_with_one_body_are_told_apart_by_their_headers(confirms: Confir
     first = Published(confirms, b"[]", id="a", retries=1)
     second = Published(confirms, b"[]", id="a", retries=2)
     second.comes_back(confirms)
-    confirms._on_ack(2, True)
+    confirms._under_way.on_ack(2, True)
     assert first.told == [None]
     assert [type(problem) for problem in second.told] == [Unroutable]
 
@@ -75,14 +75,14 @@ def test_two_that_are_the_same_come_back_one_after_the_other(confirms: Confirms)
     twins = [Published(confirms, b"[]", id="a") for _ in range(2)]
     twins[0].comes_back(confirms)
     twins[1].comes_back(confirms)
-    confirms._on_ack(2, True)
+    confirms._under_way.on_ack(2, True)
     assert [type(twin.told[0]) for twin in twins] == [Unroutable, Unroutable]
 
 
 def test_if_nobody_knows_which_one_it_was_none_is_let_go(confirms: Confirms) -> None:
     both = [Published(confirms, b"[]", id=n) for n in range(2)]
     confirms._on_return(None, "", "letters", Message(b"changed on its way"))
-    confirms._on_ack(2, True)
+    confirms._under_way.on_ack(2, True)
     assert [type(each.told[0]) for each in both] == [Unroutable, Unroutable]
 
 

@@ -23,7 +23,8 @@ PACKAGE = ROOT / "celery_resilience"
 #: A module imports its own floor or a lower one. Floor 1 imports the standard library alone.
 FLOORS = {
     1: "errors verdict decision backoff policy rules user_code celery_options schedule classify*",
-    2: "context envelope facts fingerprint history letter outcome policy_file redact settings",
+    2: "context envelope facts fingerprint headers history letter outcome policy_file redact "
+    "settings",
     3: "brokers* transport*",
     4: "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "

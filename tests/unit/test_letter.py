@@ -14,8 +14,9 @@ from kombu.compression import compress
 from kombu.serialization import dumps
 
 from celery_resilience.decision import Reason
-from celery_resilience.envelope import DUE, HEADER, Envelope
+from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.headers import DUE, HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 

@@ -9,7 +9,7 @@ import pytest
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_resilience.envelope import HEADER
+from celery_resilience.headers import HEADER
 from celery_resilience.revocation import _note_in_backend, hear_revocations, recall_revocation
 
 WAITED = {"x-death": [{}], HEADER: "{}"}

@@ -13,7 +13,8 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from celery_resilience import suspect
-from celery_resilience.envelope import HEADER, Envelope
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 
 

@@ -1,0 +1,62 @@
+"""Headers and properties of a message: ours, the brokers' own, and which of them travel on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["BROKERS_OWN", "DUE", "HEADER", "MOST_HEADERS", "NOT_PROPERTIES", "QUEUE", "without"]
+
+#: Where a virtual transport's payload says, within this process, which queue it came out of.
+QUEUE = "resilience-queue"
+
+#: The one header of ours: a JSON object, read and written by ``history`` and ``letter``.
+HEADER = "celery_resilience"
+#: RabbitMQ takes headers and properties in one frame, of 128 KB at most; some room is left for
+#: its own bookkeeping.
+MOST_HEADERS = 120_000
+
+#: The exchange that a retry which has waited in RabbitMQ comes through, into its queue.
+DUE = "celery_resilience.due"
+
+#: Headers that are for brokers. Copied on, they make RabbitMQ see a cycle and drop the message,
+#: count deliveries that were another message's, or route the copy to more queues than its own.
+BROKERS_OWN = frozenset(
+    {
+        "BCC",
+        "CC",
+        "redelivered",
+        "x-acquired-count",
+        "x-death",
+        "x-delivery-count",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-last-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-reason",
+        "x-opt-deaths",
+    }
+)
+
+#: Properties that belong to one delivery, or that stand in a field of their own. ``expiration``
+#: is RabbitMQ's own clock: it would drop a copy with no worker there to see it. The ``expires``
+#: field, which every worker obeys, says the same and stays. ``user_id`` has to be the name that
+#: the publisher has logged in with, which is now another.
+NOT_PROPERTIES = frozenset(
+    {
+        "application_headers",
+        "body_encoding",
+        "content_encoding",
+        "content_type",
+        "delivery_info",
+        "delivery_tag",
+        "expiration",
+        "user_id",
+    }
+)
+
+
+def without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """A copy of *mapping* without *names*."""
+    return {name: value for name, value in mapping.items() if name not in names}
