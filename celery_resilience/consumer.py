@@ -65,6 +65,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self._checks: Any = None
         self.holding.watch(c)
         self._stay_paused(c)
+        _set_prefetch_in_the_loop(c)
         consumed = set(c.app.amqp.queues.consume_from)
         if self.settings.enabled:
             apply_policies(c.app, self.settings).check(c.app.tasks.values())
@@ -105,6 +106,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.guard.watch(c.task_consumer.channel)
         if self.settings.enabled and hasattr(broker, "prepare"):
             broker.prepare(c.app.amqp.queues.consume_from)
+        if c.hub is None and self._checks is None:
+            self._checks = c.timer.call_repeatedly(_CHECK, self.settler.moves.check)
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
@@ -122,6 +125,17 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.settler.moves.drain(_DRAIN)
         self.holding.leave()
         self.settler.moves.close()
+
+
+def _set_prefetch_in_the_loop(c: Any) -> None:
+    """After a reconnect Celery sets the prefetch count in whatever thread acknowledges: two that
+    wait on one connection for the broker's answer may wait for ever."""
+    restore = c._restore_prefetch_count_after_connection_restart
+
+    def in_the_loop(*args: Any) -> None:
+        c.call_soon(restore, *args)
+
+    c._restore_prefetch_count_after_connection_restart = in_the_loop
 
 
 def _keep_what_runs(pool: Any) -> None:

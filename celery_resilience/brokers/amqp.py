@@ -12,7 +12,7 @@ from typing import Any
 from amqp.spec import Basic
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received, Unroutable, queues
-from celery_resilience.brokers.confirms import Confirms
+from celery_resilience.brokers.confirms import SHORT, Confirms
 from celery_resilience.brokers.delay import (
     USUAL,
     Delay,
@@ -131,8 +131,10 @@ class AmqpBroker:
         prepare: Callable[[], None] | None = None,
     ) -> None:
         channel = received.message.channel
-        let_go = received.acked or _was_deleted(received.message)
-        if not let_go and (channel is None or not channel.is_open):
+        deleted = not received.acked and _was_deleted(received.message)
+        if deleted:
+            _forget(received.message)
+        elif not received.acked and (channel is None or not channel.is_open):
             # RabbitMQ has taken the message back with the channel and delivers it again.
             done(NotOurs("its channel is closed: RabbitMQ delivers it again"))
             return
@@ -195,8 +197,9 @@ class AmqpBroker:
         result: list[BaseException | None] = []
         received = Received(found.key, copy, let_go=found.key.ack)
         self._move(received, copy, "", queue, result.append)
-        if result and result[0] is not None:
-            raise result[0]
+        problem = result[0] if result else BrokerError(f"{SHORT}, and may take this one later")
+        if problem is not None:
+            raise problem
         found.key.ack()
 
     def close(self) -> None:
@@ -221,6 +224,15 @@ class AmqpBroker:
             if (queues.size(self._confirms.connection, look.queue) or 0) >= lent:
                 return
             time.sleep(0.01)
+
+
+def _forget(message: Any) -> None:
+    """Make *message*'s acknowledgement local: RabbitMQ knows nothing of it any more."""
+
+    def ack(multiple: bool = False) -> None:
+        message._state = "ACK"
+
+    message.ack = ack
 
 
 def _was_deleted(message: Any) -> bool:

@@ -22,12 +22,13 @@ from celery_resilience.brokers.underway import Published, UnderWay
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 
-__all__ = ["Confirms"]
+__all__ = ["SHORT", "Confirms"]
 
 #: How long a confirm may take before the message counts as not published, in seconds.
 _PATIENCE = 30.0
 _CONNECT = 5.0
-_SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
+#: What is said while it does not read what we send.
+SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
 #: What a frame of headers has beside them, in bytes.
 _FRAME = 20
 
@@ -60,6 +61,8 @@ class Confirms:
         prepare: Callable[[], None] | None = None,
     ) -> None:
         """Publish *copy*; *done* is called when RabbitMQ has it, or when that failed.
+
+        Without a loop that is before this returns, unless RabbitMQ is short of memory.
 
         The anonymous exchange (``""``) leads to the queue that the key names; *prepare* is called
         before, on the open connection.
@@ -138,7 +141,9 @@ class Confirms:
                 self.connection.drain_events(timeout=min(left, 1.0))
             except TimeoutError as exc:
                 if left <= 0:
-                    self.disconnect(exc)
+                    # One that is short of memory will read it, from a closed connection too.
+                    if not self._blocked:
+                        self.disconnect(exc)
                     return
             except Exception as exc:
                 self.disconnect(exc)
@@ -147,6 +152,8 @@ class Confirms:
     def check(self) -> None:
         """Give up on a connection whose confirms do not come; called now and then by the loop."""
         with self.lock:
+            if self._hub is None:
+                self._on_readable()  # nobody else does, when nothing is waited for
             # A blocked broker still reads, and confirms, when it is mended.
             if not self._blocked and self._under_way.longer_than(_PATIENCE):
                 self.disconnect(BrokerError(f"no confirm within {_PATIENCE:g} s"))
@@ -201,14 +208,14 @@ class Confirms:
         self._blocked = blocked
         if blocked and self._preparing and not self._under_way.sending:
             # It reads no more of what we send, and an answer would be waited for until it does.
-            raise BrokerError(_SHORT)
+            raise BrokerError(SHORT)
 
     def _refuse_while_blocked(self) -> None:
         if self._blocked and self._hub is None:
             with suppress(TimeoutError):
                 self.connection.drain_events(timeout=0)
         if self._blocked:
-            raise BrokerError(_SHORT)
+            raise BrokerError(SHORT)
 
     def disconnect(self, why: BaseException) -> None:
         """Close our connection; every move under way has failed because of *why*."""

@@ -129,6 +129,28 @@ def confirms(scene: Scene) -> None:
     _killed(scene, options={"confirm_publish": True})
 
 
+@row(
+    "7-alarm",
+    "RabbitMQ short of memory at the retry and at the letter, for 5 s (60 s with --full)",
+    brokers=RABBITS,
+    pools=_POOLS,
+    patience=90,
+)
+def alarm(scene: Scene) -> None:
+    gate, rabbit = scene.directory / "gate", scene.servers.rabbitmq
+    scene.worker(concurrency=4)
+    for _ in range(2):
+        scene.send("gated_once", str(gate), starts=2)
+        scene.send("gated", str(gate), "fail", ends="letter")
+    scene.wait(lambda: len(list(scene.lines("start"))) == 4)
+    rabbit.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
+    try:
+        gate.touch()
+        scene.pause(_outage(scene))
+    finally:
+        rabbit.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4).")
+
+
 # The result store
 
 
@@ -309,6 +331,29 @@ def unwritable(scene: Scene) -> None:
         _goes_on_by_itself(scene, worker)
     finally:
         _permit(scene)
+
+
+@row(
+    "13-deleted",
+    "the queue is deleted while its tasks run",
+    brokers=RABBITS,
+    pools=_POOLS,
+    ci=("rabbitmq-classic/threads",),
+)
+def deleted(scene: Scene) -> None:
+    # A worker that reconnects makes its queue again, and what is retried goes on there; before
+    # that it is a letter.
+    gate = scene.directory / "gate"
+    worker = scene.worker(concurrency=4)
+    for _ in range(2):
+        scene.send("gated", str(gate), "fail", ends="letter")
+        retried = scene.send("gated_once", str(gate), starts=2)
+        scene.tasks[retried].ends = ("letter", "result")
+    scene.wait(lambda: len(list(scene.lines("start"))) == 4)
+    with scene.client.app.connection_for_write() as connection:
+        connection.default_channel.queue_delete("work")
+    scene.wait(lambda: "Connection to broker lost" in worker.log(), message="it is told")
+    gate.touch()
 
 
 def _permit(scene: Scene, configure: str = ".*", write: str = ".*") -> None:

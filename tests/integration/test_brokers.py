@@ -14,12 +14,14 @@ from kombu.transport import memory
 
 from celery_resilience.brokers import Broker as Moves
 from celery_resilience.brokers import NotOurs, Received, Unroutable, open_broker
+from celery_resilience.brokers import confirms as module_of_confirms
 from celery_resilience.brokers.confirms import Confirms
 from celery_resilience.brokers.queues import make
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 from celery_resilience.headers import HEADER
 from celery_resilience.settings import Settings
+from tests.servers import RabbitServer, eventually
 from tests.worker import Broker
 
 ALL = ["redis", "rabbitmq-classic", "rabbitmq-quorum", "memory"]
@@ -396,4 +398,34 @@ def test_a_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
     confirms.publish(copy, "", "work", after)
     confirms.flush(5)
     assert after.only is None
+    confirms.disconnect(BrokerError("closed"))
+
+
+@pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
+def test_without_a_loop_too_a_rabbitmq_short_of_memory_has_it_once(
+    rig: Rig, rabbitmq_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It will read what was sent, from a closed connection as well: a second copy is one more."""
+    monkeypatch.setattr(module_of_confirms, "_PATIENCE", 0.5)
+    confirms = Confirms(rig.connection)
+    copy = Envelope(b"[]", "application/json", "utf-8", headers={"id": "1"}, queue="work")
+    sent, refused = Result(), Result()
+    confirms.open()
+    rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
+    try:
+        confirms.publish(copy, "", "work", sent)
+        assert sent.calls == []
+        confirms.publish(copy, "", "work", refused)
+        assert "short of memory" in str(refused.only)
+        confirms.check()
+    finally:
+        rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4).")
+
+    def confirmed() -> bool:
+        confirms.check()
+        return bool(sent.calls)
+
+    eventually(confirmed)
+    assert sent.only is None
+    assert len(rig.lying()) == 1
     confirms.disconnect(BrokerError("closed"))
