@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from celery_resilience.brokers import Done, TooLarge
+from celery_resilience.brokers.frames import read_on
 from celery_resilience.brokers.underway import Published, UnderWay
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
@@ -179,6 +180,7 @@ class Confirms:
         self.connection.connection.on_blocked = partial(self._set_blocked, True)
         self.connection.connection.on_unblocked = partial(self._set_blocked, False)
         self._blocked = False
+        read_on(self.connection.connection)  # somebody may look at what lies in a queue
         channel = self._channel = self.connection.channel()
         # One that RabbitMQ has closed, py-amqp would open again: it would confirm nothing.
         channel.open = _stay_closed

@@ -62,6 +62,8 @@ class Places:
     _counted: int = -1
     #: Letters that belong to no number.
     strangers: list[DeadLetter] = field(default_factory=list)
+    #: How many of those the row has to have.
+    nameless: int = 0
 
     def states(self) -> dict[str, str]:
         """What the result store says about each number; nothing about most that have no result."""
@@ -214,8 +216,8 @@ class Places:
             for letter in letters.get(number, ()):
                 if task.reasons and letter.reason.value not in task.reasons:
                     complaints.append(f"{number} ({task.name}): its letter says {letter.reason}")
-        if self.strangers:
-            complaints.append(f"{len(self.strangers)} letters of no task")
+        if len(self.strangers) != self.nameless:
+            complaints.append(f"{len(self.strangers)} letters of no task, not {self.nameless}")
         return Count(
             sent=len(scene.tasks), result=tally["result"], waiting=tally["waiting"],
             letters=tally["letter"], dropped=tally["dropped"], stuck=tally["stuck"],

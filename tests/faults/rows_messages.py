@@ -7,7 +7,7 @@ import json
 import pickle
 from typing import Any
 
-from tests.faults.row import EVERYWHERE, row
+from tests.faults.row import EVERYWHERE, RABBITS, row
 from tests.faults.scene import APP, Scene, alive
 
 _JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
@@ -126,7 +126,35 @@ def garbage_in_the_list(scene: Scene) -> None:
         scene.send("good")
     scene.wait(lambda: scene.places.are_final(), scene.patience)
     scene.wait(lambda: scene.client.count("dead_letter") == 6, message="6 letters")
-    scene.places.letters()
-    scene.expect(len(scene.places.strangers) == 6, "not every one of them is a letter")
-    client.delete("dead_letter")
+    scene.places.nameless = 6
+    scene.expect(alive(pid) and worker.pid == pid, "the worker has died")
+
+
+@row(
+    "1-headers",
+    "headers that leave no room for ours, properties that no client can read",
+    brokers=RABBITS,
+    pools=EVERYWHERE,
+)
+def headers(scene: Scene) -> None:
+    worker = scene.worker()
+    pid = worker.pid
+    unreadable = [
+        b"\x04\x00\x02\xff\xfe",  # a correlation_id that is no UTF-8
+        b"\x80\x00\x02\xff\xfe",  # a content type
+        b"\x20\x00\x00\x00\x00\x0b\x01tT" + b"\xff" * 8,  # a time after the last one
+    ]
+    with scene.client.app.connection_for_write() as connection:
+        channel = connection.channel()
+        for properties in unreadable:
+            message = channel.prepare_message(_GOOD)
+            message._serialize_properties = lambda properties=properties: properties
+            channel.basic_publish(message, exchange="", routing_key="work")
+    large = {"large": "x" * 130_000}
+    for _ in range(3):
+        scene.send("refuses", ends="letter", reasons="permanent", headers=large)
+        scene.send("flaky", starts=2)
+    scene.wait(lambda: scene.places.are_final(), scene.patience)
+    scene.wait(lambda: scene.client.count("dead_letter") == 6, message="6 letters")
+    scene.places.nameless = len(unreadable)
     scene.expect(alive(pid) and worker.pid == pid, "the worker has died")
