@@ -99,7 +99,7 @@ def came_before(request: Any) -> bool:
 
 
 def success_is_stored(request: Any) -> bool:
-    """Whether the body has succeeded in this very run, and its result says so."""
+    """Whether the body has succeeded since *request* was received, and its result says so."""
     if request.ignore_result:
         return False
     backend = request._task.backend
@@ -107,10 +107,11 @@ def success_is_stored(request: Any) -> bool:
         return False  # a look would declare a reply queue of this worker's
     try:
         meta = backend._get_task_meta_for(request.id)
-        left = seconds_until(meta["date_done"], request.time_start)
+        left = seconds_until(meta["date_done"], request.received_at)
     except Exception:
         return False
-    # The same id may have succeeded before, in another run.
+    # The same id may have succeeded before, in another run. Nor is it the time of this start:
+    # billiard may start it again when the process dies, and a success is stored once.
     return bool(meta["status"] == states.SUCCESS and left is not None and left >= 0)
 
 

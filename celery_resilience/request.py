@@ -7,6 +7,7 @@ or ran into its hard time limit), the same policy is asked in :mod:`~celery_resi
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.received_at = time.time()
         refuse_malformed(self._request_dict, self._payload)
         headers, info = self._message.headers, self._message.delivery_info
         if (headers and HEADER in headers) or (info and info.get("redelivered")):

@@ -41,7 +41,7 @@ class Count:
     doubled: int = 0
     #: Such starts that the row allows.
     allowed: int = 0
-    #: How many may be lost: in kombu's own window, where a Redis worker is killed.
+    #: How many may be lost: in kombu's own window, where a Redis worker is killed or cut off.
     window: int = 0
     #: Seconds until the last one was at its end, after the fault.
     seconds: float = 0.0

@@ -39,8 +39,8 @@ class Row:
     #: Whether a message may live on twice on RabbitMQ: there is no step that both publishes a copy
     #: and lets the original go, and the broker may die in between.
     forks: bool = False
-    #: Whether workers are killed: between kombu's own pop and its note of who holds the message,
-    #: ``redis://`` may lose one message at each death.
+    #: Whether workers die, or their connections: between kombu's own pop and its note of who holds
+    #: the message, ``redis://`` may lose one each time.
     window: bool = False
     #: ``broker/pool`` of the cells that CI runs; the others are for the whole matrix.
     ci: tuple[str, ...] = ()

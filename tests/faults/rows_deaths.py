@@ -51,6 +51,9 @@ def no_retries(scene: Scene) -> None:
 @row(
     "2-done",
     "pool child killed after the success was stored",
+    # On a busy machine billiard may see the death before the word that the child had begun: it then
+    # gives the body to another one.
+    doubles=1,
     ci=("redis/prefork",),
 )
 def done_already(scene: Scene) -> None:

@@ -28,7 +28,7 @@ def _unreachable(scene: Scene, name: str, ends: str, starts: int) -> None:
     for _ in range(4):
         scene.send("good")
     scene.wait(lambda: sum(n >= 1 for n in scene.starts().values()) >= 4)
-    scene.door.cut()
+    scene.cut()
     gate.touch()
     scene.pause(_outage(scene))
     scene.door.mend()
@@ -39,6 +39,7 @@ def _unreachable(scene: Scene, name: str, ends: str, starts: int) -> None:
     "broker unreachable at the re-enqueue, for 5 s (60 s with --full)",
     pools=_POOLS,
     doubles=1,
+    window=True,
     forks=True,
     patience=90,
     ci=("redis/prefork",),
@@ -52,6 +53,7 @@ def at_the_retry(scene: Scene) -> None:
     "broker unreachable at the dead-lettering, for 5 s (60 s with --full)",
     pools=_POOLS,
     doubles=1,
+    window=True,
     forks=True,
     patience=90,
     ci=("redis/threads",),
@@ -84,6 +86,7 @@ def _killed(scene: Scene, fsync: str = "", options: dict[str, Any] | None = None
     brokers=REDIS,
     pools=EVERYWHERE,
     doubles=1,
+    window=True,
     patience=90,
     ci=("resilient-redis/prefork",),
 )
@@ -97,6 +100,7 @@ def everysec(scene: Scene) -> None:
     brokers=REDIS,
     pools=("prefork", "threads"),
     doubles=1,
+    window=True,
     patience=90,
 )
 def always(scene: Scene) -> None:
@@ -225,7 +229,7 @@ def chain_unpublished(scene: Scene) -> None:
         ).apply_async(queue="work")
         firsts.append(first)
     scene.wait(lambda: len(list(scene.lines("start"))) == 3)
-    scene.door.cut()
+    scene.cut()
     gate.touch()
     scene.wait(lambda: len(list(scene.lines("end"))) >= 3)
     # Celery tries for some seconds to publish what follows, some versions three times; only then

@@ -175,7 +175,13 @@ class Scene:
 
     def kill_broker(self) -> None:
         """End the broker as ``kill -9`` does."""
+        self.deaths += 1
         (self.servers._redis if self.on_redis else self.servers._rabbitmq).kill()
+
+    def cut(self) -> None:
+        """Cut the workers off from the broker, until ``door.mend``."""
+        self.deaths += 1
+        self.door.cut()
 
     def start_broker(self) -> None:
         """Start it again, on the data it had."""

@@ -16,7 +16,12 @@ from celery.exceptions import Reject
 from celery_resilience import Policy, ResilientTask
 from celery_resilience.decision import GiveUp, Reason, RetryLater
 from celery_resilience.history import Attempt, History
-from celery_resilience.parent import came_before, decide_here, decide_put_back
+from celery_resilience.parent import (
+    came_before,
+    decide_here,
+    decide_put_back,
+    success_is_stored,
+)
 
 #: Its retries would be later than what expires in a minute.
 LATE = Policy(max_retries=5, backoff=600, jitter="none")
@@ -97,3 +102,19 @@ def test_who_put_it_back_or_whose_worker_has_died_finds_itself_redelivered(task:
     assert not came_before(request(task, header=History().add(PUT_BACK).add(failed).dumps()))
     assert not came_before(request(task, header=History(losses=1).dumps()))
     assert not came_before(request(task))
+
+
+def test_a_success_is_found_though_billiard_has_started_the_body_again(task: Any) -> None:
+    """What is stored first stays; only a success of before this delivery is another run's."""
+    now = datetime.now(timezone.utc)
+    meta = {"status": "SUCCESS", "date_done": now.isoformat()}
+    stored = SimpleNamespace(backend=SimpleNamespace(_get_task_meta_for=lambda task_id: meta))
+
+    def received(seconds_before: float) -> Any:
+        return SimpleNamespace(
+            id="1", ignore_result=False, _task=stored, time_start=now.timestamp() + 1,
+            received_at=now.timestamp() - seconds_before,
+        )  # fmt: skip
+
+    assert success_is_stored(received(0.5))
+    assert not success_is_stored(received(-0.5))
