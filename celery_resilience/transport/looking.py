@@ -143,7 +143,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         at = time() if self.holder is None else ""
         done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
         self._question = queues, tags, done
-        args = [room, _BYTES, fair, len(queues), tags, at, len(prefix), *names, *done]
+        args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode()), *names, *done]
         try:
             self.looker.ask(lua("take", __package__), [*self._held_in(), *lists], args)
         except BaseException:

@@ -7,7 +7,7 @@
 --       3 "1": the queues of a priority take turns; "0": the first is emptied first
 --       4 how many queues   5 how a delivery tag begins
 --       6 the time, for kombu's index; "" where a worker holds: then the list is written down too
---       7 length of the key prefix
+--       7 length of the key prefix, in bytes
 --       8.. for each queue its name as JSON, "" where nothing has to be held
 --       then the delivery tags of what is acknowledged
 --

@@ -17,7 +17,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience.brokers.held import Holder, take_over
+from celery_resilience.brokers.held import Holder, Leases, take_over
 from celery_resilience.decision import Reason
 from celery_resilience.embedded import EmbeddedServer
 from celery_resilience.envelope import Envelope
@@ -433,6 +433,16 @@ def test_every_key_has_the_prefix(reader, redis_broker, db) -> None:
     consumer.read(1)
     (value,) = db.hvals(f"here:{holder.key}")
     assert value.startswith(b"a\n")
+
+
+def test_a_prefix_beyond_ascii_is_left_out_of_what_is_held(reader, db) -> None:
+    """What is given back has to lie where it is read."""
+    consumer, holder = reader("a", global_keyprefix="größe:"), Holder()
+    assert take_over(consumer.channel, holder)
+    db.lpush("größe:a", json.dumps({"properties": {"delivery_info": {}}, "body": ""}))
+    consumer.read(1)
+    assert Leases(db, "größe:").give_back(holder.id) == 1
+    assert db.llen("größe:a") == 1
 
 
 def test_stock_consumers_share_the_queue(reader, redis_broker, put, db) -> None:
