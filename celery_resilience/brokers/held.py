@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -42,6 +44,8 @@ class Holder:
         self.id = uuid.uuid4().hex
         #: The hash, without the connection's prefix: delivery tag to list and payload.
         self.key = f"{KEYS}held:{self.id}"
+        #: When its lease was last renewed late, by the monotonic clock.
+        self.late_at = -math.inf
         #: The tags of what was let go when its connection had gone: the next one says so.
         self.unsent: list[str] = []
 
@@ -126,9 +130,11 @@ class Leases:
         self._back = client.register_script(lua("giveback"))
         self._forget = client.register_script(lua("leave"))
 
-    def renew(self, worker: str) -> tuple[int, list[str]]:
-        """Say that *worker* is alive; how many there are, and those whose lease has run out."""
-        count, *dead = self._lease(keys=[self._workers], args=[worker, LEASE])
+    def renew(self, holder: Holder) -> tuple[int, list[str]]:
+        """Say that *holder* is alive; how many are, and those whose lease has run out."""
+        count, late, *dead = self._lease(keys=[self._workers], args=[holder.id, LEASE])
+        if late:
+            holder.late_at = time.monotonic()
         return int(count), [_text(name) for name in dead]
 
     def let_go(self, holder: Holder) -> None:

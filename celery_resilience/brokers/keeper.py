@@ -84,7 +84,7 @@ class Keeper:
 
     def _renew(self, now: float) -> None:
         try:
-            self._workers, dead = self._leases.renew(self._holder.id)
+            self._workers, dead = self._leases.renew(self._holder)
             if self._believe_at is None:
                 self._believe_at = now + (
                     0 if self._leases.up_for() > 2 * held.GRACE else held.GRACE
@@ -93,7 +93,8 @@ class Keeper:
             self._believe_at = None
             raise
         self._renew_at = now + held.RENEW
-        if now < self._believe_at:
+        # What kept us from renewing ours may have kept everybody.
+        if now < max(self._believe_at, self._holder.late_at + held.GRACE):
             return
         for worker in dead:
             given = self._leases.give_back(worker)

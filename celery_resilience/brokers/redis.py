@@ -162,7 +162,7 @@ class RedisBroker:
 
     def consume_for(self, channel: Any, holder: Holder) -> bool:
         """Let *channel*, from which nothing was read yet, hold its messages for *holder*."""
-        self.leases.renew(holder.id)
+        self.leases.renew(holder)
         return take_over(channel, holder)
 
     def keeper(self, holder: Holder) -> Keeper:

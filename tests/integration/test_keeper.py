@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -112,16 +113,43 @@ def test_leases_are_not_believed_soon_after_an_outage(
     assert (db.llen("work"), db.hlen(DEAD)) == (1, 1)
 
 
+@pytest.mark.parametrize("reconnects", [False, True])
+def test_who_was_late_does_not_believe_that_others_have_died(
+    rig: Rig,
+    db: redis.Redis,
+    holder: Holder,
+    keeper: Callable[[], Keeper],
+    monkeypatch: pytest.MonkeyPatch,
+    reconnects: bool,
+) -> None:
+    """A cut network, a frozen server or a clock that was set: they may be about to say so too."""
+    assert isinstance(rig.moves, RedisBroker)
+    monkeypatch.setattr(held, "GRACE", 1e6)
+    monkeypatch.setattr(Leases, "up_for", lambda leases: math.inf)
+    looking = keeper()
+    looking.look()
+    db.zincrby(WORKERS, -0.6 * held.LEASE, holder.id)
+    dies(db, f"work\n{payload()}")
+    if reconnects:
+        rig.moves.consume_for(rig.channel, holder)
+        looking = keeper()
+    looking.look()
+    assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
+    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    looking.look()
+    assert (db.llen("work"), db.hlen(DEAD)) == (1, 0), "but they are looked at again"
+
+
 def test_who_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -> None:
-    leases = Leases(db, "")
-    assert leases.renew("alive") == (1, [])
-    assert leases.renew("other") == (2, [])
-    assert not leases.leave("alive", if_dead=True)
-    assert set(leases.workers()) == {"alive", "other"}
-    db.zadd(WORKERS, {"alive": 1.0})
-    assert leases.renew("other") == (2, ["alive"])
-    assert leases.leave("alive", if_dead=True)
-    assert leases.leave("other"), "it says so itself"
+    leases, alive, other = Leases(db, ""), Holder(), Holder()
+    assert leases.renew(alive) == (1, [])
+    assert leases.renew(other) == (2, [])
+    assert not leases.leave(alive.id, if_dead=True)
+    assert set(leases.workers()) == {alive.id, other.id}
+    db.zadd(WORKERS, {alive.id: 1.0})
+    assert leases.renew(other) == (2, [alive.id])
+    assert leases.leave(alive.id, if_dead=True)
+    assert leases.leave(other.id), "it says so itself"
     assert leases.workers() == {}
 
 
@@ -134,7 +162,7 @@ def test_who_comes_back_while_it_is_given_back_is_not_forgotten(
 
     def slowly(self: Leases, worker: str) -> int:
         given = give_back(self, worker)
-        self.renew(worker)
+        db.zadd(WORKERS, {worker: 1e12})
         return given
 
     monkeypatch.setattr(Leases, "give_back", slowly)
@@ -169,7 +197,7 @@ def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
     dies(db, f"work\n{payload(3)}")
     db.config_set("maxmemory", 1)
     try:
-        assert leases.renew("alive") == (2, ["dead"])
+        assert leases.renew(holder) == (2, ["dead"])
         assert leases.give_back("dead") == 1
         assert rig.moves.note_start(received, received.envelope)
         assert waiting.move_due("alive").moved == 1
