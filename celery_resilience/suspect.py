@@ -117,7 +117,16 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         if note is None:
             _put_back(request, settler, received, later, 0)
             raise TaskRevokedError(request.id)
-        if not note(received, received.envelope.with_header(later.dumps())):
+        try:
+            ours = note(received, received.envelope.with_header(later.dumps()))
+        except Exception as exc:  # the broker's fault, not the message's
+            state.reserved_requests.discard(request)  # it does not go on if the connection is lost
+            name = f"{request.name}[{request.id}]"
+            logger.warning("%s: that it is started can't be written down: %r", name, exc)
+            settler.moves.start_again(request, _TURN)
+            return None
+        state.reserved_requests.add(request)
+        if not ours:
             state.task_ready(request)  # another worker has it: it must not run here too
             raise TaskRevokedError(request.id)
     suspects.start(request, alone=alone)

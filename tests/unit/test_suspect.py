@@ -86,3 +86,31 @@ def test_beside_others_that_come_again_for_the_first_time_it_is_started(
         request.execute_using_pool(None)
     assert all(request.started for request in both)
     assert settler.back == []
+
+
+def test_a_start_that_can_not_be_written_down_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says nothing about the message, and its place in the pool is kept."""
+    settler, again = Settler(3), []
+    answers: list[Any] = [OSError("the broker refuses"), True]
+
+    def note_start(*told: Any) -> Any:
+        answer = answers.pop(0)
+        if answer is not True:
+            raise answer
+        return answer
+
+    settler.moves.broker.note_start = note_start
+    settler.moves.start_again = lambda request, delay: again.append(request)
+    monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    request = Request("one", starts=0)
+    state.task_reserved(request)
+    suspect.watch_start(request)
+    request.execute_using_pool(None)
+    assert (again, request.started, request._settled) == ([request], False, False)
+    assert request not in state.reserved_requests, "after a reconnection it is nobody's"
+    request.execute_using_pool(None)
+    assert request.started
+    assert request in state.reserved_requests
