@@ -64,9 +64,19 @@ class HeldQoS(_redis.QoS):
         else:
             raw = dict(message._raw)
             place = _list_of(self.channel, raw, raw.pop(QUEUE, None))
-            with self.channel.conn_or_acquire() as client:
-                client.hset(self.channel.holder.key, delivery_tag, f"{place}\n{dumps(raw)}")
+            self._write_down(delivery_tag, f"{place}\n{dumps(raw)}")
         virtual.QoS.append(self, message, delivery_tag)
+
+    def _write_down(self, tag: str, value: str) -> None:
+        from redis.exceptions import OutOfMemoryError
+
+        key = self.channel.holder.key
+        try:
+            with self.channel.conn_or_acquire() as client:
+                client.hset(key, tag, value)
+        except OutOfMemoryError:  # it has left its list already, and would be nowhere
+            key = f"{self.channel.global_keyprefix or ''}{key}"
+            plain_client(self.channel).eval(lua("keep"), 1, key, tag, value)
 
     def ack(self, delivery_tag: str) -> None:
         try:

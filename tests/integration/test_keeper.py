@@ -210,6 +210,23 @@ def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
     assert (db.exists(holder.key), sum(waiting.counts().values())) == (0, 1)
 
 
+def test_what_kombu_has_taken_from_a_full_server_is_held(
+    rig: Rig, db: redis.Redis, holder: Holder
+) -> None:
+    """By then it is in no list any more."""
+    rig.publish([[], {}, {}])
+    rig.receive().let_go()
+    rig.publish([[], {}, {}])
+    db.config_set("maxmemory", 1)
+    try:
+        received = rig.receive()
+        assert db.hkeys(holder.key) == [received.message.delivery_tag.encode()]
+        received.let_go()
+    finally:
+        db.config_set("maxmemory", 0)
+    assert db.exists("work", holder.key) == 0
+
+
 # How it is given back
 
 
