@@ -156,7 +156,8 @@ class Waiting:
 
     def queue_of(self, place: str) -> str:
         """The queue that the list *place* belongs to."""
-        return place.rsplit(self._separator, 1)[0]
+        queue, _, step = place.rpartition(self._separator)
+        return queue if step.isdigit() else place  # the name may have the separator in it
 
     def _places(self) -> list[str]:
         return [name.decode() for name in self._client.zrange(self._lists, 0, -1)]

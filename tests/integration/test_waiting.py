@@ -11,6 +11,7 @@ import redis
 from celery_resilience.brokers import NotOurs
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.redis import RedisBroker
+from celery_resilience.brokers.waiting import Waiting
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.settings import Settings
@@ -205,3 +206,9 @@ def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None
     assert isinstance(rig.moves, RedisBroker)
     assert rig.moves.leases.give_back("dead") == 1
     assert db.llen("work") == 1
+
+
+@pytest.mark.parametrize("place", ["eu:mail", "eu:mail:3", "mail", "mail:3"])
+def test_a_queue_may_have_the_separator_in_its_name(db: redis.Redis, rig: Rig, place: str) -> None:
+    """``sep=":"`` is what Celery's documentation shows."""
+    assert Waiting(db, "", ":").queue_of(place) == place.removesuffix(":3")
