@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis as _redis
@@ -117,8 +118,24 @@ def take_over(channel: Any, holder: Holder) -> bool:
         # Celery may have changed methods of this very object (worker_disable_prefetch).
         qos.__class__ = HeldQoS
     qos.__dict__.setdefault("popped", set())
+    kind: Any = type(channel)
+    channel.__class__ = _reading_every_list(kind)
     Leases(plain_client(channel), channel.global_keyprefix or "").let_go(holder)
     return True
+
+
+@cache
+def _reading_every_list(kind: type) -> type:
+    """A *kind* of channel that also reads the lists of its queues on fanout exchanges.
+
+    Nobody writes them but who puts a message back into the queue that it came from: a retry, a
+    replay, and what is given back.
+    """
+
+    def active_queues(channel: Any) -> list[str]:
+        return list(dict.fromkeys(channel._active_queues))
+
+    return type(kind.__name__, (kind,), {"active_queues": property(active_queues)})
 
 
 def plain_client(channel: Any, *, single: bool = False) -> Redis:

@@ -492,6 +492,27 @@ def test_fanout(redis_broker) -> None:
         eventually(publish_and_listen)
 
 
+@pytest.mark.parametrize("scheme", ["", "resilient-"])
+def test_what_is_put_back_into_a_fanout_queue_is_read(redis_broker, db, scheme) -> None:
+    """A retry belongs to the one queue that its message came from, and not to the exchange."""
+    got: list[Any] = []
+    mine = Queue("mine", Exchange("everyone", "fanout"))
+    with Connection(f"{scheme}{redis_broker.broker_url}") as connection:
+        channel: Any = connection.channel()
+        assert take_over(channel, Holder())
+        consumer = Consumer(channel, [mine], on_message=got.append)
+        consumer.qos(prefetch_count=10)
+        with consumer:
+            db.lpush("mine", json.dumps({"properties": {"delivery_tag": "1", "delivery_info": {}}}))
+            while not got:
+                connection.drain_events(timeout=5)
+            got.pop().ack()
+            connection.Producer(exchange=mine.exchange).publish(2, serializer="json")
+            while not got:
+                connection.drain_events(timeout=5)
+    assert bodies(got) == [2]
+
+
 def test_basic_get_and_purge_and_size(redis_broker, put) -> None:
     with Connection(f"resilient-{redis_broker.broker_url}") as connection:
         queue = Queue("a", channel=connection.channel())
