@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -140,10 +141,24 @@ def _reading_every_list(kind: type) -> type:
 
 def plain_client(channel: Any, *, single: bool = False) -> Redis:
     """A client on *channel*'s own connections that adds no prefix to any key: kombu's adds it to
-    some commands and some keys only. A *single* one keeps its connection, for one thread."""
+    some commands and some keys only. A *single* one keeps its connection, for one command at a
+    time."""
     from redis import Redis
 
-    return Redis(connection_pool=channel.pool, single_connection_client=single)
+    client = Redis(connection_pool=channel.pool, single_connection_client=single)
+    if single and not hasattr(client, "single_connection_lock"):  # an older redis-py
+        _let_one_command_wait_for_the_other(client)
+    return client
+
+
+def _let_one_command_wait_for_the_other(client: Any) -> None:
+    execute, lock = client.execute_command, threading.Lock()
+
+    def execute_command(*args: Any, **options: Any) -> Any:
+        with lock:
+            return execute(*args, **options)
+
+    client.execute_command = execute_command
 
 
 class Leases:

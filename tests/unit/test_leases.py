@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
 import pytest
+import redis
 
-from celery_resilience.brokers.held import Holder, Leases
+from celery_resilience.brokers.held import Holder, Leases, plain_client
 
 
 class Client(fakeredis.FakeRedis):
@@ -58,3 +62,28 @@ def test_what_ends_while_another_thread_lets_go_is_not_forgotten(
     assert holder.unsent == ["late"]
     leases.let_go(holder)
     assert set(client.hkeys(holder.key)) == {b"runs"}
+
+
+def test_on_a_single_connection_one_command_waits_for_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Older clients do not see to it, and greenlets read each other's answers."""
+    running: list[int] = []
+    most: list[int] = []
+
+    class Older:
+        def __init__(self, **options: Any) -> None:
+            pass
+
+        def execute_command(self, number: int) -> int:
+            running.append(number)
+            most.append(len(running))
+            time.sleep(0.001)
+            running.remove(number)
+            return number
+
+    monkeypatch.setattr(redis, "Redis", Older)
+    client: Any = plain_client(SimpleNamespace(pool=None), single=True)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(client.execute_command, range(20))) == list(range(20))
+    assert max(most) == 1
