@@ -84,8 +84,14 @@ class HeldQoS(_redis.QoS):
         try:
             with self.channel.conn_or_acquire() as client:
                 client.hdel(self.channel.holder.key, delivery_tag)
-        except (AttributeError, OSError, *self.channel.connection_errors):
-            # The connection has gone, and the task is done: it must not be run again.
+        except (
+            AttributeError,
+            OSError,
+            self.channel.ResponseError,
+            *self.channel.connection_errors,
+        ):
+            # The connection has gone, or writing is refused for now, and the task is done: it must
+            # not be run again.
             self.channel.holder.unsent.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 

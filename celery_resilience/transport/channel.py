@@ -155,8 +155,8 @@ class Channel(Looking):
             except (AttributeError, OSError, *self.connection_errors) as exc:
                 left = len(self._taken) + len(self._acknowledged)
                 logger.warning("the connection has gone with %d messages: %r", left, exc)
-                if self.holder is not None:
-                    self.holder.unsent.extend(self._acknowledged)
+            if self.holder is not None:  # what the server has refused to let go is left as well
+                self.holder.unsent.extend(self._acknowledged)
             self._taken.clear()
             self._acknowledged.clear()
             self.looker.disconnect()

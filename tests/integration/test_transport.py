@@ -409,6 +409,26 @@ def test_acknowledgements_that_were_not_sent_are_sent_by_the_next_connection(
     assert holder.unsent == []
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_may_not_be_let_go_is_let_go_when_it_may(reader, put, db, at_once) -> None:
+    """It is done, and must not come back because the server refuses to write for a while."""
+    consumer, holder = reader("a"), Holder()
+    assert take_over(consumer.channel, holder)
+    put("a", 1)
+    (message,) = consumer.read(1)
+    if at_once:  # as pools do whose threads acknowledge
+        consumer.channel.let_go = lambda tag: False
+    db.config_set("min-replicas-to-write", 1)
+    try:
+        message.ack()
+        consumer.channel.close()
+    finally:
+        db.config_set("min-replicas-to-write", 0)
+    assert holder.unsent == [message.delivery_tag]
+    Leases(db, "").let_go(holder)
+    assert not db.exists(holder.key)
+
+
 # Beside others
 
 
