@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 
 from celery_resilience.brokers import Found
 from celery_resilience.brokers.lua import KEYS, lua
@@ -27,6 +27,8 @@ __all__ = ["Waiting", "WaitingFound", "read"]
 #: The most that one call moves: Redis does nothing else meanwhile, some milliseconds at most.
 _BATCH = 100
 _PAGE = 100
+#: So many ids are looked for one by one.
+_PATTERNS = 10
 #: How long a worker that wakes for every due time is the only one that does, in milliseconds.
 _TURN = 3000
 
@@ -131,11 +133,12 @@ class Waiting:
 
     def find(self, ids: Collection[str]) -> Iterator[WaitingFound]:
         """What waits of the tasks with these *ids*, wherever it waits."""
-        for place, task_id in product(self._places(), ids):
-            pattern = "*" + re.sub(r"([][*?\\^-])", r"\\\1", task_id) + "*"
+        # Redis compares everything with each pattern: for many it is cheaper to read it all, once.
+        patterns = [_containing(task_id) for task_id in ids] if len(ids) <= _PATTERNS else [None]
+        for place, pattern in product(self._places(), patterns):
             for payload, due in self._client.zscan_iter(self._set(place), pattern, count=1000):
                 envelope = read(payload, self.queue_of(place))
-                if envelope.properties.get("correlation_id") == task_id:
+                if envelope.properties.get("correlation_id") in ids:
                     yield WaitingFound(envelope, key=(place, payload), due=float(due))
 
     def put(self, found: WaitingFound, payload: str | bytes, to: str) -> bool:
@@ -164,6 +167,11 @@ class Waiting:
 
     def _set(self, place: str) -> str:
         return f"{self._lists}:{place}"
+
+
+def _containing(task_id: str) -> str:
+    """A pattern of Redis' that fits every payload with this id in it."""
+    return "*" + re.sub(r"([][*?\\^-])", r"\\\1", dumps(task_id)[1:-1]) + "*"
 
 
 def read(payload: bytes | str, queue: str) -> Envelope:

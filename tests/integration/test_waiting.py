@@ -212,3 +212,22 @@ def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None
 def test_a_queue_may_have_the_separator_in_its_name(db: redis.Redis, rig: Rig, place: str) -> None:
     """``sep=":"`` is what Celery's documentation shows."""
     assert Waiting(db, "", ":").queue_of(place) == place.removesuffix(":3")
+
+
+@pytest.mark.parametrize("others", [0, 100])
+def test_those_that_are_revoked_together_are_looked_for_together(
+    rig: Rig, db: redis.Redis, others: int
+) -> None:
+    """Whatever characters their ids are made of."""
+    ids = ["a*[b]", 'a"\\b', "größe"]
+    for id_ in [*ids, "left"]:
+        hold(rig, 60, headers={"task": "t", "id": id_}, correlation_id=id_)
+    before = _scans(db)
+    rig.moves.fetch_waiting({*ids, *map(str, range(others))})  # type: ignore[attr-defined]
+    assert db.llen("work") == len(ids)
+    assert [f.envelope.headers["id"] for f in waiting(rig).look()] == ["left"]
+    assert _scans(db) - before <= len(ids)
+
+
+def _scans(db: redis.Redis) -> int:
+    return int(db.info("commandstats").get("cmdstat_zscan", {"calls": 0})["calls"])
