@@ -208,6 +208,7 @@ class Confirms:
 
     def _set_blocked(self, blocked: bool, *reason: object) -> None:
         self._blocked = blocked
+        self._under_way.wait_anew()
         if blocked and self._preparing and not self._under_way.sending:
             # It reads no more of what we send, and an answer would be waited for until it does.
             raise BrokerError(SHORT)

@@ -63,6 +63,11 @@ class UnderWay:
         oldest = next(iter(self._published.values()), None)
         return oldest is not None and time.monotonic() - oldest.since > seconds
 
+    def wait_anew(self) -> None:
+        """RabbitMQ reads again, or not for now: what it was given before counts from here on."""
+        for published in self._published.values():
+            published.since = time.monotonic()
+
     def begin(self) -> None:
         """A channel was opened, which counts anew."""
         self._number = 0
