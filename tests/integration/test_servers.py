@@ -41,6 +41,8 @@ def test_rabbitmq_keeps_what_it_confirmed_when_it_is_killed(rabbitmq_server, que
     with Connection(rabbitmq_server.url(vhost), transport_options=confirm) as connection:
         producer = connection.Producer()
         producer.publish({"a": 1}, routing_key="kept", declare=[queue], delivery_mode=2)
+    # What it confirms are messages: that there is a queue it writes down a moment later.
+    rabbitmq_server.evaluate("mnesia:sync_log().")
     rabbitmq_server.kill()
     rabbitmq_server.start()
     with Connection(rabbitmq_server.url(vhost)) as connection:
