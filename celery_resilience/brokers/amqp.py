@@ -131,8 +131,7 @@ class AmqpBroker:
         prepare: Callable[[], None] | None = None,
     ) -> None:
         channel = received.message.channel
-        deleted = not received.acked and _was_deleted(received.message)
-        if deleted:
+        if not received.acked and _was_deleted(received.message):
             _forget(received.message)
         elif not received.acked and (channel is None or not channel.is_open):
             # RabbitMQ has taken the message back with the channel and delivers it again.

@@ -70,9 +70,10 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             channel.deliver(_AT_ONCE)
 
     def on_poll_start(self) -> None:
-        """Called before every wait: it is looked for more, and there is none if some are left.
+        """Called before every wait: it is looked for more messages.
 
-        They are delivered after the wait: the worker's pool may have had its turn in this tick.
+        What was taken is delivered after the wait, which then is none: the worker's pool may have
+        had its turn in this tick.
         """
         self.thread = get_ident()
         self._listen()
