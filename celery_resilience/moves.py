@@ -96,7 +96,9 @@ class Moves:
         """Look after the connection; the worker's event loop calls it now and then."""
         check = getattr(self._broker, "check", None)
         if check is not None:
-            check()
+            # As every move: our lock first, the broker's second.
+            with self._lock:
+                check()
 
     def start_again(self, request: Any, delay: float) -> None:
         """Let the worker start *request*, which has its slot in the pool, in *delay* seconds."""

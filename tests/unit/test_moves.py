@@ -1,0 +1,58 @@
+"""Moves of several threads through one broker."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from celery_resilience.brokers import Done, Received, Unroutable
+from celery_resilience.envelope import Envelope
+from celery_resilience.moves import Move, Moves
+
+ENVELOPE = Envelope(b"", None, None, {})
+
+
+class Broker:
+    """While it is checked and hears that a queue has gone, another thread settles."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.checking, self.settling = threading.Event(), threading.Event()
+        self.under_way: list[Done] = []
+
+    def check(self) -> None:
+        with self.lock:
+            self.checking.set()
+            self.settling.wait(1)
+            self.under_way.pop()(Unroutable("there is no queue jobs"))
+
+    def publish(self, done: Done) -> None:
+        self.settling.set()
+        with self.lock:
+            done(None)
+
+
+def test_a_check_and_a_settlement_do_not_wait_for_each_other() -> None:
+    """Without an event loop (gevent) a timer checks, and each task settles for itself."""
+    broker: Any = Broker()
+    moves = Moves(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    moves.use(broker)
+    settled: list[str] = []
+
+    def move(name: str) -> Move:
+        received = Received(SimpleNamespace(), ENVELOPE, lambda: settled.append(name))
+        return Move(received, broker.publish, name)
+
+    first = move("its retry")
+    first.begin = broker.under_way.append
+    first.unroutable = lambda: moves.start(move("its letter"))
+    moves.start(first)
+    check = threading.Thread(target=moves.check, daemon=True)
+    check.start()
+    assert broker.checking.wait(5)
+    other = threading.Thread(target=lambda: moves.start(move("another")), daemon=True)
+    other.start()
+    check.join(5)
+    other.join(5)
+    assert sorted(settled) == ["another", "its letter"]
