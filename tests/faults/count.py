@@ -206,7 +206,8 @@ class Places:
             once = len(there) == 1 and copies <= 1
             strays = there - {*task.ends, "stuck"} - ({"waiting"} if forked else set())
             if there and (strays or not (once or forked)):
-                complaints.append(f"{number} ({task.name}) is in {sorted(there)} x{copies}")
+                why = [f"{letter.reason}: {letter.rule}" for letter in letters.get(number, ())]
+                complaints.append(f"{number} ({task.name}) is in {sorted(there)} x{copies} {why}")
             more = starts.get(number, 0) - task.starts
             if more > 0:
                 allowed = more <= scene.cell.row.doubles + (task.starts if forked else 0)
