@@ -37,6 +37,8 @@ class Soak:
     seconds: float
     workers: int = 3
     happened: Counter[str] = field(default_factory=Counter)
+    #: The rules by which tasks that would have succeeded are letters.
+    innocent: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> Count:
         """Send and break until the time is over, then mend everything and count."""
@@ -58,20 +60,24 @@ class Soak:
             with contextlib.suppress(AssertionError, ProcessLookupError):
                 worker.send(signal.SIGCONT)
         # The supervisor stays: tasks may be what kills.
-        return scene.finish()
+        count = scene.finish()
+        for number, letters in scene.places.letters().items():
+            if "result" in scene.tasks[number].ends:
+                self.innocent.update(letter.rule for letter in letters)
+        return count
 
     def _send(self, chance: random.Random) -> None:
         scene = self.scene
         for _ in range(chance.randrange(1, 4)):
             kind = chance.random()
+            # Neither states a retry for the death of its process, which makes it a letter at once.
+            either = {"ends": "result letter", "reasons": "worker_lost"}
             if kind < 0.55:
-                # It states no retries: a child that dies with it makes it a letter at once.
-                scene.send("good", round(chance.uniform(0, 0.1), 3), ends="result letter")
+                scene.send("good", round(chance.uniform(0, 0.1), 3), **either)
             elif kind < 0.85:
                 failures = chance.randrange(1, 4)
-                scene.send(
-                    "flaky", failures, round(chance.uniform(0, 0.05), 3), starts=failures + 1
-                )
+                seconds = round(chance.uniform(0, 0.05), 3)
+                scene.send("flaky", failures, seconds, starts=failures + 1, **either)
             elif kind < 0.97:
                 scene.send("hopeless", ends="letter", starts=4)
             else:
@@ -159,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"sent     {count.sent}\nresult   {count.result}\nletters  {count.letters}")
     print(f"waiting  {count.waiting}\nstuck    {count.stuck}\nLOST     {count.lost}")
     print(f"bodies started more often than asked for: {count.allowed + count.doubled}")
+    for rule, many in run.innocent.most_common():
+        print(f"letters of tasks that would have succeeded: {many} ({rule})")
     print(f"over after {count.seconds:.0f} s more")
     for complaint in count.complaints[:20]:
         print(f"    {complaint}")
