@@ -22,8 +22,10 @@ from tests.servers import eventually
 pytestmark = pytest.mark.usefixtures("redis_server")  # skips or fails where there is no server
 
 LAUNCHER = """
+import signal
 import sys
 from celery_resilience.embedded import EmbeddedServer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 try:
     with EmbeddedServer() as server:
         print(server.pid, server.directory, flush=True)
