@@ -100,6 +100,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
             remember_tags(c.app, c.task_consumer)
             if self.settings.enabled and transport.driver_type == "amqp":
                 read_on(c.connection.connection)
+                if c.hub is None:
+                    _end_with(c.connection)
         broker = open_broker(c.connection, c.hub, self.settings)
         self.settler.moves.use(broker)
         self.holding.connected(c, broker, self.settler.moves.tags)
@@ -164,3 +166,18 @@ def _refuse_to_execute_letters(consumed: set[str], lie_in: set[str]) -> None:
             "them again. Look at them with 'celery dlq ls', publish them again with "
             "'celery dlq replay', and take the queue off -Q or out of task_queues."
         )
+
+
+def _end_with(connection: Any) -> None:
+    """Let the loop hear that *connection* is lost, though another greenlet noticed it first.
+
+    kombu would connect anew without a word, and read for ever where nothing is consumed.
+    """
+    drain = connection.drain_events
+
+    def drain_events(**options: Any) -> Any:
+        if not connection.connected:
+            raise ConnectionResetError("the connection to RabbitMQ is lost")
+        return drain(**options)
+
+    connection.drain_events = drain_events
