@@ -204,10 +204,10 @@ class Places:
                 tally[place] += 1
             forked = scene.cell.row.forks and not scene.on_redis
             once = len(there) == 1 and copies <= 1
-            strays = there - {*task.ends, "stuck"} - ({"waiting"} if forked else set())
             # A second copy may wait; if that is all there is, nobody has run it.
-            unrun = forked and not there & {*task.ends}
-            if there and (strays or unrun or not (once or forked)):
+            second = {"waiting"} if forked and there & {*task.ends} else set()
+            strays = there - {*task.ends, "stuck"} - second
+            if there and (strays or not (once or forked)):
                 why = [f"{letter.reason}: {letter.rule}" for letter in letters.get(number, ())]
                 complaints.append(f"{number} ({task.name}) is in {sorted(there)} x{copies} {why}")
             more = starts.get(number, 0) - task.starts

@@ -42,7 +42,7 @@ def _unreachable(scene: Scene, name: str, ends: str, starts: int) -> None:
     window=True,
     forks=True,
     patience=90,
-    ci=("redis/prefork",),
+    ci=("redis/prefork", "rabbitmq-classic/gevent"),
 )
 def at_the_retry(scene: Scene) -> None:
     _unreachable(scene, "gated_once", "result", 2)
