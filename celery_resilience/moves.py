@@ -154,8 +154,9 @@ class Moves:
 
     def start(self, move: Move) -> None:
         """Begin *move*, in the thread of the worker's loop while that runs. Raises nothing."""
-        with self._lock:
-            self._moves[move.number] = move
+        # Without the lock: a shutdown may have interrupted the loop that holds it, and wait there
+        # until this thread has ended.
+        self._moves[move.number] = move
         if self._wake is not None and self.looping and threading.get_ident() != self._thread:
             self._post(lambda: self._begin(move))
         else:
@@ -178,12 +179,12 @@ class Moves:
     def _over(self, move: Move, problem: BaseException | None) -> None:
         if self._moves.pop(move.number, None) is None:
             return
-        if move.is_letter and not any(m.waiting and m.is_letter for m in self._moves.values()):
+        if move.is_letter and not any(other.is_letter for other in self._waiting()):
             self._pause.end()
         if problem is None:
             if move.tries > 1:
                 logger.warning("%s: settled at try %d", move.subject, move.tries)
-                if not any(other.waiting for other in self._moves.values()):
+                if not self._waiting():
                     self._said.clear()
             move.received.let_go()
         elif isinstance(problem, NotOurs):
@@ -214,6 +215,9 @@ class Moves:
             self._pause.begin()
         if self.looping:
             self._consumer.timer.call_after(pause, self._repeat, (move,))
+
+    def _waiting(self) -> list[Move]:
+        return [move for move in list(self._moves.values()) if move.waiting]
 
     @property
     def broker(self) -> Broker:

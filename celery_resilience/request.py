@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -132,6 +133,15 @@ class ResilientRequest(Request):  # type: ignore[misc]
         """
         if not self._settled and not self._already_cancelled:
             super().acknowledge()
+
+    def cancel(self, *args: Any, **options: Any) -> None:
+        """Celery's, in a cold shutdown; a body that the pool can't kill goes on to its end.
+
+        Celery's would raise out of the signal handler, into whatever the loop does just then: the
+        shutdown ends there, and with it a settlement that is half done, or the body of a solo pool.
+        """
+        with suppress(NotImplementedError):
+            super().cancel(*args, **options)
 
     def reject(self, requeue: bool = False) -> None:
         """A rejected message is a dead letter: Redis would lose it, RabbitMQ may have no DLX."""

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from tests.faults.row import EVERYWHERE, row
 from tests.faults.scene import Scene
 
-_POOLS = ("prefork", "threads", "gevent")
-
 
 def _in_the_middle(
     scene: Scene, signals: Sequence[signal.Signals], conf: dict[str, object] | None = None
@@ -54,7 +52,7 @@ def warm(scene: Scene) -> None:
     _in_the_middle(scene, [signal.SIGTERM])
 
 
-@row("9-soft", "soft shutdown in the middle of retries", pools=_POOLS, doubles=1)
+@row("9-soft", "soft shutdown in the middle of retries", pools=EVERYWHERE, doubles=1)
 def soft(scene: Scene) -> None:
     _in_the_middle(scene, [signal.SIGQUIT], {"worker_soft_shutdown_timeout": 1.0})
 
@@ -62,7 +60,7 @@ def soft(scene: Scene) -> None:
 @row(
     "9-cold",
     "cold shutdown (SIGQUIT) in the middle of retries",
-    pools=_POOLS,
+    pools=EVERYWHERE,
     doubles=1,
     ci=("redis/prefork",),
 )
@@ -70,7 +68,7 @@ def cold(scene: Scene) -> None:
     _in_the_middle(scene, [signal.SIGQUIT])
 
 
-@row("9-twice", "a second SIGTERM in the middle of retries", pools=_POOLS, doubles=1)
+@row("9-twice", "a second SIGTERM in the middle of retries", pools=EVERYWHERE, doubles=1)
 def twice(scene: Scene) -> None:
     _in_the_middle(scene, [signal.SIGTERM, signal.SIGTERM])
 
@@ -78,7 +76,7 @@ def twice(scene: Scene) -> None:
 @row(
     "9-impatient",
     "SIGTERM, then SIGQUIT, in the middle of retries",
-    pools=_POOLS,
+    pools=EVERYWHERE,
     doubles=1,
 )
 def impatient(scene: Scene) -> None:

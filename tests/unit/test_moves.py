@@ -6,6 +6,8 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+from celery import bootsteps
+
 from celery_resilience.brokers import Done, Received, Unroutable
 from celery_resilience.envelope import Envelope
 from celery_resilience.moves import Move, Moves
@@ -56,3 +58,34 @@ def test_a_check_and_a_settlement_do_not_wait_for_each_other() -> None:
     check.join(5)
     other.join(5)
     assert sorted(settled) == ["another", "its letter"]
+
+
+def test_a_thread_of_the_pool_does_not_wait_for_the_loop() -> None:
+    """A cold shutdown interrupts the loop, wherever it is, and waits for the pool's threads."""
+    settled: list[str] = []
+    ended = threading.Event()
+
+    def pool_thread() -> None:
+        received = Received(SimpleNamespace(), ENVELOPE, lambda: settled.append("its retry"))
+        moves.start(Move(received, lambda done: done(None), "its retry"))
+        ended.set()
+
+    class Interrupted:
+        def check(self) -> None:
+            threading.Thread(target=pool_thread, daemon=True).start()
+            assert ended.wait(5)
+
+        def flush(self, timeout: float) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    broker: Any = Interrupted()
+    moves = Moves(SimpleNamespace(blueprint=SimpleNamespace(state=bootsteps.RUN)))  # type: ignore[attr-defined]
+    moves.use(broker)
+    moves.watch(SimpleNamespace(add_reader=lambda fd, callback: None))
+    moves.check()
+    moves.drain(1)
+    moves.close()
+    assert settled == ["its retry"]
