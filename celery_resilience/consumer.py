@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from celery import VERSION, bootsteps
@@ -19,6 +20,7 @@ from celery_resilience.policies import apply_policies
 from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues
 from celery_resilience.settle import Settler
+from celery_resilience.suspect import put_back, unstarted
 from celery_resilience.switch import switch_off
 
 __all__ = ["ResilientConsumer"]
@@ -63,8 +65,11 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.holding = Holding()
         self.guard = Guard(c, self.settler)
         self._checks: Any = None
+        #: What was received and not started when the worker began to go down.
+        self._unstarted: list[Any] = []
         self.holding.watch(c)
         self._stay_paused(c)
+        self._remember_unstarted(c)
         _set_prefetch_in_the_loop(c)
         consumed = set(c.app.amqp.queues.consume_from)
         if self.settings.enabled:
@@ -89,6 +94,18 @@ class ResilientConsumer(bootsteps.StartStopStep):
             self.settler.moves.consumes_again()
 
         c.add_task_queue = add_task_queue
+
+    def _remember_unstarted(self, c: Any) -> None:
+        """Celery forgets it, when the worker goes down, before any step is told."""
+        forget = c.blueprint.on_close
+
+        def on_close() -> None:
+            if self.settings.enabled:
+                with suppress(ConnectionError):  # it was never connected
+                    self._unstarted = unstarted(self.settler)
+            forget()
+
+        c.blueprint.on_close = on_close
 
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
@@ -124,6 +141,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
+        put_back(self._unstarted, self.settler)
         self.settler.moves.drain(_DRAIN)
         self.holding.leave()
         self.settler.moves.close()

@@ -102,8 +102,11 @@ class Moves:
 
     def start_again(self, request: Any, delay: float) -> None:
         """Let the worker start *request*, which has its slot in the pool, in *delay* seconds."""
-        start = self._consumer.controller._process_task
-        self._consumer.timer.call_after(delay, start, (request,))
+        self.call_after(delay, self._consumer.controller._process_task, request)
+
+    def call_after(self, delay: float, call: Callable[..., None], *args: Any) -> None:
+        """Call *call* in *delay* seconds, where the worker's loop is."""
+        self._consumer.timer.call_after(delay, call, args)
 
     @property
     def looping(self) -> bool:

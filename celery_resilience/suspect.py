@@ -3,10 +3,12 @@
 The death of a whole worker does not name the culprit: everything it held is delivered again, and
 each of these messages is started anew, up to ``max_worker_losses`` times in all. So that innocent
 neighbours are not buried with the culprit, only starts are counted, and what has been started in
-vain before runs with no other suspect beside it. A first delivery costs nothing of this.
+vain twice runs with no other suspect beside it. A first delivery costs nothing of this.
 
 On Redis a start is written down where the message is held, before its body runs. RabbitMQ has no
 such place: there the message is published anew, one higher, and the count is one of redeliveries.
+What a worker holds and has not started would be counted with the rest: there it is put back before
+a suspect starts, and at the worker's regular end.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.settle import Settler, settler_of
 
-__all__ = ["Suspects", "watch_start"]
+__all__ = ["Suspects", "put_back", "unstarted", "watch_start"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -59,15 +61,21 @@ class Suspects:
         rivals = self._started if alone else {self._alone()} - {None}
         return any(rival is not request and _runs(rival) for rival in list(rivals))
 
+    def hold(self, request: Any) -> bool:
+        """Whether the worker has *request*, and has not started it."""
+        return request not in self._started and not request.time_start and _is_open(request)
+
     def waited(self, request: Any) -> float:
         """For how many seconds *request*, which is to run alone, has had its turn."""
         return time.monotonic() - self._since if self._alone() is request else 0.0
 
 
+def _is_open(request: Any) -> bool:
+    return not (request.acknowledged or request._settled)
+
+
 def _runs(request: Any) -> bool:
-    return (
-        not (request.acknowledged or request._settled) and state.requests.get(request.id) is request
-    )
+    return _is_open(request) and state.requests.get(request.id) is request
 
 
 _suspects: weakref.WeakKeyDictionary[Settler, Suspects] = weakref.WeakKeyDictionary()
@@ -81,22 +89,53 @@ def watch_start(request: Any) -> None:
     if _was_redelivered(message) or (isinstance(told, str) and '"starts"' in told):
         # Celery builds a class that overrides this method: only an instance has the last word.
         request.execute_using_pool = partial(_start, request, request.execute_using_pool)
+        settler = settler_of(request._app)
+        if settler is not None and _counts_redeliveries(settler):
+            settler.moves.call_after(0, _wait_outside, request, settler)
+
+
+def unstarted(settler: Settler) -> list[Any]:
+    """What the worker has received and not started, where that is counted when it comes again."""
+    if not _counts_redeliveries(settler):
+        return []
+    hold = _suspects_of(settler).hold
+    return [r for r in list(state.reserved_requests) if hasattr(r, "let_be") and hold(r)]
+
+
+def put_back(requests: list[Any], settler: Settler) -> None:
+    """Put back those of *requests* that were still not started when the worker came to its end.
+
+    RabbitMQ would call them redelivered, and they would be counted as after a death.
+    """
+    for request in requests:
+        if _suspects_of(settler).hold(request):
+            _hand_back(request, settler, 0)
 
 
 def _was_redelivered(message: Any) -> bool:
     return bool((message.delivery_info or {}).get("redelivered"))
 
 
+def _counts_redeliveries(settler: Settler) -> bool:
+    return getattr(settler.moves.broker, "note_start", None) is None
+
+
+def _suspects_of(settler: Settler) -> Suspects:
+    return _suspects.setdefault(settler, Suspects())
+
+
 def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any) -> Any:
     settler = settler_of(request._app)
     if settler is None or request.acknowledged:
         return execute(pool, **options)
+    if request._settled:  # it was put back while it waited for a slot
+        raise TaskRevokedError(request.id)
     if not getattr(request._message.channel, "is_open", True):
         request.let_be()  # the broker has taken it back, and delivers it again
         raise TaskRevokedError(request.id)
     if request.revoked():
         raise TaskRevokedError(request.id)
-    suspects = _suspects.setdefault(settler, Suspects())
+    suspects = _suspects_of(settler)
     received = request.received(settler)
     history = History.loads(received.envelope.headers.get(HEADER))
     note = getattr(settler.moves.broker, "note_start", None)
@@ -106,7 +145,8 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         _give_up(request, settler, received, limit)
         raise TaskRevokedError(request.id)
     later = replace(history, starts=history.starts + 1) if begins else history
-    alone = history.starts > 0
+    # The first time it is only one of those that were with the culprit; the last is the last.
+    alone = later.starts > 1 or later.starts + 1 >= limit
     if suspects.are_in_the_way_of(request, alone=alone):
         # One that was never counted is from now on: else it would come back as anybody's. But it
         # has not been started, and must not be a letter for that.
@@ -134,8 +174,9 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         if note is None and not _is_by_itself(request, settler, suspects):
             return None
         logger.warning(
-            "%s[%s] is started with no other suspect beside it: its worker has died %d times",
-            request.name, request.id, history.starts + (note is not None),
+            "%s[%s] is started with no other suspect beside it: %s %d times",
+            request.name, request.id,
+            "it was delivered again" if note is None else "its worker has died", later.starts,
         )  # fmt: skip
     return execute(pool, **options)
 
@@ -146,11 +187,42 @@ def _is_by_itself(request: Any, settler: Settler, suspects: Suspects) -> bool:
     Where redeliveries are counted, those in the worker's hands when it dies are counted with the
     culprit: they are put back first, for they come with it.
     """
+    for other in list(state.reserved_requests):
+        if other is not request and _is_watched(other) and suspects.hold(other):
+            _hand_back(other, settler, _TURN)
     waited = suspects.waited(request)
     if waited >= _PATIENCE or (waited >= _MOMENT and not settler.moves.unfinished):
         return True
     settler.moves.start_again(request, _MOMENT)
     return False
+
+
+def _wait_outside(request: Any, settler: Settler) -> None:
+    """Put *request* back if it would wait here for one that runs alone.
+
+    One that waits for its eta has nobody in its way yet, and would lose that.
+    """
+    suspects, waits = _suspects_of(settler), request in state.reserved_requests
+    if waits and suspects.hold(request) and suspects.are_in_the_way_of(request, alone=False):
+        _hand_back(request, settler, _TURN)
+
+
+def _is_watched(request: Any) -> bool:
+    return "execute_using_pool" in vars(request)
+
+
+def _hand_back(request: Any, settler: Settler, delay: float) -> None:
+    """Put back *request*, which was not started; that it has come again is counted."""
+    if not getattr(request._message.channel, "is_open", True):
+        return
+    received, limit = request.received(settler), settler.settings.max_worker_losses
+    history = History.loads(received.envelope.headers.get(HEADER))
+    if _was_redelivered(request._message):
+        history = replace(history, starts=history.starts + 1)
+    if history.starts >= limit:
+        _give_up(request, settler, received, limit)
+    else:
+        _put_back(request, settler, received, history, delay)
 
 
 def _give_up(request: Any, settler: Settler, received: Received, limit: int) -> None:
@@ -169,7 +241,9 @@ def _put_back(
     request: Any, settler: Settler, received: Received, history: History, delay: float
 ) -> None:
     request.let_be()
-    copy = received.envelope.with_header(history.dumps())
+    copy = received.envelope
+    if history.starts:
+        copy = copy.with_header(history.dumps())
     settler.put_back(
         received,
         copy,

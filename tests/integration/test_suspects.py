@@ -114,3 +114,21 @@ def test_a_message_that_is_put_back_comes_later_and_not_for_ever(
     assert (letter.task, letter.reason) == (f"{SHOP}.puts_back", Reason.REJECTED)
     assert 2 <= client.executions()["loops"] <= 5
     assert letter.history.count == client.executions()["loops"]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
+def test_those_that_wait_for_the_only_process_are_not_counted(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """RabbitMQ counts what the worker held, whether it was started or not."""
+    neighbours = [client.send("slow", f"before-{n}", 0.05) for n in range(2)]
+    client.send("kills_worker", "poison", 1.0)
+    neighbours += [client.send("slow", f"after-{n}", 0.05) for n in range(8)]
+    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    with supervised(worker):
+        for result in neighbours:
+            assert client.value(result, timeout=100)
+        eventually(lambda: client.count("dead_letter") == 1, timeout=80)
+    (letter,) = client.letters()
+    assert letter.task == f"{SHOP}.kills_worker"
+    assert client.executions()["poison"] <= 3

@@ -1,4 +1,4 @@
-"""One that comes again for the first time, while another suspect runs alone on Redis.
+"""One that comes again for the first time, while another suspect runs alone.
 
 The worker and its broker are stubs: which of two messages arrives first can't be had on demand.
 """
@@ -27,11 +27,12 @@ class Settler:
         self.back: list[History] = []
 
     def put_back(self, received: Any, copy: Envelope, delay: float, **told: Any) -> None:
-        self.back.append(History.loads(copy.headers[HEADER]))
+        self.back.append(History.loads(copy.headers.get(HEADER)))
 
 
 class Request:
     acknowledged = _settled = False
+    time_start = None
     name, _hostname, _task, _app = "t", "w@1", None, None
 
     def __init__(self, id_: str, starts: int) -> None:
@@ -86,6 +87,27 @@ def test_beside_others_that_come_again_for_the_first_time_it_is_started(
         request.execute_using_pool(None)
     assert all(request.started for request in both)
     assert settler.back == []
+
+
+def test_on_rabbitmq_it_does_not_wait_in_the_workers_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But one that waits for its eta does: put back, it would be run too early."""
+    settler, calls = Settler(3), []
+    settler.moves.broker = SimpleNamespace()
+    settler.moves.call_after = lambda delay, call, *args: calls.append((call, args))
+    monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    alone, waits, later = (Request(name, starts=1) for name in ("alone", "waits", "later"))
+    suspect._suspects.setdefault(settler, suspect.Suspects()).start(alone, alone=True)  # type: ignore[call-overload]
+    for request in (waits, later):
+        suspect.watch_start(request)
+    state.task_reserved(waits)
+    for call, args in calls:
+        call(*args)
+    assert [history.starts for history in settler.back] == [2]
+    assert (waits._settled, later._settled) == (True, False)
+    with pytest.raises(TaskRevokedError):  # the slot that it has waited for is free again
+        waits.execute_using_pool(None)
+    assert not waits.started
 
 
 def test_a_start_that_can_not_be_written_down_is_tried_again(
