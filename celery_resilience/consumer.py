@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery import VERSION, bootsteps
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.brokers import open_broker
@@ -71,6 +72,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self._stay_paused(c)
         self._remember_unstarted(c)
         _set_prefetch_in_the_loop(c)
+        if _runs_in_the_loop(c.pool):
+            _acknowledge_at_once(c)
         consumed = set(c.app.amqp.queues.consume_from)
         if self.settings.enabled:
             apply_policies(c.app, self.settings).check(c.app.tasks.values())
@@ -110,16 +113,19 @@ class ResilientConsumer(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
         _keep_what_runs(c.pool)
+        hub = c.hub
         transport = c.connection.transport
         if hasattr(transport, "_callbacks"):  # a virtual transport
             name_the_queue(transport)
         else:
             remember_tags(c.app, c.task_consumer)
+            if _runs_in_the_loop(c.pool):
+                hub = None  # it would not come to read the confirms before other bodies have run
             if self.settings.enabled and transport.driver_type == "amqp":
                 read_on(c.connection.connection)
                 if c.hub is None:
                     _end_with(c.connection)
-        broker = open_broker(c.connection, c.hub, self.settings)
+        broker = open_broker(c.connection, hub, self.settings)
         self.settler.moves.use(broker)
         self.holding.connected(c, broker, self.settler.moves.tags)
         self.guard.watch(c.task_consumer.channel)
@@ -156,6 +162,24 @@ def _set_prefetch_in_the_loop(c: Any) -> None:
         c.call_soon(restore, *args)
 
     c._restore_prefetch_count_after_connection_restart = in_the_loop
+
+
+def _runs_in_the_loop(pool: Any) -> bool:
+    return isinstance(pool, SoloPool)
+
+
+def _acknowledge_at_once(c: Any) -> None:
+    """Celery acknowledges when its loop comes round. Where bodies run in the loop, all that was
+    prefetched may run before: a task that kills the worker takes along what has ended."""
+    later = "call_soon_ack" if hasattr(c, "call_soon_ack") else "call_soon"
+    call_soon = getattr(c, later)
+
+    def at_once(call: Any, *args: Any, **options: Any) -> Any:
+        if getattr(call, "__name__", "") in ("ack_log_error", "reject_log_error"):
+            return call(*args, **options)
+        return call_soon(call, *args, **options)
+
+    setattr(c, later, at_once)
 
 
 def _keep_what_runs(pool: Any) -> None:

@@ -119,6 +119,11 @@ class Moves:
         return len(self._moves)
 
     @property
+    def failing(self) -> bool:
+        """Whether a settlement has failed, and will be tried again."""
+        return bool(self._waiting())
+
+    @property
     def tags(self) -> set[str]:
         """The delivery tags of what they settle: it is done, and nobody shall have it again."""
         return {move.received.message.delivery_tag for move in list(self._moves.values())}

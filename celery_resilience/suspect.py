@@ -108,6 +108,8 @@ def put_back(requests: list[Any], settler: Settler) -> None:
     RabbitMQ would call them redelivered, and they would be counted as after a death.
     """
     for request in requests:
+        if settler.moves.failing:  # RabbitMQ is away: to try all of them would only take time
+            return
         if _suspects_of(settler).hold(request):
             _hand_back(request, settler, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -132,3 +133,22 @@ def test_those_that_wait_for_the_only_process_are_not_counted(
     (letter,) = client.letters()
     assert letter.task == f"{SHOP}.kills_worker"
     assert client.executions()["poison"] <= 3
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
+def test_a_solo_worker_takes_nothing_along_that_has_ended(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """Celery's acknowledges when its loop comes round: after all that was prefetched has run."""
+    worker = start_worker(SHOP, broker, pool="solo", env=client.env)
+    worker.terminate()
+    for number in range(3):
+        client.send("slow", f"over-{number}", 0.02)
+    client.send("parks", "waits")
+    client.send("kills_worker", "killer")
+    client.send("slow", "left")
+    worker.start()
+    assert worker.wait() != 0
+    eventually(lambda: client.count("shop") >= 2)
+    time.sleep(0.5)  # for what should not come
+    assert client.count("shop") == 2
