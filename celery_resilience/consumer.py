@@ -11,17 +11,18 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.brokers import open_broker
+from celery_resilience.brokers.channels import notice_reopening
 from celery_resilience.brokers.frames import read_on
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
+from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.policies import apply_policies
 from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues
 from celery_resilience.settle import Settler
-from celery_resilience.suspect import put_back, unstarted
 from celery_resilience.switch import switch_off
 
 __all__ = ["ResilientConsumer"]
@@ -104,11 +105,15 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
         def on_close() -> None:
             if self.settings.enabled:
-                with suppress(ConnectionError):  # it was never connected
-                    self._unstarted = unstarted(self.settler)
+                self._unstarted = self._all_unstarted(c)
             forget()
 
         c.blueprint.on_close = on_close
+
+    def _all_unstarted(self, c: Any) -> list[Any]:
+        with suppress(ConnectionError):  # it was never connected
+            return unstarted(self.settler, c.task_buckets.values())
+        return []
 
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
@@ -123,6 +128,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 hub = None  # it would not come to read the confirms before other bodies have run
             if self.settings.enabled and transport.driver_type == "amqp":
                 read_on(c.connection.connection)
+                notice_reopening(c.task_consumer.channel)
                 if c.hub is None:
                     _end_with(c.connection)
         broker = open_broker(c.connection, hub, self.settings)
@@ -143,11 +149,18 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""
+        # What waits for a process gets none any more, and we may be killed before the pool ends.
+        waiting = [one for one in self._unstarted if one._apply_result is None]
+        if c.pool.uses_semaphore:
+            put_back(waiting, self.settler)
         self.settler.moves.drain(_DRAIN)
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
-        put_back(self._unstarted, self.settler)
+        if self.settings.enabled:
+            # What was on its way has arrived when the consumer was cancelled.
+            put_back(self._unstarted + self._all_unstarted(c), self.settler)
+            put_back_killed(self.settler)
         self.settler.moves.drain(_DRAIN)
         self.holding.leave()
         self.settler.moves.close()

@@ -23,6 +23,7 @@ from celery_resilience.brokers import Received
 from celery_resilience.decision import Reason, RetryLater
 from celery_resilience.envelope import Envelope
 from celery_resilience.headers import HEADER
+from celery_resilience.leaving import remember_killed
 from celery_resilience.malformed import refuse_malformed
 from celery_resilience.origin import queue_of
 from celery_resilience.outcome import carried
@@ -142,6 +143,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
         """
         with suppress(NotImplementedError):
             super().cancel(*args, **options)
+        settler = settler_of(self._app)
+        if settler is not None and self._already_cancelled and self._task.acks_late:
+            remember_killed(self, settler)
 
     def reject(self, requeue: bool = False) -> None:
         """A rejected message is a dead letter: Redis would lose it, RabbitMQ may have no DLX."""

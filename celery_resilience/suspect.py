@@ -8,7 +8,7 @@ vain twice runs with no other suspect beside it. A first delivery costs nothing 
 On Redis a start is written down where the message is held, before its body runs. RabbitMQ has no
 such place: there the message is published anew, one higher, and the count is one of redeliveries.
 What a worker holds and has not started would be counted with the rest: there it is put back before
-a suspect starts, and at the worker's regular end.
+a suspect starts.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from celery_resilience.brokers import Received
+from celery_resilience.brokers.channels import is_alive
 from celery_resilience.decision import Reason
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.settle import Settler, settler_of
 
-__all__ = ["Suspects", "put_back", "unstarted", "watch_start"]
+__all__ = [
+    "Suspects",
+    "counts_redeliveries",
+    "hand_back",
+    "is_open",
+    "is_unstarted",
+    "is_watched",
+    "reserved",
+    "watch_start",
+]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -46,6 +56,8 @@ class Suspects:
 
     def __init__(self) -> None:
         self._started: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: Those that the pool has: one that is to run alone waits a moment before.
+        self._in_pool: weakref.WeakSet[Any] = weakref.WeakSet()
         #: The one that runs alone, and since when, by the monotonic clock.
         self._alone: Callable[[], Any] = lambda: None
         self._since = 0.0
@@ -63,19 +75,29 @@ class Suspects:
 
     def hold(self, request: Any) -> bool:
         """Whether the worker has *request*, and has not started it."""
-        return request not in self._started and not request.time_start and _is_open(request)
+        return request not in self._in_pool and is_unstarted(request)
+
+    def given(self, request: Any) -> None:
+        """The pool has *request*."""
+        self._in_pool.add(request)
 
     def waited(self, request: Any) -> float:
         """For how many seconds *request*, which is to run alone, has had its turn."""
         return time.monotonic() - self._since if self._alone() is request else 0.0
 
 
-def _is_open(request: Any) -> bool:
+def is_open(request: Any) -> bool:
+    """Whether the message of *request* is still to be settled."""
     return not (request.acknowledged or request._settled)
 
 
+def is_unstarted(request: Any) -> bool:
+    """Whether the body of *request* has not begun, and nobody has settled it."""
+    return is_open(request) and not request.time_start
+
+
 def _runs(request: Any) -> bool:
-    return _is_open(request) and state.requests.get(request.id) is request
+    return is_open(request) and state.requests.get(request.id) is request
 
 
 _suspects: weakref.WeakKeyDictionary[Settler, Suspects] = weakref.WeakKeyDictionary()
@@ -90,35 +112,25 @@ def watch_start(request: Any) -> None:
         # Celery builds a class that overrides this method: only an instance has the last word.
         request.execute_using_pool = partial(_start, request, request.execute_using_pool)
         settler = settler_of(request._app)
-        if settler is not None and _counts_redeliveries(settler):
+        if settler is not None and counts_redeliveries(settler):
             settler.moves.call_after(0, _wait_outside, request, settler)
 
 
-def unstarted(settler: Settler) -> list[Any]:
-    """What the worker has received and not started, where that is counted when it comes again."""
-    if not _counts_redeliveries(settler):
-        return []
-    hold = _suspects_of(settler).hold
-    return [r for r in list(state.reserved_requests) if hasattr(r, "let_be") and hold(r)]
-
-
-def put_back(requests: list[Any], settler: Settler) -> None:
-    """Put back those of *requests* that were still not started when the worker came to its end.
-
-    RabbitMQ would call them redelivered, and they would be counted as after a death.
-    """
-    for request in requests:
-        if settler.moves.failing:  # RabbitMQ is away: to try all of them would only take time
-            return
-        if _suspects_of(settler).hold(request):
-            _hand_back(request, settler, 0)
+def reserved() -> list[Any]:
+    """The requests that the worker has taken on and not finished."""
+    while True:
+        try:
+            return list(state.reserved_requests)
+        except RuntimeError:  # a thread of the pool has changed it meanwhile
+            continue
 
 
 def _was_redelivered(message: Any) -> bool:
     return bool((message.delivery_info or {}).get("redelivered"))
 
 
-def _counts_redeliveries(settler: Settler) -> bool:
+def counts_redeliveries(settler: Settler) -> bool:
+    """Whether the broker can't write down a start."""
     return getattr(settler.moves.broker, "note_start", None) is None
 
 
@@ -128,11 +140,11 @@ def _suspects_of(settler: Settler) -> Suspects:
 
 def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any) -> Any:
     settler = settler_of(request._app)
+    if request._settled:  # it was put back while it waited for a slot, and may be let go by now
+        raise TaskRevokedError(request.id)
     if settler is None or request.acknowledged:
         return execute(pool, **options)
-    if request._settled:  # it was put back while it waited for a slot
-        raise TaskRevokedError(request.id)
-    if not getattr(request._message.channel, "is_open", True):
+    if not is_alive(request._message):
         request.let_be()  # the broker has taken it back, and delivers it again
         raise TaskRevokedError(request.id)
     if request.revoked():
@@ -141,7 +153,8 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
     received = request.received(settler)
     history = History.loads(received.envelope.headers.get(HEADER))
     note = getattr(settler.moves.broker, "note_start", None)
-    begins = note is not None or _was_redelivered(request._message)
+    waited = note is None and _has_waited(request, history)
+    begins = not waited and (note is not None or _was_redelivered(request._message))
     limit = settler.settings.max_worker_losses
     if begins and history.starts + 1 >= limit:
         _give_up(request, settler, received, limit)
@@ -154,6 +167,9 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         # has not been started, and must not be a letter for that.
         marked = note is None or (not alone and later.starts + 1 < limit)
         _put_back(request, settler, received, later if marked else history, _TURN)
+        raise TaskRevokedError(request.id)
+    if waited:
+        _put_back(request, settler, received, history, 0)
         raise TaskRevokedError(request.id)
     if begins:
         if note is None:
@@ -180,7 +196,14 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
             request.name, request.id,
             "it was delivered again" if note is None else "its worker has died", later.starts,
         )  # fmt: skip
+    suspects.given(request)
     return execute(pool, **options)
+
+
+def _has_waited(request: Any, history: History) -> bool:
+    """Whether *request* is a suspect that a worker has held until its turn, with an eta, for its
+    broker does not hold it: it is not counted again, for before it starts it is published anew."""
+    return bool(history.starts and request.eta)
 
 
 def _is_by_itself(request: Any, settler: Settler, suspects: Suspects) -> bool:
@@ -189,9 +212,9 @@ def _is_by_itself(request: Any, settler: Settler, suspects: Suspects) -> bool:
     Where redeliveries are counted, those in the worker's hands when it dies are counted with the
     culprit: they are put back first, for they come with it.
     """
-    for other in list(state.reserved_requests):
-        if other is not request and _is_watched(other) and suspects.hold(other):
-            _hand_back(other, settler, _TURN)
+    for other in reserved():
+        if other is not request and is_watched(other) and suspects.hold(other):
+            hand_back(other, settler, _TURN)
     waited = suspects.waited(request)
     if waited >= _PATIENCE or (waited >= _MOMENT and not settler.moves.unfinished):
         return True
@@ -206,20 +229,21 @@ def _wait_outside(request: Any, settler: Settler) -> None:
     """
     suspects, waits = _suspects_of(settler), request in state.reserved_requests
     if waits and suspects.hold(request) and suspects.are_in_the_way_of(request, alone=False):
-        _hand_back(request, settler, _TURN)
+        hand_back(request, settler, _TURN)
 
 
-def _is_watched(request: Any) -> bool:
+def is_watched(request: Any) -> bool:
+    """Whether *request* is a suspect."""
     return "execute_using_pool" in vars(request)
 
 
-def _hand_back(request: Any, settler: Settler, delay: float) -> None:
+def hand_back(request: Any, settler: Settler, delay: float) -> None:
     """Put back *request*, which was not started; that it has come again is counted."""
-    if not getattr(request._message.channel, "is_open", True):
+    if not is_alive(request._message):
         return
     received, limit = request.received(settler), settler.settings.max_worker_losses
     history = History.loads(received.envelope.headers.get(HEADER))
-    if _was_redelivered(request._message):
+    if _was_redelivered(request._message) and not _has_waited(request, history):
         history = replace(history, starts=history.starts + 1)
     if history.starts >= limit:
         _give_up(request, settler, received, limit)

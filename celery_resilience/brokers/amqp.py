@@ -12,6 +12,7 @@ from typing import Any
 from amqp.spec import Basic
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received, Unroutable, queues
+from celery_resilience.brokers.channels import is_alive
 from celery_resilience.brokers.confirms import SHORT, Confirms
 from celery_resilience.brokers.delay import (
     USUAL,
@@ -133,7 +134,7 @@ class AmqpBroker:
         channel = received.message.channel
         if not received.acked and _was_deleted(received.message):
             _forget(received.message)
-        elif not received.acked and (channel is None or not channel.is_open):
+        elif not received.acked and (channel is None or not is_alive(received.message)):
             # RabbitMQ has taken the message back with the channel and delivers it again.
             done(NotOurs("its channel is closed: RabbitMQ delivers it again"))
             return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker
 
-SHOP = "tests.apps.shop"
+SHOP, LIMITED = "tests.apps.shop", "tests.apps.limited"
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-quorum"], indirect=True)
@@ -52,3 +54,61 @@ def test_a_warm_shutdown_is_no_death(
     assert set(client.executions().values()) == {1}
     assert "suspect" not in worker.log()
     assert client.letters() == []
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_what_waits_for_its_rate_limit_is_not_counted_either(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """A worker begins with one token: it is for a task, not for one that was delivered again."""
+    worker = start_worker(LIMITED, broker, concurrency=1, env=client.env)
+    for number in range(8):
+        client.app.send_task(f"{LIMITED}.rated", (f"rated-{number}",))
+    for restart in range(1, 5):
+        eventually(lambda: sum(client.executions().values()) == restart)  # noqa: B023
+        worker.terminate()
+        worker.start()
+    eventually(lambda: sum(client.executions().values()) == 5)
+    assert client.letters() == []
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    [
+        ("rabbitmq-classic", "prefork"),
+        ("rabbitmq-quorum", "gevent"),
+        ("resilient-redis", "prefork"),
+    ],
+    indirect=["broker"],
+)
+def test_what_a_cold_shutdown_kills_has_not_killed_the_worker(
+    broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """Four deployments that are quicker than a long task do not make a dead letter of it."""
+    worker = start_worker(SHOP, broker, pool=pool, concurrency=1, env=client.env)
+    client.send("slow", "long", 15.0)
+    for restart in range(1, 5):
+        eventually(lambda: client.executions()["long"] == restart or client.count("dead_letter"))  # noqa: B023
+        worker.send(signal.SIGQUIT)
+        worker.wait()
+        worker.start()
+        worker.wait_ready()
+    eventually(lambda: client.executions()["long"] == 5 or client.count("dead_letter"))
+    assert client.letters() == []
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
+def test_what_a_closed_channel_has_delivered_is_not_put_back(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """RabbitMQ has it already; the channel looks open, for py-amqp has opened it again."""
+    env = {**client.env, "CHANNEL_ERROR": str(tmp_path / "broken")}
+    for number in range(4):
+        client.send("slow", f"slow-{number}", 3.0)
+    worker = start_worker(LIMITED, broker, concurrency=1, env=env)
+    worker.wait()
+    worker.start()
+    eventually(lambda: len(client.executions()) == 4, timeout=40)
+    eventually(lambda: client.count("shop") == 0)
+    time.sleep(3.5)
+    assert sum(client.executions().values()) == 5  # one of them ran when the channel was closed

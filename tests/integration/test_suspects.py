@@ -117,22 +117,65 @@ def test_a_message_that_is_put_back_comes_later_and_not_for_ever(
     assert letter.history.count == client.executions()["loops"]
 
 
-@pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
+@pytest.mark.parametrize(
+    ("broker", "held_by"),
+    [("rabbitmq-classic", "auto"), ("rabbitmq-quorum", "auto"), ("rabbitmq-classic", "worker")],
+    indirect=["broker"],
+)
 def test_those_that_wait_for_the_only_process_are_not_counted(
-    broker: Broker, client: Client, start_worker: StartWorker
+    broker: Broker, held_by: str, client: Client, start_worker: StartWorker
 ) -> None:
     """RabbitMQ counts what the worker held, whether it was started or not."""
     neighbours = [client.send("slow", f"before-{n}", 0.05) for n in range(2)]
     client.send("kills_worker", "poison", 1.0)
     neighbours += [client.send("slow", f"after-{n}", 0.05) for n in range(8)]
-    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    arguments = ["--hold-retries", held_by]
+    worker = start_worker(SHOP, broker, concurrency=1, arguments=arguments, env=client.env)
     with supervised(worker):
         for result in neighbours:
             assert client.value(result, timeout=100)
         eventually(lambda: client.count("dead_letter") == 1, timeout=80)
     (letter,) = client.letters()
     assert letter.task == f"{SHOP}.kills_worker"
-    assert client.executions()["poison"] <= 3
+    ran = client.executions()
+    assert ran.pop("poison") <= 3
+    assert sum(ran.values()) <= len(neighbours) + 3, "what was put back ran as well"
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_what_is_put_back_while_it_waits_for_the_process_does_not_run_there(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    results = [client.send("slow", f"slow-{number}", 2.0) for number in range(4)]
+    for begun in (1, 2):
+        eventually(lambda: sum(client.executions().values()) == begun)  # noqa: B023
+        worker.kill()
+        worker.start()
+    for result in results:
+        assert client.value(result)
+    eventually(lambda: client.count("shop") == 0)
+    time.sleep(2.5)
+    assert sum(client.executions().values()) <= len(results) + 2
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_a_restart_while_a_suspect_waits_its_moment_is_not_counted(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    result = client.send("slow", "innocent", 3.0)
+    for begun in (1, 2):
+        eventually(lambda: client.executions()["innocent"] == begun)  # noqa: B023
+        worker.kill()
+        since = len(worker.log())
+        worker.start()
+    # Once as RabbitMQ delivers it again, once as it is published anew: then it waits.
+    eventually(lambda: worker.log(since).count("] received") >= 2, every=0.003)
+    worker.terminate()
+    worker.start()
+    assert client.value(result)
+    assert client.letters() == []
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)

@@ -32,7 +32,7 @@ class Settler:
 
 class Request:
     acknowledged = _settled = False
-    time_start = None
+    time_start = eta = None
     name, _hostname, _task, _app = "t", "w@1", None, None
 
     def __init__(self, id_: str, starts: int) -> None:
@@ -105,6 +105,7 @@ def test_on_rabbitmq_it_does_not_wait_in_the_workers_hands(monkeypatch: pytest.M
         call(*args)
     assert [history.starts for history in settler.back] == [2]
     assert (waits._settled, later._settled) == (True, False)
+    waits.acknowledged = True  # its copy is there
     with pytest.raises(TaskRevokedError):  # the slot that it has waited for is free again
         waits.execute_using_pool(None)
     assert not waits.started

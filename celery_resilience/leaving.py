@@ -1,0 +1,87 @@
+"""A worker that ends in good order: nothing of what it leaves is suspected for that.
+
+RabbitMQ calls redelivered what it takes back, as after a death. So what the worker has received and
+not begun is published anew before its end, and let go; what a cold shutdown has killed as well. On
+Redis only starts are counted: there the start of what was killed is taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from celery_resilience.brokers.channels import is_alive
+from celery_resilience.settle import Settler
+from celery_resilience.suspect import (
+    counts_redeliveries,
+    hand_back,
+    is_open,
+    is_unstarted,
+    is_watched,
+    reserved,
+)
+
+__all__ = ["put_back", "put_back_killed", "remember_killed", "unstarted"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: What Celery has killed because the worker was told to end.
+_killed: WeakKeyDictionary[Settler, list[Any]] = WeakKeyDictionary()
+
+
+def unstarted(settler: Settler, buckets: Iterable[Any]) -> list[Any]:
+    """What the worker has received and not started, where that is counted when it comes again.
+
+    What waits for its rate limit lies in *buckets*.
+    """
+    if not counts_redeliveries(settler):
+        return []
+    held = reserved()
+    held += [request for bucket in buckets if bucket for request, _ in list(bucket.contents)]
+    return [request for request in held if hasattr(request, "let_be") and is_unstarted(request)]
+
+
+def put_back(requests: Iterable[Any], settler: Settler) -> None:
+    """Put back those of *requests* that are still not started, and that nobody will start now."""
+    _put_back(filter(is_unstarted, requests), settler)
+
+
+def remember_killed(request: Any, settler: Settler) -> None:
+    """*request* ran, and Celery kills it: it is not what ends the worker."""
+    killed = [*_killed.get(settler, ()), request]
+    # What was killed because its connection was lost, the broker has taken back already.
+    _killed[settler] = [each for each in killed if is_alive(each._message)]
+
+
+def put_back_killed(settler: Settler) -> None:
+    """Put back, when the pool has ended, what was killed with it."""
+    killed = [request for request in _killed.pop(settler, ()) if is_open(request)]
+    if not killed:
+        return
+    if counts_redeliveries(settler):
+        _put_back(killed, settler)
+        return
+    broker: Any = settler.moves.broker
+    for request in filter(is_watched, killed):
+        received = request.received(settler)
+        try:
+            broker.note_start(received, received.envelope)  # as it was before its start
+        except Exception as exc:
+            name = f"{request.name}[{request.id}]"
+            logger.warning("%s: its start stays counted: %r", name, exc)
+
+
+def _put_back(requests: Iterable[Any], settler: Settler) -> None:
+    for request in requests:
+        if settler.moves.failing:  # RabbitMQ is away: to try all of them would only take time
+            return
+        if not _goes_with_its_queue(request, settler):
+            hand_back(request, settler, 0)
+
+
+def _goes_with_its_queue(request: Any, settler: Settler) -> bool:
+    """Whether its queue, such as a broadcast's, is deleted when the worker leaves it."""
+    name = request.received(settler).envelope.queue
+    return bool(getattr(request._app.amqp.queues.get(name), "auto_delete", False))
