@@ -37,8 +37,16 @@ def test_a_cold_shutdown_of_a_pool_that_cannot_kill_waits_for_the_body(
     assert client.letters() == []
 
 
-@pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    [
+        ("rabbitmq-classic", "prefork"),
+        ("rabbitmq-quorum", "prefork"),
+        ("rabbitmq-classic", "threads"),
+        ("rabbitmq-quorum", "gevent"),
+    ],
+    indirect=["broker"],
+)
 def test_a_warm_shutdown_is_no_death(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:

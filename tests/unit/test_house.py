@@ -28,7 +28,7 @@ FLOORS = {
     3: "brokers* transport*",
     4: "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
-    "origin pause revocation",
+    "origin pause revocation leaving",
     5: "burial deadletters doctor embedded archive filters ids replay retries "
     "waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",
