@@ -9,6 +9,7 @@ from typing import Any
 from celery import VERSION, bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
+from kombu.common import ignore_errors
 
 from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.channels import notice_reopening
@@ -149,16 +150,19 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""
-        # What waits for a process gets none any more, and we may be killed before the pool ends.
-        waiting = [one for one in self._unstarted if one._apply_result is None]
-        if c.pool.uses_semaphore:
-            put_back(waiting, self.settler)
+        if self._unstarted and c.task_consumer is not None:
+            # First: for what is put back RabbitMQ would deliver others. Some are on their way.
+            ignore_errors(c, c.task_consumer.cancel)
+            self._unstarted += self._all_unstarted(c)
+            # What waits for a process gets none now, and we may be killed before the pool ends.
+            if c.pool.uses_semaphore:
+                waiting = [each for each in self._unstarted if each._apply_result is None]
+                put_back(waiting, self.settler)
         self.settler.moves.drain(_DRAIN)
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
         if self.settings.enabled:
-            # What was on its way has arrived when the consumer was cancelled.
             put_back(self._unstarted + self._all_unstarted(c), self.settler)
             put_back_killed(self.settler)
         self.settler.moves.drain(_DRAIN)

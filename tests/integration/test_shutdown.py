@@ -84,7 +84,7 @@ def test_what_waits_for_its_rate_limit_is_not_counted_either(
     ("broker", "pool"),
     [
         ("rabbitmq-classic", "prefork"),
-        ("rabbitmq-quorum", "gevent"),
+        ("rabbitmq-quorum", "prefork"),
         ("resilient-redis", "prefork"),
     ],
     indirect=["broker"],
