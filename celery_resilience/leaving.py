@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery_resilience.brokers.channels import is_alive
+from celery_resilience.origin import queue_of
 from celery_resilience.settle import Settler
 from celery_resilience.suspect import (
     counts_redeliveries,
@@ -74,14 +75,15 @@ def put_back_killed(settler: Settler) -> None:
 
 
 def _put_back(requests: Iterable[Any], settler: Settler) -> None:
+    failing = settler.moves.failing
     for request in requests:
-        if settler.moves.failing:  # RabbitMQ is away: to try all of them would only take time
-            return
-        if not _goes_with_its_queue(request, settler):
+        if settler.moves.failing > failing:
+            return  # RabbitMQ is away: to try all of them would only take time
+        if not _goes_with_its_queue(request):
             hand_back(request, settler, 0)
 
 
-def _goes_with_its_queue(request: Any, settler: Settler) -> bool:
+def _goes_with_its_queue(request: Any) -> bool:
     """Whether its queue, such as a broadcast's, is deleted when the worker leaves it."""
-    name = request.received(settler).envelope.queue
-    return bool(getattr(request._app.amqp.queues.get(name), "auto_delete", False))
+    queue = request._app.amqp.queues.get(queue_of(request._message, request._app))
+    return bool(getattr(queue, "auto_delete", False))

@@ -119,9 +119,9 @@ class Moves:
         return len(self._moves)
 
     @property
-    def failing(self) -> bool:
-        """Whether a settlement has failed, and will be tried again."""
-        return bool(self._waiting())
+    def failing(self) -> int:
+        """How many settlements have failed, and will be tried again."""
+        return len(self._waiting())
 
     @property
     def tags(self) -> set[str]:
