@@ -7,6 +7,8 @@ PIP = $(BIN)/python -m pip
 ARGS ?=
 WORKERS ?= 3
 PYTEST = -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+# 4: the tests and the faults on a RabbitMQ 4, which is fetched if need be (tests/rabbitmq4.py).
+export RABBITMQ
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # Celery x Python; one cell: make matrix CELLS=5.5-3.10
@@ -34,7 +36,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@$(BIN)/python $(PYTEST)
 
-# One row, one broker: make faults ARGS="--row 2 --broker redis".
+# One row, one broker: make faults ARGS="--row 2 --broker redis"; make faults RABBITMQ=4: on that.
 faults: $(VENV)/.dev
 	@$(BIN)/python -m tests.faults $(ARGS)
 

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from celery_resilience.embedded import EmbeddedServer
 from celery_resilience.errors import BrokerError
+from tests import rabbitmq4
 from tests.servers import RabbitServer, ServerMissing
 from tests.worker import Broker, Worker
 
@@ -65,8 +66,21 @@ def redis_server(redis_session: EmbeddedServer) -> EmbeddedServer:
 @pytest.fixture(scope="session")
 def rabbitmq_session() -> Iterator[RabbitServer]:
     """The session's RabbitMQ; tests take *rabbitmq_server*, which sees to it that it is up."""
+    with _rabbitmq(os.environ.get("RABBITMQ", "")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq4_session() -> Iterator[RabbitServer]:
+    """The session's RabbitMQ 4, beside the other one."""
+    with _rabbitmq("4") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _rabbitmq(version: str) -> Iterator[RabbitServer]:
     try:
-        server = RabbitServer()
+        server = rabbitmq4.server(version)
     except ServerMissing as exc:
         missing(str(exc))
     try:
@@ -81,6 +95,13 @@ def rabbitmq_server(rabbitmq_session: RabbitServer) -> RabbitServer:
     """A real RabbitMQ, shared by the session and up, whatever the last test did to it."""
     rabbitmq_session.start()
     return rabbitmq_session
+
+
+@pytest.fixture
+def rabbitmq4_server(rabbitmq4_session: RabbitServer) -> RabbitServer:
+    """A real RabbitMQ 4, shared by the session and up, whatever the last test did to it."""
+    rabbitmq4_session.start()
+    return rabbitmq4_session
 
 
 @pytest.fixture

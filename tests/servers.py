@@ -48,13 +48,15 @@ def eventually(
 class RabbitServer:
     """A RabbitMQ node of our own: its ports, its data, its cookie and its epmd are private.
 
-    ``kill`` and ``start`` are for fault tests: what it has confirmed survives.
+    ``kill`` and ``start`` are for fault tests: what it has confirmed survives. *home* is the root
+    of an unpacked one to run instead of the one that is installed.
     """
 
-    def __init__(self) -> None:
-        self._script = _find("rabbitmq-server")
-        self._epmd = _find("epmd")
-        self._erl_call = _find("erl_call")
+    def __init__(self, home: Path | None = None) -> None:
+        self._folders = [] if home is None else [str(path) for path in _inside(home)]
+        self._script, self._epmd, self._erl_call = (
+            _find(program, self._folders) for program in ("rabbitmq-server", "epmd", "erl_call")
+        )
         self.directory = Path(tempfile.mkdtemp(prefix="rabbit-"))
         self.port, self._dist_port, self._epmd_port = _free_ports(3)
         self.node = f"cr{secrets.token_hex(4)}@localhost"
@@ -180,6 +182,7 @@ class RabbitServer:
         }
         return {
             **kept,
+            "PATH": os.pathsep.join([*self._folders, *_folders()]),
             "HOME": str(home),
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_PORT": str(self._epmd_port),
@@ -214,13 +217,19 @@ class RabbitServer:
         )
 
 
-def _find(program: str) -> str:
+def _find(program: str, first: list[str]) -> str:
     # Debian's /usr/sbin/rabbitmq-server becomes the user rabbitmq; the script behind it does not.
-    for folder in ("/usr/lib/rabbitmq/bin", *_folders()):
+    for folder in (*first, "/usr/lib/rabbitmq/bin", *_folders()):
         path = shutil.which(program, path=folder)
         if path is not None:
             return path
     raise ServerMissing(f"{program} is not installed (Debian: apt install rabbitmq-server)")
+
+
+def _inside(home: Path) -> Iterator[Path]:
+    """Where programs may lie in *home*: a package's root, or a folder of RabbitMQ alone."""
+    yield from (home / "usr/lib/rabbitmq/bin", home / "sbin", home / "usr/lib/erlang/bin")
+    yield from home.glob("usr/lib/erlang/erts-*/bin")
 
 
 def _folders() -> Iterator[str]:

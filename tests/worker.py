@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 class Broker:
     """Where a test's messages and results go; nothing else is there at first."""
 
-    name: str  #: redis, resilient-redis, rabbitmq-classic or rabbitmq-quorum
+    name: str  #: redis, resilient-redis, or rabbitmq or rabbitmq4 with -classic or -quorum
     broker_url: str
     backend_url: str
     queue_type: str  #: for ``task_default_queue_type``; "classic" on Redis, which ignores it

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import sys
 import tempfile
 import time
@@ -46,6 +47,10 @@ def words() -> argparse.ArgumentParser:
         help="watch stock Celery instead: with its defaults, or with acks_late and "
         "reject_on_worker_lost",
     )  # fmt: skip
+    parser.add_argument(
+        "--rabbitmq", default=os.environ.get("RABBITMQ", ""), choices=["", "4"],
+        help="play on a RabbitMQ 4 instead of the one that is installed",
+    )  # fmt: skip
     parser.add_argument("--full", action="store_true", help="outages of 60 s instead of 5 s")
     parser.add_argument("--ci", action="store_true", help="only the cells that CI plays")
     parser.add_argument("--list", action="store_true", help="name the rows and play none")
@@ -66,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     heads = "  ".join(f"{c:>{w}}" for c, w in zip(_COLUMNS, _WIDTHS, strict=True))
     print(f"{'row':<14} {'broker':<16} {'pool':<8} {heads}")
     broken, skipped, began = 0, 0, time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as scratch, Servers() as servers:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-"))
+        servers = stack.enter_context(Servers(version=options.rabbitmq))
         for cell in chosen:
             directory = (options.logs or Path(scratch)) / str(cell)
             directory.mkdir(parents=True, exist_ok=True)

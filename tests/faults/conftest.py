@@ -14,3 +14,10 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """Two Redis of the session's own, and the session's RabbitMQ."""
     with Servers(lambda: request.getfixturevalue("rabbitmq_session")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def servers4(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """The same with the session's RabbitMQ 4."""
+    with Servers(lambda: request.getfixturevalue("rabbitmq4_session")) as made:
+        yield made

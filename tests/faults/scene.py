@@ -17,6 +17,7 @@ from typing import Any
 from kombu import Queue
 
 from celery_resilience.embedded import EmbeddedServer
+from tests import rabbitmq4
 from tests.client import Client
 from tests.faults.count import Count, Places
 from tests.faults.proxy import Door
@@ -31,11 +32,15 @@ _DATABASES = 64
 
 
 class Servers:
-    """The servers of a run, each started when it is first asked for, and up whenever asked."""
+    """The servers of a run, each started when it is first asked for, and up whenever asked.
 
-    def __init__(self, rabbit: Callable[[], RabbitServer] | None = None) -> None:
+    *rabbit* gives a RabbitMQ that somebody else stops; else one of *version* is started.
+    """
+
+    def __init__(self, rabbit: Callable[[], RabbitServer] | None = None, version: str = "") -> None:
         self._stack = contextlib.ExitStack()
         self._rabbit = rabbit
+        self._version = version
         self._numbers = itertools.cycle(range(_DATABASES))
 
     @cached_property
@@ -50,7 +55,7 @@ class Servers:
     def _rabbitmq(self) -> RabbitServer:
         if self._rabbit is not None:
             return self._rabbit()
-        server = RabbitServer()
+        server = rabbitmq4.server(self._version)
         self._stack.callback(server.stop)
         return server
 

@@ -16,7 +16,7 @@ from tests.worker import Broker
 
 @pytest.fixture
 def broker_named(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Broker]]:
-    """``broker_named("resilient-redis")``: that broker, empty; results go to Redis everywhere."""
+    """``broker_named("rabbitmq4-quorum")``: that broker, empty; results go to Redis everywhere."""
     with contextlib.ExitStack() as stack:
 
         def make(name: str) -> Broker:
@@ -25,11 +25,11 @@ def broker_named(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Bro
                 return redis
             if name == "resilient-redis":  # the same server, through our own transport
                 return replace(redis, name=name, broker_url=f"resilient-{redis.broker_url}")
-            rabbit: RabbitServer = request.getfixturevalue("rabbitmq_server")
+            server, queue_type = name.split("-")
+            rabbit: RabbitServer = request.getfixturevalue(f"{server}_server")
             vhost = rabbit.add_vhost()
             stack.callback(rabbit.delete_vhost, vhost)
             stack.callback(rabbit.start)  # the test may have left it dead
-            queue_type = name.removeprefix("rabbitmq-")
             return replace(redis, name=name, broker_url=rabbit.url(vhost), queue_type=queue_type)
 
         yield make

@@ -24,9 +24,9 @@ from celery_resilience.settings import Settings
 from tests.servers import RabbitServer, eventually
 from tests.worker import Broker
 
-ALL = ["redis", "rabbitmq-classic", "rabbitmq-quorum", "memory"]
-LOOKABLE = ALL[:3]
-RABBITS = ALL[1:3]
+RABBITS = ["rabbitmq-classic", "rabbitmq-quorum", "rabbitmq4-classic", "rabbitmq4-quorum"]
+LOOKABLE = ["redis", *RABBITS]
+ALL = [*LOOKABLE, "memory"]
 
 
 class Rig:
