@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from difflib import get_close_matches
 from math import inf
 from random import Random
@@ -131,6 +132,31 @@ def checked_number(name: str, value: object, least: float = 0.0) -> float:
         return float(value)
     except OverflowError:
         raise ValueError(f"{name} is too large a number to be seconds") from None
+
+
+def checked_retries(value: Any) -> int | None:
+    """*value* as a limit on retries, None for no limit."""
+    wanted = "max_retries takes a whole number of at least 0, or None for no limit"
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{wanted}, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{wanted}, got {value!r}")
+    return value
+
+
+def checked_delay(value: Any) -> float | Callable[[Any], Any] | None:
+    """*value* as a rule's own delay in seconds, or the user's function for it."""
+    if value is None or callable(value):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"delay takes seconds, a timedelta or a function of the exception, got {value!r}"
+        )
+    return checked_number("delay", value)
 
 
 def or_did_you_mean(value: object, choices: tuple[str, ...]) -> str:

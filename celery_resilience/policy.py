@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from datetime import timedelta
 from random import Random
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +17,9 @@ from celery_resilience.backoff import (
     Backoff,
     Jitter,
     Shape,
+    checked_delay,
     checked_number,
+    checked_retries,
     or_did_you_mean,
 )
 from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
@@ -152,7 +153,11 @@ class Policy:
             return _give_up(failure, Reason.PERMANENT, "no rule asks for a retry")
         if verdict.kind is Kind.PERMANENT:
             return _give_up(failure, Reason.PERMANENT, title)
-        return _retry(failure, self.terms(), title, random, call_user_code)
+        return _retry(failure, self.terms_for(verdict.kind), title, random, call_user_code)
+
+    def terms_for(self, kind: Kind) -> Terms:
+        """The limits and waits of a failure of *kind* that no rule matches."""
+        return self.terms()
 
     def terms(self, rule: Rule | None = None) -> Terms:
         """The limits and waits of *rule*, or of what no rule matches."""
@@ -163,7 +168,7 @@ class Policy:
             shape=_given(rule, "shape", self.shape),
             jitter=_given(rule, "jitter", self.jitter),
         )
-        max_retries = _checked_retries(_given(rule, "max_retries", self.max_retries))
+        max_retries = checked_retries(_given(rule, "max_retries", self.max_retries))
         max_elapsed = _given(rule, "max_elapsed", self.max_elapsed)
         if max_elapsed is not None:
             max_elapsed = checked_number("max_elapsed", max_elapsed)
@@ -181,7 +186,7 @@ class Policy:
             max_retries,
             max_elapsed,
             backoff,
-            delay=_checked_delay(rule.delay),
+            delay=checked_delay(rule.delay),
             counted=counted,
             yields_to_verdict=not names_retries,
         )
@@ -223,7 +228,7 @@ class Policy:
     def put_back(self, failure: Failure, random: Random) -> Decision:
         """What a task that puts its message back deserves: uncounted, with the policy's backoff,
         and not for longer than its ``max_elapsed`` (a day where it has none)."""
-        own = self.terms()
+        own = self.terms_for(failure.verdict.kind)
         elapsed = DEFAULT.max_elapsed if own.max_elapsed is None else own.max_elapsed
         terms = Terms(None, elapsed, own.backoff, None, counted=False)
         return _retry(failure, terms, "put back by the task: Reject", random, True)
@@ -257,29 +262,6 @@ def _saying_where(where: str, check: Callable[..., T], *args: object) -> T:
         return check(*args)
     except (TypeError, ValueError) as exc:
         raise type(exc)(f"{where}: {exc}") from None
-
-
-def _checked_retries(value: Any) -> int | None:
-    wanted = "max_retries takes a whole number of at least 0, or None for no limit"
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{wanted}, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{wanted}, got {value!r}")
-    return value
-
-
-def _checked_delay(value: Any) -> float | Callable[[Any], Any] | None:
-    if value is None or callable(value):
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"delay takes seconds, a timedelta or a function of the exception, got {value!r}"
-        )
-    return checked_number("delay", value)
 
 
 def _retry(
@@ -316,5 +298,5 @@ def _give_up(failure: Failure, reason: Reason, title: str, queue: str | None = N
     return GiveUp(reason if failure.reason is None else failure.reason, title, queue)
 
 
-#: What the classifier's verdicts are retried under where nobody says otherwise.
+#: What a policy is that somebody writes and says nothing in.
 DEFAULT = Policy()

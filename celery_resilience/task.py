@@ -17,9 +17,10 @@ from celery_resilience.context import RetryContext
 from celery_resilience.context_key import keep_context_by_key
 from celery_resilience.coroutine import run_async_body
 from celery_resilience.decision import RetryLater
+from celery_resilience.default_policy import UNSTATED
 from celery_resilience.memory import context_of
 from celery_resilience.policies import policies_of
-from celery_resilience.policy import Policy, Unmatched
+from celery_resilience.policy import Policy
 from celery_resilience.results import watch_result
 from celery_resilience.ruling import Running, running, seconds_to_wait
 from celery_resilience.switch import OrigRun
@@ -135,8 +136,11 @@ class ResilientTask(BaseTask):
         )
         if stated is not None:
             return stated
-        unmatched: Unmatched = "classify" if cls.classify_failures else "give_up"
-        return Policy(max_retries=cls.max_retries, unmatched=unmatched)
+        if not cls.classify_failures:
+            return Policy(max_retries=cls.max_retries, unmatched="give_up")
+        stated_by = next(base for base in cls.__mro__ if "max_retries" in vars(base))
+        # Celery's own default of 3 is nobody's word.
+        return UNSTATED if stated_by is Task else Policy(max_retries=cls.max_retries)
 
     def retry(
         self,

@@ -11,6 +11,9 @@ from celery_resilience.redact import printable
 
 __all__ = ["as_text"]
 
+#: A caller who waits so many seconds or longer is told of.
+_WORTH_SAYING = 60.0
+
 
 def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """*told*, by one of the functions of ``explanation``, as blocks of text, each under a title."""
@@ -36,14 +39,13 @@ def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "rules" not in told:
         yield "", _facts({"Decides": told["decides"], "To change": told["to_change_that"]})
         return
-    limits = told["limits"]
     yield (
         "",
         _facts(
             {
                 "Decides": told["decides"],
                 "To change": told["to_change_that"] or "",
-                "Limits": "" if told["unmatched"] == "give_up" else _said(limits),
+                **_said_limits(told),
                 "Expected": ", ".join(told["expected"])
                 and f"{', '.join(told['expected'])} (throws): neither a retry nor a dead letter",
                 "Dead letters": f"in {told['dead_letter_queue']}",
@@ -55,6 +57,15 @@ def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Rules: the first that matches decides", _rules(told)
     for one in told["schedules"]:
         yield f"Schedule: {printable(one['for'])}", _schedule_text(one, told["tasks"])
+
+
+def _said_limits(told: dict[str, Any]) -> dict[str, str]:
+    if told["unmatched"] == "give_up":
+        return {}
+    limits, of_unknown = _said(told["limits"]), _said(told["limits_of_unknown"])
+    if limits == of_unknown:
+        return {"Limits": limits}
+    return {"Transient": limits, "Unknown": of_unknown}
 
 
 def _facts(facts: dict[str, str]) -> str:
@@ -146,16 +157,18 @@ def _schedule_text(one: dict[str, Any], tasks: int) -> str:
     if one["delay_is_a_function"]:
         notes.append("Its delay= answers for each exception; the backoff stands in for it here.")
     if horizon := one["horizon"]:
-        sure, expected, worst = (
+        sure, nearly, expected, worst = (
             "for ever" if horizon[n] is None else span(horizon[n])
-            for n in ("certain", "expected", "worst")
+            for n in ("certain", "nearly_certain", "expected", "worst")
         )
         notes.append(
             f"Horizon: survives an outage of {expected}."
             if sure == worst
-            else f"Horizon: survives an outage of {expected} on average ({sure} for certain, "
-            f"never more than {worst})."
+            else f"Horizon: survives an outage of {expected} on average ({nearly} in 99 of 100 "
+            f"cases, {sure} for certain, never more than {worst})."
         )
+        if horizon["worst"] is None or horizon["worst"] >= _WORTH_SAYING:
+            notes.append("Whatever waits for the result (.get(), a chord) may wait as long.")
     peak = max(retry["peak_per_second"] for retry in one["retries"])
     notes.append(
         f"Peak: when {tasks:,} tasks fail at once, {peak:,.0f} come back in the busiest second."

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from math import isfinite
 from typing import Any
 
 from celery_resilience.classify import classify_name
 from celery_resilience.cli.table import span
+from celery_resilience.default_policy import UNSTATED, DefaultPolicy
 from celery_resilience.policies import policies_of
 from celery_resilience.policy import DEFAULT, LEAST_UNCOUNTED_DELAY, Policy, Terms
 from celery_resilience.rules import Rule, Treatment
-from celery_resilience.schedule import peak_rate, schedule
+from celery_resilience.schedule import Horizon, peak_rate, schedule
 from celery_resilience.settings import Settings
 from celery_resilience.verdict import Kind, Verdict
 
@@ -20,6 +21,10 @@ __all__ = ["count", "of_exception", "of_task"]
 
 #: How many retries a schedule shows at most.
 _ROWS = 12
+#: So many waits are told one by one.
+_FEW = 5
+
+_HORIZON = tuple(field.name for field in fields(Horizon))
 
 _STOCK = (
     "nobody: it is a stock Celery task. Celery retries it only where its own options or its body "
@@ -67,15 +72,21 @@ def _by_default(verdict: Verdict) -> str:
             "retried after the wait that the server asks for, and never sooner than "
             f"{span(LEAST_UNCOUNTED_DELAY)}; that uses up no retry, and goes on {deadline}"
         )
-    limits = [n for n in (DEFAULT.max_retries, verdict.max_retries) if n is not None]
+    terms = UNSTATED.terms_for(verdict.kind)
+    limits = [n for n in (terms.max_retries, verdict.max_retries) if n is not None]
     if not limits:
         return f"retried {deadline}"
     retries = min(limits)
     if retries == 0:
         return "a dead letter at once"
-    waits = [span(wait.worst) for wait in schedule(DEFAULT, retries).waits]
+    foreseen = schedule(terms.backoff, retries)
+    waits = [span(wait.worst) for wait in foreseen.waits]
+    number = count(retries, "retry", "retries")
+    if retries <= _FEW:
+        return f"{number}, after up to {', '.join(waits)}; then a dead letter"
     return (
-        f"{count(retries, 'retry', 'retries')}, after up to {', '.join(waits)}; then a dead letter"
+        f"{number}, after up to {', '.join(waits[:3])} ... {waits[-1]}: "
+        f"{span(foreseen.horizon.expected)} in all on average; then a dead letter"
     )
 
 
@@ -101,6 +112,7 @@ def of_task(task: Any, settings: Settings, tasks: int) -> dict[str, Any]:
         "rules": [_rule(number, rule, policy) for number, rule in enumerate(policy.rules, 1)],
         "unmatched": policy.unmatched,
         "limits": _limits(policy.terms()),
+        "limits_of_unknown": _limits(policy.terms_for(Kind.UNKNOWN)),
         "tasks": tasks,
         "schedules": list(_schedules(policy, tasks)),
     }
@@ -112,8 +124,10 @@ def _who(task: Any, policy: Policy) -> str:
         return given_by
     if policy.rules:
         return "Celery's own options: what they don't name is not retried"
-    if policy.unmatched == "classify":
+    if isinstance(policy, DefaultPolicy):
         return "the classifier"
+    if policy.unmatched == "classify":
+        return "the classifier, with the task's max_retries"
     return "nobody, but for self.retry in its body: what fails otherwise is a dead letter at once"
 
 
@@ -153,7 +167,10 @@ def _schedules(policy: Policy, tasks: int) -> Iterator[dict[str, Any]]:
     for number, rule in enumerate(policy.rules, 1):
         if rule.treatment is Treatment.RETRY:
             yield _schedule(policy, rule, rule.title(number), tasks)
-    if policy.unmatched == "classify":
+    if isinstance(policy, DefaultPolicy):
+        yield _schedule(policy, None, "transient failures", tasks)
+        yield _schedule(DEFAULT, None, "unknown failures", tasks)
+    elif policy.unmatched == "classify":
         title = "what no rule matches" if policy.rules else "what the classifier retries"
         yield _schedule(policy, None, title, tasks)
 
@@ -168,7 +185,7 @@ def _schedule(policy: Policy, rule: Rule | None, title: str, tasks: int) -> dict
     if terms.max_retries is not None:
         horizon = asdict(schedule(policy, min(terms.max_retries, 10_000), rule=rule).horizon)
     elif terms.max_elapsed is not None:
-        horizon = dict.fromkeys(("certain", "expected", "worst"), terms.max_elapsed)
+        horizon = dict.fromkeys(_HORIZON, terms.max_elapsed)
     return {
         "for": title,
         "max_retries": terms.max_retries,

@@ -85,8 +85,9 @@ class Demo:
     def introduce(self, words: str) -> None:
         text = (
             f"{len(self.urls)} tasks call six services over HTTP, and the services fail. Every "
-            "failure is classified: worth a retry after a random, growing delay, or a dead letter "
-            "at once. Then the services are mended and the dead letters replayed. All of it is "
+            "failure is classified: worth a retry after a random, growing delay (3 at most, so "
+            "that you see the end), or a dead letter at once. Then the services are mended and the "
+            "dead letters replayed. All of it is "
             f"real: celery worker with {PROCESSES} processes, {words}."
         )
         self.screen.say(wrapped(text, WIDTH - 1), "")

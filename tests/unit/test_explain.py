@@ -73,9 +73,11 @@ def told(*arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "verdict", "by_default"),
     [
-        ("requests.exceptions.ConnectTimeout", "transient", "3 retries, after up to 1 s, 2 s, 4 s"),
+        ("requests.exceptions.ConnectTimeout", "transient", "20 retries, after up to 1.5 s, 3 s"),
         ("KeyError", "permanent", "a dead letter at once"),
-        ("http:503", "transient", "3 retries"),
+        ("http:503", "transient", "1 h 30 min in all on average"),
+        ("RuntimeError", "unknown", "3 retries, after up to 1 s, 2 s, 4 s"),
+        ("socket.gaierror", "transient", "1 retry, after up to 1.5 s"),
         ("http:429", "rate_limited", "uses up no retry"),
         ("celery_resilience.Discard", "permanent", "neither a retry nor a dead letter"),
         ("celery.exceptions.Retry", "unknown", "nothing: it steers the worker"),
@@ -93,12 +95,31 @@ def test_an_exception_by_its_name(name, verdict, by_default):
 def test_a_task_that_the_classifier_decides_about():
     data = told("shop.sync")
     assert (data["decides"], data["rules"], data["unmatched"]) == ("the classifier", [], "classify")
-    (one,) = data["schedules"]
-    assert [retry["ceiling"] for retry in one["retries"]] == [1, 2, 4]
-    assert [retry["p95"] for retry in one["retries"]] == [0.95, 1.9, 3.8]
-    assert [retry["peak_per_second"] for retry in one["retries"]] == [1000, 500, 250]
-    assert one["horizon"] == {"certain": 0, "expected": 3.5, "worst": 7}
+    assert (data["limits"]["max_retries"], data["limits"]["jitter"]) == (20, 0.5)
+    assert (data["limits_of_unknown"]["max_retries"], data["limits_of_unknown"]["jitter"]) == (
+        3, "full",
+    )  # fmt: skip
+    transient, unknown = data["schedules"]
+    assert (transient["for"], transient["max_retries"]) == ("transient failures", 20)
+    assert transient["horizon"]["nearly_certain"] >= 79 * 60
+    assert unknown["for"] == "unknown failures"
+    assert [retry["ceiling"] for retry in unknown["retries"]] == [1, 2, 4]
+    assert [retry["p95"] for retry in unknown["retries"]] == [0.95, 1.9, 3.8]
+    assert [retry["peak_per_second"] for retry in unknown["retries"]] == [1000, 500, 250]
+    assert unknown["horizon"]["worst"] == 7
     assert data["dead_letter_queue"] == "dead_letter"
+
+
+def test_both_horizons_are_told_and_who_waits_for_them():
+    text = " ".join(explain("shop.sync").stdout.split())
+    for part in (
+        "Transient 20 retries (21 attempts), waits from 1 s to 10 min, times 2 each, ±50% jitter",
+        "Unknown 3 retries (4 attempts), waits from 1 s to 10 min, times 2 each, full jitter",
+        "1 h 30 min on average (1 h 19 min in 99 of 100 cases",
+        "Whatever waits for the result (.get(), a chord) may wait as long.",
+        "3.5 s on average (0.78 s in 99 of 100 cases, 0 s for certain",
+    ):
+        assert part in text, f"{part} is not in {text}"
 
 
 def test_a_task_that_celery_s_options_decide_about():
@@ -147,7 +168,8 @@ def test_the_text_has_it_all():
         "else: the classifier decides",
         "These are the first of 20 retries.",
         "the backoff stands in for it here",
-        "Horizon: survives an outage of 6 s on average (4.8 s for certain, never more than 7.2 s).",
+        "Horizon: survives an outage of 6 s on average (5 s in 99 of 100 cases, 4.8 s "
+        "for certain, never more than 7.2 s).",
         "Peak: when 1,000 tasks fail at once",
         "KeyError (throws)",
         "in dead.{queue}",
@@ -158,6 +180,7 @@ def test_the_text_has_it_all():
 def test_a_limit_in_time_is_the_horizon_where_retries_have_none():
     assert told("shop.for_ever")["schedules"][0]["horizon"] == {
         "certain": 86400,
+        "nearly_certain": 86400,
         "expected": 86400,
         "worst": 86400,
     }

@@ -22,7 +22,8 @@ PACKAGE = ROOT / "celery_resilience"
 
 #: A module imports its own floor or a lower one. Floor 1 imports the standard library alone.
 FLOORS = {
-    1: "errors verdict decision backoff policy rules user_code celery_options schedule classify*",
+    1: "errors verdict decision backoff policy default_policy rules user_code celery_options "
+    "schedule classify*",
     2: "context envelope facts fingerprint headers history letter outcome policy_file redact "
     "settings",
     3: "brokers* transport*",

@@ -11,6 +11,7 @@ from celery import Celery, Task, _state, shared_task
 from celery.signals import worker_ready
 
 from celery_resilience import Policy, ResilientTask, install, on
+from celery_resilience.default_policy import UNSTATED
 from celery_resilience.request import ResilientRequest
 
 
@@ -83,6 +84,39 @@ def test_with_classify_the_classifier_decides_for_them() -> None:
     def plain() -> None: ...
 
     assert plain.policy_in_force.unmatched == "classify"
+
+
+def test_where_neither_a_policy_nor_celerys_options_speak_the_default_does() -> None:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    app.conf.task_annotations = {"shop.annotated": {"max_retries": 4}}
+    install(app, classify=True)
+
+    class Five(Task):
+        abstract = True
+        max_retries = 5
+
+    @app.task
+    def plain() -> None: ...
+
+    @app.task(base=ResilientTask)
+    def chosen() -> None: ...
+
+    @app.task(base=Five)
+    def five() -> None: ...
+
+    @app.task(max_retries=3)
+    def three() -> None: ...
+
+    @app.task(name="shop.annotated")
+    def annotated() -> None: ...
+
+    @app.task(failure_policy=Policy(), max_retries=7)
+    def written() -> None: ...
+
+    assert plain.policy_in_force is chosen.policy_in_force is UNSTATED
+    assert five.policy_in_force == Policy(max_retries=5)
+    assert three.policy_in_force == written.policy_in_force == Policy(max_retries=3)
+    assert annotated.policy_in_force == Policy(max_retries=4)
 
 
 def test_celerys_options_keep_their_meaning(app: Celery) -> None:

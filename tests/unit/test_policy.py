@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.default_policy import UNSTATED
 from celery_resilience.errors import (
     Discard,
     PermanentError,
@@ -72,9 +73,11 @@ def failure(
     return Failure(**{**known, **facts})
 
 
-def decide(policy: Policy, *args: Any, call_user_code: bool = True, **facts: Any) -> Decision:
+def decide(
+    policy: Policy, *args: Any, call_user_code: bool = True, seed: int = 1, **facts: Any
+) -> Decision:
     """What *policy* decides about ``failure(*args, **facts)``."""
-    return policy.decide(failure(*args, **facts), Random(1), call_user_code=call_user_code)
+    return policy.decide(failure(*args, **facts), Random(seed), call_user_code=call_user_code)
 
 
 def delay_of(decision: Decision) -> float:
@@ -290,6 +293,35 @@ def test_a_verdicts_own_limit_lowers_the_policys() -> None:
     assert isinstance(decide(Policy(on(Timeout).retry()), verdict=once, retries=1), GiveUp)
     named = Policy(on(Timeout).retry(max_retries=8))
     assert isinstance(decide(named, verdict=once, retries=7), RetryLater)
+
+
+# Where nobody has said anything
+
+
+@pytest.mark.parametrize(
+    ("kind", "retries"), [(Kind.TRANSIENT, 20), (Kind.UNKNOWN, 3), (Kind.PERMANENT, 0)]
+)
+def test_where_nobody_speaks_an_outage_is_waited_out_and_a_bug_is_not(kind, retries) -> None:
+    for used in range(retries):
+        assert isinstance(decide(UNSTATED, kind=kind, retries=used), RetryLater)
+    assert isinstance(decide(UNSTATED, kind=kind, retries=retries), GiveUp)
+
+
+def test_where_nobody_speaks_only_transient_failures_wait_otherwise_than_by_a_policy() -> None:
+    """±50 % around 8 s; what is unknown or rate limited waits as by a written policy."""
+    for seed in range(200):
+        waited = decide(UNSTATED, kind=Kind.TRANSIENT, retries=3, seed=seed)
+        assert 4 <= delay_of(waited) <= 12
+        for kind in (Kind.UNKNOWN, Kind.RATE_LIMITED):
+            facts = {"kind": kind, "retries": 2, "attempt": 3, "seed": seed}
+            assert decide(UNSTATED, **facts) == decide(DEFAULT, **facts)
+
+
+def test_a_written_policys_limits_are_for_all_that_its_rules_do_not_match() -> None:
+    for policy in (Policy(max_retries=5), UNSTATED.replace(max_retries=5)):
+        for kind in (Kind.TRANSIENT, Kind.UNKNOWN):
+            assert isinstance(decide(policy, kind=kind, retries=4), RetryLater)
+            assert isinstance(decide(policy, kind=kind, retries=5), GiveUp)
 
 
 # The server's delay
