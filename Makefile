@@ -16,12 +16,14 @@ CELERIES = 5.5 5.6 5.7
 PYTHONS = 3.10 3.11 3.12 3.13
 CELLS ?= $(foreach celery,$(CELERIES),$(foreach python,$(PYTHONS),$(celery)-$(python)))
 
-.PHONY: help setup demo test lint format faults soak matrix clean
+.PHONY: help setup demo test lint format faults soak ecosystem celery-suite matrix clean
 
 help:
 	@echo "make demo    watch tasks fail, retry, die and be replayed, in under a minute"
 	@echo "make test    run the tests; no server is needed, the missing ones are skipped"
 	@echo "make faults  kill what can die, and count every task; make soak: at random, for minutes"
+	@echo "make ecosystem     try packages that teams use beside Celery, one scenario each"
+	@echo "make celery-suite  run Celery's own integration tests with us, list what differs"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff put the code in order"
 	@echo "make matrix  the tests on Celery $(CELERIES) and whichever Python $(PYTHONS) is there"
@@ -43,6 +45,20 @@ faults: $(VENV)/.dev
 # make soak ARGS="--minutes 1 --seed 7 --broker rabbitmq-quorum"
 soak: $(VENV)/.dev
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
+
+# celery-batches pins an older Celery than it works with.
+ecosystem: $(VENV)/.dev
+	@$(PIP) install --quiet --constraint constraints.txt --group ecosystem-more
+	@$(PIP) install --quiet --no-deps 'celery-batches>=0.11'
+	@$(BIN)/python -m pytest $(ARGS) tests/ecosystem
+
+# make celery-suite ARGS="--broker rabbitmq". An environment of its own, for the sake of its plugins.
+celery-suite: $(VENV)/.dev
+	@[ -e .venv-suite/.made ] || { $(PY) -m venv .venv-suite && \
+	  .venv-suite/bin/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	  .venv-suite/bin/python -m pip install --quiet --constraint constraints.txt \
+	    --group celery-suite --editable '.[demo]' && touch .venv-suite/.made; }
+	@.venv-suite/bin/python -m tests.ecosystem $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

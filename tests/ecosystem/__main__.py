@@ -1,0 +1,138 @@
+"""Celery's own integration tests, on stock Celery and with ``install(app)``, side by side.
+
+``python -m tests.ecosystem --broker redis`` takes the tests from the source distribution of the
+Celery that is installed, runs them twice against servers of its own and lists every test that ends
+otherwise with us. What is explained in ``celery_differences.toml`` is listed with its reason;
+anything else makes the exit code 1. It takes about 40 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import xml.etree.ElementTree as xml
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import celery
+
+from celery_resilience.embedded import EmbeddedServer
+from tests.servers import RabbitServer
+from tests.worker import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+EXPLAINED = Path(__file__).with_name("celery_differences.toml")
+MARKERS = "celery: of the plugin\nflaky: run again\ntimeout: at most\namqp: needs RabbitMQ"
+
+
+def unpacked(folder: Path) -> Path:
+    """The source distribution of the Celery that is installed, below *folder*."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    wanted = f"celery=={celery.__version__}"
+    subprocess.run([*pip, "--dest", str(folder), wanted], check=True)
+    (archive,) = folder.glob("celery-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def run(
+    source: Path, report: Path, env: Mapping[str, str], ours: bool, chosen: Sequence[str]
+) -> dict[str, str]:
+    """How each test ended: passed, failed or skipped."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "celery.contrib.pytest",
+        "-p",
+        "no:valkey",
+    ]
+    command += ["-p", "tests.ecosystem.installs"] if ours else []
+    command += ["-o", f"markers={MARKERS}", "--timeout", "300", f"--junitxml={report}"]
+    path = os.pathsep.join([str(source), str(ROOT)])
+    with report.with_suffix(".log").open("wb") as log:
+        subprocess.run(
+            [*command, *(chosen or ["t/integration"])], cwd=source, check=False,
+            env={**os.environ, **env, "PYTHONPATH": path}, stdout=log, stderr=log,
+        )  # fmt: skip
+    return outcomes(report)
+
+
+def outcomes(report: Path) -> dict[str, str]:
+    ended: dict[str, str] = {}
+    for case in xml.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        tags = {child.tag for child in case}
+        how = (
+            "failed"
+            if tags & {"failure", "error"}
+            else "skipped"
+            if "skipped" in tags
+            else "passed"
+        )
+        if ended.get(name) != "failed":  # a test that is run again is there twice
+            ended[name] = how
+    return ended
+
+
+def differences(stock: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The tests that end otherwise with us, and how: on stock Celery, with us."""
+    names = sorted(stock.keys() | ours.keys())
+    pairs = {name: (stock.get(name, "not run"), ours.get(name, "not run")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.ecosystem", description=__doc__)
+    parser.add_argument(
+        "--broker", choices=["redis", "resilient-redis", "rabbitmq"], default="redis"
+    )
+    parser.add_argument("--keep", type=Path, help="a folder for reports and logs")
+    parser.add_argument("tests", nargs="*", help="t/integration/test_tasks.py ...; all by default")
+    options = parser.parse_args(arguments)
+    with contextlib.ExitStack() as stack:
+        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        redis = stack.enter_context(EmbeddedServer(port=0))
+        url = redis.broker_url.removesuffix("/0")
+        broker = f"{url}/0"
+        if options.broker == "rabbitmq":
+            rabbit = RabbitServer()
+            stack.callback(rabbit.stop)
+            rabbit.start()
+            broker = rabbit.url()
+        env = {"TEST_BACKEND": f"{url}/1", "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis.port)}
+        source = unpacked(folder)
+        print(f"Celery {celery.__version__}, stock", flush=True)
+        stock = run(
+            source, folder / "stock.xml", {**env, "TEST_BROKER": broker}, False, options.tests
+        )
+        ours_url = f"resilient-{broker}" if options.broker == "resilient-redis" else broker
+        print(f"Celery {celery.__version__} with install(app)", flush=True)
+        ours = run(
+            source, folder / "ours.xml", {**env, "TEST_BROKER": ours_url}, True, options.tests
+        )
+    explained = tomllib.loads(EXPLAINED.read_text())
+    unexplained = 0
+    for name, (on_stock, with_us) in differences(stock, ours).items():
+        why = explained.get(name)
+        unexplained += why is None
+        print(f"{name}: {on_stock} on stock, {with_us} with us: {why or 'NOT EXPLAINED'}")
+    print(f"{len(stock)} tests on stock, {len(ours)} with us, {unexplained} not explained")
+    return 1 if unexplained or not ours else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
