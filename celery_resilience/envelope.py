@@ -19,7 +19,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import serialization as _serialization
 from kombu.compression import compress, decompress
 
-from celery_resilience.headers import BROKERS_OWN, HEADER, NOT_PROPERTIES, without
+from celery_resilience.headers import BROKERS_OWN, DEATHS, HEADER, NOT_PROPERTIES, without
 
 # The stubs miss its registry.
 serialization: Any = _serialization
@@ -52,6 +52,8 @@ class Envelope:
     #: Where its sender had addressed it to, for a person.
     exchange: str = ""
     routing_key: str = ""
+    #: Where RabbitMQ has dead-lettered it before, as it came; no copy takes that along.
+    deaths: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def received(cls, message: Any, queue: str) -> Envelope:
@@ -76,6 +78,7 @@ class Envelope:
             queue=queue,
             exchange=str(info.get("exchange") or ""),
             routing_key=str(info.get("routing_key") or ""),
+            deaths=_deaths(headers),
         )
 
     @classmethod
@@ -87,15 +90,17 @@ class Envelope:
             with suppress(ValueError):  # no base64 after all: it stays what it is
                 body = base64.b64decode(body)
         info = _mapping(properties.get("delivery_info"))
+        headers = _mapping(raw.get("headers"))
         return cls(
             body=body,
             content_type=raw.get("content-type"),
             content_encoding=raw.get("content-encoding"),
-            headers=without(_mapping(raw.get("headers")), BROKERS_OWN),
+            headers=without(headers, BROKERS_OWN),
             properties=without(properties, NOT_PROPERTIES),
             queue=queue,
             exchange=str(info.get("exchange") or ""),
             routing_key=str(info.get("routing_key") or ""),
+            deaths=_deaths(headers),
         )
 
     def to_wire(self, tag: str, queue: str) -> dict[str, Any]:
@@ -258,6 +263,10 @@ def seconds_until(moment: Any, now: float | None = None, zone: Any = None) -> fl
         return float(aware.timestamp() - (time.time() if now is None else now))
     except Exception:
         return None
+
+
+def _deaths(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: headers[name] for name in DEATHS if name in headers}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from celery_resilience.history import clipped
@@ -14,6 +15,10 @@ __all__ = ["MESSAGE", "Cause", "ErrorFacts", "type_name"]
 MESSAGE = 2_000
 _TRACEBACK = 24_000
 _CAUSES = 8
+#: The most frames of one exception in a traceback, and of its words there: what it said is kept
+#: beside it, and must not take the place of the frames.
+_FRAMES = 60
+_SAID = 500
 
 
 @dataclass(frozen=True)
@@ -108,18 +113,40 @@ def _cause(exception: BaseException) -> BaseException | None:
 def _traceback(exception: BaseException) -> str:
     try:
         # A frame limit below zero keeps the innermost ones.
-        lines = traceback.format_exception(
-            type(exception), exception, exception.__traceback__, limit=-60
+        told = traceback.TracebackException(
+            type(exception), exception, exception.__traceback__, limit=-_FRAMES
         )
-        text = "".join(lines)
-    except Exception as problem:
+        return _innermost("".join(_formatted(told)), _TRACEBACK)
+    except BaseException as problem:
         return f"<its traceback could not be formatted: {type(problem).__name__}>"
-    return _innermost(text, _TRACEBACK)
+
+
+def _formatted(told: traceback.TracebackException, level: int = 0) -> Iterator[str]:
+    """What `traceback` makes of an exception and of what it was raised from, its words cut."""
+    cause = told.__cause__
+    context = None if told.__suppress_context__ else told.__context__
+    for before, how in ((cause, _DIRECTLY), (None if cause else context, _MEANWHILE)):
+        if before is not None and level < _CAUSES:
+            yield from _formatted(before, level + 1)
+            yield how
+    if told.stack:
+        yield "Traceback (most recent call last):\n"
+        yield from told.stack.format()
+    for said in told.format_exception_only():
+        yield said if len(said) <= _SAID else f"{said[: _SAID - 2]}…\n"
+    # Those of an exception group, from Python 3.11 on.
+    for number, inner in enumerate(getattr(told, "exceptions", None) or (), 1):
+        if level < _CAUSES:
+            yield f"  {number}:\n"
+            yield textwrap.indent("".join(_formatted(inner, level + 1)), "  | ")
 
 
 def _innermost(text: str, limit: int) -> str:
     return text if len(text) <= limit else "…\n" + text[len(text) - limit :]
 
+
+_DIRECTLY = "\nThe above exception was the direct cause of the following exception:\n\n"
+_MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 #: Frames of these are the machinery, not the task.
 _MACHINERY = ("celery.", "billiard.", "kombu.", "celery_resilience.")

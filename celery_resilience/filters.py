@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, time, timedelta, timezone
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Union
 
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
@@ -22,36 +22,53 @@ __all__ = ["Filters", "argument", "moment", "seconds"]
 #: The names of a task's positional parameters, by its name; empty where nobody knows them.
 Parameters = Callable[[str], Sequence[str]]
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SPAN = re.compile(r"(?:\d+(?:\.\d*)?[smhd])+\Z")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_PART = re.compile(
+    r"(\d+(?:\.\d*)?)\s*"
+    r"(?:(s)(?:ec(?:ond)?s?)?|(m)(?:in(?:ute)?s?)?|(h)(?:(?:ou)?rs?)?|(d)(?:ays?)?|(w)(?:eeks?)?)\s*"
+)
 
 
 def _unknown(task: str) -> Sequence[str]:
     return ()
 
 
+#: One, or several of which one has to accept.
+Texts = Union[str, "Sequence[str]", None]
+
+
 @dataclass(frozen=True)
 class Filters:
-    """What letters or waiting retries have to be like; None is "not given"."""
+    """What letters or waiting retries have to be like; None is "not given".
+
+    Where several are given for one filter, one of them has to accept; of *args* each.
+    """
 
     #: A pattern of task names: ``shop.*``.
-    task: str | None = None
+    task: Texts = None
     #: A pattern of errors: the exception's type, with or without its module, or
     #: ``Name: what it said``.
-    error: str | None = None
+    error: Texts = None
     #: The queue that the message came from.
-    queue: str | None = None
+    queue: Texts = None
     #: When it failed last, in seconds since the epoch: not before this, and before this.
     since: float | None = None
     until: float | None = None
     #: Arguments, each with the text of its value: ``("customer", "42")``.
     args: tuple[tuple[str, str], ...] = ()
     #: Letters only: why it died.
-    reason: Reason | None = None
+    reason: Reason | Sequence[Reason] | None = None
+    #: Letters only: how their group begins, or the fingerprint.
+    group: Texts = None
 
     def __bool__(self) -> bool:
         """Whether any is given."""
         return any(getattr(self, f.name) not in (None, ()) for f in fields(self))
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that are meant; all where there is none."""
+        return _several(self.queue)
 
     def accept(
         self,
@@ -61,19 +78,36 @@ class Filters:
         message: str,
         at: float,
         reason: Reason | None = None,
+        groups: Callable[[], Sequence[str]] = tuple,
         parameters: Parameters = _unknown,
     ) -> bool:
-        """Whether a message with this last *error*, which it had *at*, is meant."""
+        """Whether a message with this last *error*, which it had *at*, is meant.
+
+        *groups* tells its group and its fingerprint, and is asked only if need be.
+        """
         return (
-            (self.reason is None or self.reason is reason)
-            and (self.queue is None or self.queue == envelope.queue)
+            _any(self.reason, lambda wanted: wanted is reason)
+            and _any(self.queue, lambda wanted: wanted == envelope.queue)
             and (self.since is None or at >= self.since)
             and (self.until is None or at < self.until)
-            and (self.task is None or fnmatchcase(envelope.told("task"), self.task))
-            and (self.error is None or _failed_so(self.error, error, message))
+            and _any(self.task, lambda pattern: fnmatchcase(envelope.told("task"), pattern))
+            and _any(self.error, lambda pattern: _failed_so(pattern, error, message))
+            and _any(self.group, lambda how: any(name.startswith(how) for name in groups()))
             # Last, for it opens the body.
             and (not self.args or _called_so(self.args, envelope, parameters))
         )
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _any(given: Any, accepts: Callable[[Any], bool]) -> bool:
+    """Whether one of the *given* accepts; none is given: all are accepted."""
+    several = _several(given)
+    return not several or any(map(accepts, several))
 
 
 def _failed_so(pattern: str, error: str, message: str) -> bool:
@@ -132,26 +166,47 @@ def argument(text: str) -> tuple[str, str]:
 
 
 def seconds(text: str) -> float:
-    """A span of time, in seconds: ``90``, ``90s``, ``1.5h``, ``2d12h``."""
+    """A span of time, in seconds: ``90``, ``90s``, ``5min``, ``1.5h``, ``2d12h``, ``2w``."""
     said = text.strip().lower()
     if re.fullmatch(r"\d+(?:\.\d*)?", said):
         return float(said)
-    if not _SPAN.match(said):
-        raise ValueError(f"a span of time is written 90s, 10m, 1.5h or 2d, got {text!r}")
-    return sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"[\d.]+[smhd]", said))
+    span = _span(said)
+    if span is None:
+        raise ValueError(f"a span of time is written 90s, 5min, 1.5h, 2d or 2w, got {text!r}")
+    return span
+
+
+def _span(said: str) -> float | None:
+    total, at = 0.0, 0
+    while part := _PART.match(said, at):
+        number, *units = part.groups()
+        total += float(number) * _UNITS[next(unit for unit in units if unit)]
+        at = part.end()
+    return total if at and at == len(said) else None
 
 
 def moment(text: str, now: float) -> float:
-    """A moment, in seconds since the epoch: ``2h`` ago, or ``2026-03-01 14:30`` by the local
-    clock, unless it tells its zone."""
-    said = text.strip()
-    if _SPAN.match(said.lower()):
-        return now - seconds(said)
+    """A moment, in seconds since the epoch: ``2h`` ago, ``today``, ``12:36`` (the last one that
+    was), or ``2026-03-01 14:30`` by the local clock, unless it tells its zone."""
+    said = text.strip().lower()
     try:
-        told = datetime.fromisoformat(re.sub(r"[zZ]\Z", "+00:00", said))
+        span = _span(said)
+        if span is not None:
+            return now - span
+        here = datetime.fromtimestamp(now)
+        midnight = here.replace(hour=0, minute=0, second=0, microsecond=0)
+        if said in ("now", "today", "yesterday"):
+            days = said == "yesterday"
+            return now if said == "now" else (midnight - timedelta(days=days)).timestamp()
+        if re.match(r"\d{1,2}:\d", said):
+            clock = time.fromisoformat(said.zfill(len(said) + (said[1] == ":")))
+            told = datetime.combine(midnight, clock)
+            last = told if told.timestamp() <= now else told - timedelta(days=1)
+            return last.timestamp()
+        told = datetime.fromisoformat(re.sub(r"[zZ]\Z", "+00:00", text.strip()))
         epoch = datetime.fromtimestamp(0, timezone.utc)
         return (told.astimezone(timezone.utc) - epoch) / timedelta(seconds=1)
     except (ValueError, OverflowError, OSError):
         raise ValueError(
-            f"a moment is written 2h (ago) or 2026-03-01T14:30, got {text!r}"
+            f"a moment is written 2h or 5min (ago), today, 12:36 or 2026-03-01T14:30, got {text!r}"
         ) from None

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["BROKERS_OWN", "DUE", "HEADER", "MOST_HEADERS", "NOT_PROPERTIES", "QUEUE", "without"]
+__all__ = [
+    "BROKERS_OWN",
+    "DEATHS",
+    "DUE",
+    "HEADER",
+    "MOST_HEADERS",
+    "NOT_PROPERTIES",
+    "QUEUE",
+    "compact",
+    "without",
+]
 
 #: Where a virtual transport's payload says, within this process, which queue it came out of.
 QUEUE = "resilience-queue"
@@ -39,6 +50,9 @@ BROKERS_OWN = frozenset(
     }
 )
 
+#: Those of them in which RabbitMQ writes down each time that it has dead-lettered a message.
+DEATHS = ("x-death", "x-opt-deaths")
+
 #: Properties that belong to one delivery, or that stand in a field of their own. ``expiration``
 #: is RabbitMQ's own clock: it would drop a copy with no worker there to see it. The ``expires``
 #: field, which every worker obeys, says the same and stays. ``user_id`` has to be the name that
@@ -60,3 +74,14 @@ NOT_PROPERTIES = frozenset(
 def without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     """A copy of *mapping* without *names*."""
     return {name: value for name, value in mapping.items() if name not in names}
+
+
+def compact(data: Any, dumps: Callable[..., str] = json.dumps) -> str:
+    """*data* as JSON in UTF-8, without blanks; in ASCII where a lone surrogate is in it, which
+    UTF-8 can't say."""
+    text = dumps(data, separators=(",", ":"), ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return dumps(data, separators=(",", ":"))
+    return text

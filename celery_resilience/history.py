@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from celery_resilience.context import levels_of
+from celery_resilience.headers import compact
 
 __all__ = ["Attempt", "History", "Succeeded", "clipped", "finite"]
 
@@ -126,7 +127,7 @@ class History:
 
     def dumps(self) -> str:
         """The header's text."""
-        return json.dumps(self.to_json(), separators=(",", ":"))
+        return compact(self.to_json())
 
     @classmethod
     def loads(cls, text: object) -> History:

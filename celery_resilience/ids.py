@@ -1,18 +1,20 @@
-"""What an id means that somebody has typed: the one that is so, or the only one that begins so."""
+"""What an id means that somebody has typed, and how much of one has to be shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from celery_resilience.errors import ResilienceError
 
-__all__ = ["AmbiguousId", "NoSuchId", "meant"]
+__all__ = ["AmbiguousId", "NoSuchId", "length_shown", "meant", "shortened"]
 
 T = TypeVar("T")
 
-#: The beginning of an id has to be at least this long to be taken for it.
-_SHORTEST = 4
+#: So much of an id is shown where that tells all of a list apart, else more of it.
+_SHOWN = 8
 #: So many ids that begin alike are remembered, to be told.
 _TOLD = 10
 
@@ -25,6 +27,20 @@ class AmbiguousId(NoSuchId):
     """More than one id begins with this."""
 
 
+@dataclass
+class _Candidates(Generic[T]):
+    """What one id that was typed may mean."""
+
+    exact: list[T] = field(default_factory=list)
+    of_task: list[T] = field(default_factory=list)
+    begun: dict[str, list[T]] = field(default_factory=dict)
+    begun_tasks: dict[str, list[T]] = field(default_factory=dict)
+
+    def add_begun(self, known: dict[str, list[T]], name: str, thing: T) -> None:
+        if name in known or len(known) < _TOLD:
+            known.setdefault(name, []).append(thing)
+
+
 def meant(
     ids: Sequence[str],
     things: Iterable[T],
@@ -33,40 +49,99 @@ def meant(
     what: str,
     where: str,
     unique: bool = False,
+    task_of: Callable[[T], str] | None = None,
+    at: Callable[[T], float] | None = None,
 ) -> list[T]:
     """Those of *things* that *ids* mean, in the order of *ids*; nothing is kept of the others.
 
-    Raises NoSuchId, which tells *what* is not there and *where* it was looked for, or AmbiguousId.
-    Where *unique* is true no two things have the same id, and the search ends when all are found.
+    An id means the thing that has it, else the newest (by *at*) of the task that has it (by
+    *task_of*), else the only one whose id, or whose task's, begins so. Raises NoSuchId, which
+    tells *what* is not there and *where* it was looked for, or AmbiguousId. Where *unique* is
+    true no two things have the same id, and the search ends when all are found.
     """
-    for wanted in ids:
-        if len(wanted) < _SHORTEST:
-            raise NoSuchId(f"{wanted!r} is too short for an id: at least {_SHORTEST} characters")
-    exact: dict[str, list[T]] = {}
-    begun: dict[str, dict[str, list[T]]] = {wanted: {} for wanted in ids}
+    if not all(ids):
+        raise NoSuchId(f"an empty id is no {what}'s")
+    found: dict[str, _Candidates[T]] = {wanted: _Candidates() for wanted in ids}
+    missing = set(found)
     for thing in things:
-        name = id_of(thing)
-        for wanted in begun:
+        name, task = id_of(thing), "" if task_of is None else task_of(thing)
+        for wanted, candidates in found.items():
             if name == wanted:
-                exact.setdefault(wanted, []).append(thing)
-            elif name.startswith(wanted) and (name in begun[wanted] or len(begun[wanted]) < _TOLD):
-                begun[wanted].setdefault(name, []).append(thing)
-        if unique and len(exact) == len(begun):
+                candidates.exact.append(thing)
+                missing.discard(wanted)
+            elif _begins(name, wanted) and not (unique and _is_copy(name, candidates.begun)):
+                candidates.add_begun(candidates.begun, name, thing)
+            if task and task == wanted:
+                candidates.of_task = _newer(candidates.of_task, thing, at)
+            elif task and task.startswith(wanted):
+                before = candidates.begun_tasks.get(task, [])
+                candidates.begun_tasks.pop(task, None)
+                for one in _newer(before, thing, at):
+                    candidates.add_begun(candidates.begun_tasks, task, one)
+        if unique and not missing:
             break
-    for wanted in ids:
-        if wanted not in exact and not begun[wanted]:
-            raise NoSuchId(f"no {what} {wanted} in {where}")
     # Two beginnings may mean the same.
     chosen: dict[str, list[T]] = {}
-    for wanted in ids:
-        found = exact.get(wanted) or _only(wanted, begun[wanted])
-        chosen[id_of(found[0])] = found[:1] if unique else found
-    return [thing for found in chosen.values() for thing in found]
+    for wanted, candidates in found.items():
+        those = _those(wanted, candidates, id_of, f"no {what} {wanted} in {where}")
+        chosen[id_of(those[0])] = those[:1] if unique else those
+    return [thing for those in chosen.values() for thing in those]
 
 
-def _only(wanted: str, begun: dict[str, list[T]]) -> list[T]:
+def _those(
+    wanted: str, candidates: _Candidates[T], id_of: Callable[[T], str], missing: str
+) -> list[T]:
+    if candidates.exact or candidates.of_task:
+        return candidates.exact or candidates.of_task
+    begun = {**candidates.begun}
+    for task, those in candidates.begun_tasks.items():
+        if id_of(those[0]) not in begun:
+            begun[task] = those
+    if not begun:
+        raise NoSuchId(missing)
     if len(begun) > 1:
         raise AmbiguousId(
             f"{wanted} is how several ids begin: {', '.join(sorted(begun))}; type more of it"
         )
     return next(iter(begun.values()))
+
+
+def _newer(before: list[T], thing: T, at: Callable[[T], float] | None) -> list[T]:
+    """The newer of the one before and *thing*, which lay behind it."""
+    return before if before and at is not None and at(before[0]) > at(thing) else [thing]
+
+
+def _begins(name: str, wanted: str) -> bool:
+    """Whether *wanted* is how *name* begins: ``3f9a`` of ``3f9a0c``, ``3f9a.2`` of ``3f9a0c.2``."""
+    if name.startswith(wanted):
+        return True
+    stem, dot, number = wanted.rpartition(".")
+    return bool(dot and stem) and name.startswith(stem) and name.endswith(f".{number}")
+
+
+def _is_copy(name: str, known: Collection[str]) -> bool:
+    stem, _, number = name.rpartition(".")
+    return number.isdigit() and stem in known
+
+
+def length_shown(ids: Iterable[str]) -> int:
+    """How much of each of *ids* has to be shown to tell them apart."""
+    stems = sorted({_parted(name)[0] for name in ids})
+    length = _SHOWN
+    for one, other in itertools.pairwise(stems):
+        if one[:length] == other[:length]:
+            alike = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+                         min(len(one), len(other)))  # fmt: skip
+            length = max(length, alike + 1)
+    return length
+
+
+def shortened(name: str, length: int) -> str:
+    """*length* characters of an id, and which of several equal ones it is."""
+    stem, number = _parted(name)
+    return stem[:length] + number
+
+
+def _parted(name: str) -> tuple[str, str]:
+    stem, dot, number = name.rpartition(".")
+    return (stem, dot + number) if dot and number.isdigit() and len(stem) >= _SHOWN else (name, "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -19,12 +18,13 @@ from kombu.utils.json import dumps, loads
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope, seconds_until
 from celery_resilience.facts import MESSAGE, ErrorFacts
-from celery_resilience.headers import DUE, HEADER, MOST_HEADERS
+from celery_resilience.headers import DUE, HEADER, MOST_HEADERS, compact
 from celery_resilience.history import History, clipped, finite
+from celery_resilience.identity import LENGTH, Identity, digest_of, new_id
 
-__all__ = ["DeadLetter"]
+__all__ = ["DeadLetter", "written_anew"]
 
-#: The most that the header may weigh, in bytes: it is ASCII, as json.dumps writes it.
+#: The most that the header may weigh, in bytes.
 _HEADER = 60_000
 #: The content type of a message that travels as the body of its letter.
 _PACKED = "application/x-celery-resilience"
@@ -34,6 +34,7 @@ _PACKED = "application/x-celery-resilience"
 class DeadLetter:
     """A message that no retry will be made of, and its whole story."""
 
+    #: 128 random bits in hex; of what came without a header of ours the first of its digest.
     id: str
     reason: Reason
     #: When it died, in seconds since the epoch.
@@ -51,12 +52,14 @@ class DeadLetter:
     rule: str = ""
     worker: str = ""
     app_version: str = ""
+    #: A hash of all that makes it this letter and no other; empty until it lies in a queue.
+    digest: str = field(default="", compare=False)
 
     @classmethod
     def write(cls, reason: Reason, envelope: Envelope, **facts: Any) -> DeadLetter:
         """A new letter about *envelope*; *facts* are any of the other fields."""
         return cls(
-            id=uuid.uuid4().hex[:12],
+            id=new_id(),
             reason=reason,
             at=facts.pop("at", None) or time.time(),
             envelope=envelope.with_header(None),
@@ -79,10 +82,14 @@ class DeadLetter:
         return self.envelope.shown_arguments()
 
     @property
+    def group(self) -> str:
+        """Letters with the same one have the same cause: error type, innermost own frame."""
+        return _short_hash(self.error.error or self.reason.value, self.error.frame)
+
+    @property
     def fingerprint(self) -> str:
-        """Letters with the same one died of the same: task, error type, innermost own frame."""
-        parts = (self.task, self.error.error or self.reason.value, self.error.frame)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+        """Those of one task among them: task, error type, innermost own frame."""
+        return _short_hash(self.task, self.error.error or self.reason.value, self.error.frame)
 
     # On its way
 
@@ -95,13 +102,17 @@ class DeadLetter:
         room = min(_HEADER, MOST_HEADERS - own)
         text = self._dumps()
         for part in (4_000, 1_000, 0):
-            if len(text) > room:
-                # Of a text that is not ASCII a character may weigh 12 bytes.
+            if _weighs(text) > room:
+                # Of a text that UTF-8 can't say a character may weigh 12 bytes.
                 most = 200 + part // 4
                 texts: Any = {name: clipped(getattr(self, name), most) for name in _TEXTS}
                 error, history = self.error.clipped(part), self.history.clipped(part)
                 text = replace(self, error=error, history=history, **texts)._dumps()
-        return self._packed(text) if packed or len(text) > room else self.envelope.with_header(text)
+        return (
+            self._packed(text)
+            if packed or _weighs(text) > room
+            else self.envelope.with_header(text)
+        )
 
     def _packed(self, text: str) -> Envelope:
         message = self.envelope
@@ -127,7 +138,7 @@ class DeadLetter:
             **{name: getattr(self, name) for name in _TEXTS},
         }
         data = {**self.history.to_json(), "letter": facts}
-        return json.dumps(data, separators=(",", ":"))
+        return compact(data)
 
     @classmethod
     def from_envelope(cls, envelope: Envelope) -> DeadLetter:
@@ -142,23 +153,26 @@ class DeadLetter:
         bare = envelope.with_header(None)
         if envelope.content_type == _PACKED:
             bare = _unpacked(envelope.body) or bare
+        history = History.from_json(data)
+        known = Identity.read(data, envelope)
+        digest = str(known["digest"]) if known else digest_of(envelope)
         if not isinstance(facts, Mapping):
-            digest = hashlib.sha256(envelope.body + repr(sorted(bare.headers)).encode())
-            told = bare.headers.get("id") or bare.properties.get("correlation_id")
-            name = str(told) if told else digest.hexdigest()
-            history = History.from_json(data)
+            name = str(known["id"])[:64] if known else digest[:LENGTH]
             gone = envelope.exchange == DUE and history.queue
             return cls(
-                id="x" + hashlib.sha256(name.encode()).hexdigest()[:11],
+                id=name,
                 reason=Reason.UNROUTABLE,
                 at=0.0,
                 envelope=replace(bare, queue=history.queue or bare.queue),
-                history=history,
+                history=_without_itself(history, name),
+                digest=digest,
                 rule=f"its queue {gone} has gone" if gone else "it came without a letter's header",
             )
         said = {name: clipped(str(facts.get(name) or ""), MESSAGE) for name in _TEXTS}
+        name = str(facts.get("id") or "")[:64] or digest[:LENGTH]
         return cls(
-            id=str(facts.get("id") or "")[:64],
+            id=name,
+            digest=digest,
             reason=_reason(facts.get("reason")),
             at=finite(facts.get("at")) or 0.0,
             envelope=replace(
@@ -167,7 +181,7 @@ class DeadLetter:
                 exchange=str(facts.get("exchange") or ""),
                 routing_key=str(facts.get("routing_key") or ""),
             ),
-            history=History.from_json(data),
+            history=_without_itself(history, name),
             error=ErrorFacts.from_json(facts.get("error")),
             **said,
         )
@@ -189,8 +203,35 @@ class DeadLetter:
 
 
 _TEXTS = tuple(
-    f.name for f in fields(DeadLetter) if f.type == "str" and f.name != "id"
+    f.name for f in fields(DeadLetter) if f.type == "str" and f.name not in ("id", "digest")
 )  # kind, verdict_rule, category, hint, rule, worker, app_version
+
+
+def written_anew(envelope: Envelope) -> Envelope:
+    """*envelope*, from a dead-letter queue, as it is put there once more: the same letter.
+
+    What a broker has noted on it does not go along; our header says what it was known by.
+    """
+    letter = DeadLetter.from_envelope(envelope)
+    data = _object(envelope.headers.get(HEADER))
+    told = Identity.read(data, envelope) or Identity.of(letter.id, letter.digest, envelope)
+    return envelope.with_header(compact({**data, Identity.KEY: told}))
+
+
+def _without_itself(history: History, name: str) -> History:
+    """*history* of the letter *name*, whose lineage comes from the network like all of it."""
+    if name not in history.lineage:
+        return history
+    return replace(history, lineage=tuple(n for n in history.lineage if n != name))
+
+
+def _short_hash(*parts: str) -> str:
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _weighs(text: str) -> int:
+    return len(text.encode())
 
 
 def _unpacked(body: bytes) -> Envelope | None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from celery_resilience.letter import DeadLetter
+from celery_resilience.settings import Settings
 
 __all__ = ["FAILED", "MASK", "Redactor", "printable"]
 
@@ -31,6 +32,13 @@ _OPENING_OF = {closing: opening for opening, closing in _OPENING.items()}
 #: The letters that Python writes in front of a quoted string.
 _PREFIXES = frozenset("bBrRuUfF")
 _QUOTE = re.compile(r"""(\\*)(['"])""")
+#: How the names of credentials end, whatever stands before: ``db_password``, ``accessToken``.
+_CREDENTIALS = (
+    r"passwords?|passwd|passphrase|pwd|token|secrets?|(?:api|access|private|secret)[-_]?key|"
+    r"authorization|credentials?|cookies?"
+)
+#: The password in a URL.
+_IN_URL = re.compile(r"(://[^\s/:@'\"]{0,200}:)[^\s/@'\"]{1,200}(?=@)")
 
 
 class Redactor:
@@ -38,23 +46,34 @@ class Redactor:
 
     *redact* is the setting: names of arguments, matched whatever their case, ``-`` and ``_`` being
     the same; and functions from text to text, which come last. A function that raises, or returns
-    anything but a text, leaves :data:`FAILED` of the text.
+    anything but a text, leaves :data:`FAILED` of the text. With *credentials* names that end like
+    a password's, a token's or a cookie's are masked too, and passwords in URLs.
     """
 
-    def __init__(self, redact: Iterable[str | Callable[[str], str]] = ()) -> None:
+    def __init__(
+        self, redact: Iterable[str | Callable[[str], str]] = (), *, credentials: bool = False
+    ) -> None:
         items = tuple(redact)
         names = sorted({item for item in items if isinstance(item, str) and item.strip()})
         self._functions = tuple(item for item in items if not isinstance(item, str))
         self._key = self._find = None
-        if names:
-            any_name = "|".join(_pattern(name) for name in sorted(names, key=len, reverse=True))
-            self._key = re.compile(rf"(?:{any_name})\Z", re.IGNORECASE)
+        self._credentials = credentials
+        wholes = "|".join(_pattern(name) for name in sorted(names, key=len, reverse=True))
+        keys = [wholes] * bool(names) + [rf".*(?:{_CREDENTIALS})"] * credentials
+        finds = [rf"(?<![A-Za-z0-9_])(?:{wholes})"] * bool(names) + [_CREDENTIALS] * credentials
+        if keys:
+            self._key = re.compile(rf"(?:{'|'.join(keys)})\Z", re.IGNORECASE | re.DOTALL)
             # The name, the quote that closes it if it is quoted, and what leads to its value.
             self._find = re.compile(
-                rf"(?<![A-Za-z0-9_])(?:{any_name})"
+                rf"(?:{'|'.join(finds)})"
                 r"(?:(?P<quote>\\*['\"])\s*(?:\]\s*)?(?::|=>|=(?!=)|,)|\s*(?P<bare>:|=(?!=)))\s*",
                 re.IGNORECASE,
             )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Redactor:
+        """The one that *settings* ask for."""
+        return cls(settings.redact, credentials=settings.redact_credentials)
 
     def __call__(self, text: str) -> str:
         """*text* without what no output may show."""
@@ -121,7 +140,8 @@ class Redactor:
         for start, end in spans:
             parts += [text[at:start], MASK]
             at = end
-        return "".join([*parts, text[at:]])
+        masked = "".join([*parts, text[at:]])
+        return _IN_URL.sub(rf"\1{MASK}", masked) if self._credentials else masked
 
     def _asked(self, text: str) -> str:
         for function in self._functions:

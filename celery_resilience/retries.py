@@ -227,7 +227,7 @@ class Retries:
         self, broker: RedisBroker, filters: Filters
     ) -> Iterator[tuple[WaitingFound, WaitingRetry]]:
         now = broker.waiting.now()
-        for found in broker.waiting.look(filters.queue):
+        for found in broker.waiting.look(filters.queues):
             retry = WaitingRetry.of(found, now, self.settings.app_version)
             if not filters or filters.accept(
                 found.envelope,

@@ -51,6 +51,9 @@ class Settings:
     enabled: bool = True
     #: What no output may show: names of keyword arguments, and functions from text to text.
     redact: Redaction = ()
+    #: Whether what is named like a credential (``password``, ``api_key``, ``access_token``,
+    #: ``Authorization``, ``cookie`` ...) is masked too, and the password in a URL.
+    redact_credentials: bool = True
 
     @classmethod
     def of(cls, app: Any, **flags: Any) -> Settings:
@@ -111,7 +114,7 @@ def _checked(name: str, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise refuse("a whole number of at least 1")
         return value
-    if name in ("dead_letter_expired", "enabled"):
+    if name in ("dead_letter_expired", "enabled", "redact_credentials"):
         if not isinstance(value, bool):
             raise refuse("True or False")
         return value

@@ -20,6 +20,7 @@ from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.lua import lua
 from celery_resilience.brokers.waiting import Waiting, WaitingFound, read
 from celery_resilience.envelope import Envelope
+from celery_resilience.headers import compact
 from celery_resilience.settings import Settings
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class RedisBroker:
 
     def _payload(self, copy: Envelope, queue: str) -> str:
         # A fresh tag: the late acknowledgement of an old holder must not delete the new one's.
-        return str(dumps(copy.to_wire(str(uuid.uuid4()), queue)))
+        return compact(copy.to_wire(str(uuid.uuid4()), queue), dumps)
 
 
 def _forget(message: Any) -> None:

@@ -104,13 +104,15 @@ class Waiting:
             counts[queue] = counts.get(queue, 0) + int(self._client.zcard(self._set(place)))
         return {queue: number for queue, number in sorted(counts.items()) if number}
 
-    def look(self, queue: str | None = None, limit: int | None = None) -> Iterator[WaitingFound]:
-        """The first *limit* that wait, of *queue* or of all, the earliest due of each list first.
+    def look(
+        self, queues: Collection[str] = (), limit: int | None = None
+    ) -> Iterator[WaitingFound]:
+        """The first *limit* that wait, of *queues* or of all, the earliest due of each list first.
 
         They stay where they are. One that is moved meanwhile may be missed, none comes twice.
         """
         for place in self._places():
-            if queue is not None and self.queue_of(place) != queue:
+            if queues and self.queue_of(place) not in queues:
                 continue
             seen: set[bytes] = set()
             low = "-inf"

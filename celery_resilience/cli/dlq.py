@@ -61,7 +61,7 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
             ending(),
             DeadLetters(ctx.obj.app, dead_letter_queue=dead_letter_queue) as letters,
         ):
-            command(ctx, letters, Redactor(letters.settings.redact), **options)
+            command(ctx, letters, Redactor.of(letters.settings), **options)
 
     return queue_option(click.pass_context(run))
 

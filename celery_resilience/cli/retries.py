@@ -46,7 +46,7 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
         from celery_resilience.retries import Retries
 
         with ending(), Retries(ctx.obj.app) as waiting:
-            command(ctx, waiting, Redactor(waiting.settings.redact), **options)
+            command(ctx, waiting, Redactor.of(waiting.settings), **options)
 
     return click.pass_context(run)
 

@@ -211,8 +211,7 @@ def test_a_letter_is_found_by_the_beginning_of_its_id(shop):
             letters.find("aaaa1")
         with pytest.raises(NoSuchId, match="no dead letter cccc in dead_letter"):
             letters.find("cccc")
-        with pytest.raises(NoSuchId, match="at least 4"):
-            letters.find("bbb")
+        assert letters.find("b").letter.id == "bbbb11112222"
         found = letters.find_all(["bbbb", "aaaa11113333"])
         assert [filed.letter.id for filed in found] == ["bbbb11112222", "aaaa11113333"]
 
@@ -349,8 +348,7 @@ def test_a_message_that_does_not_tell_its_queue_needs_one(shop):
     """What a broker put there has no letter's header."""
     written = shop.bury(150)
     shop.put(message(1))
-    shop.bury(1)
-    (bare,) = [name for name in shop.ids() if name.startswith("x")]
+    (bare,) = set(shop.ids()) - {*written, *shop.bury(1)}
     with shop.letters() as letters:
         done = list(letters.replay("all"))
         failed = [r for r in done if r.result is ReplayResult.FAILED]

@@ -158,8 +158,8 @@ def test_a_retry_is_found_by_the_beginning_of_its_task_id(queues):
             waiting.find_all(["orde"])
         with pytest.raises(NoSuchId, match="no retry order-2 in what waits"):
             waiting.find_all(["order-12", "order-2"])
-        with pytest.raises(NoSuchId, match="at least 4"):
-            waiting.find_all(["ord"])
+        with pytest.raises(AmbiguousId, match="order-10, order-11, order-12"):
+            waiting.find_all(["o"])
 
 
 @redis_only

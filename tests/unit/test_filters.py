@@ -78,6 +78,26 @@ def test_a_reason_is_for_letters():
     assert not accepts(Filters(reason=Reason.EXHAUSTED))
 
 
+def test_of_several_for_one_filter_one_has_to_accept():
+    assert accepts(Filters(task=("mail.*", "shop.*"), error=["KeyError", "Timeout"]))
+    assert not accepts(Filters(task=("mail.*", "x"), error="Timeout"))
+    assert accepts(Filters(queue=("mail", "shop")))
+    either = Filters(reason=(Reason.DEADLINE, Reason.EXHAUSTED))
+    assert accepts(either, reason=Reason.EXHAUSTED)
+    assert not accepts(either, reason=Reason.PERMANENT)
+    assert not Filters(task=())
+
+
+def test_a_group_or_a_fingerprint_is_meant_by_how_it_begins():
+    def groups() -> tuple[str, ...]:
+        return ("3f9a2c10", "c01d9e2a")
+
+    for begin in ("3f9a", "c01d9e2a", ("beef", "3")):
+        assert accepts(Filters(group=begin), groups=groups)
+    assert not accepts(Filters(group="9a2c"), groups=groups)
+    assert not accepts(Filters(group="3f9a")), "a waiting retry has none"
+
+
 def test_every_filter_has_to_accept():
     assert accepts(Filters(task="shop.*", error="Timeout"))
     assert not accepts(Filters(task="shop.*", error="KeyError"))
@@ -168,16 +188,20 @@ def test_no_message_and_no_text_is_too_strange(body, name, text):
     ("text", "value"),
     [
         ("90", 90.0), ("0.5", 0.5), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0),
-        ("2d12h", 216_000.0), (" 5M ", 300.0), ("1h30m", 5400.0),
+        ("2d12h", 216_000.0), (" 5M ", 300.0), ("1h30m", 5400.0), ("5min", 300.0),
+        ("2w", 1_209_600.0), ("5 m", 300.0), ("1 hour 30 minutes", 5400.0), ("10secs", 10.0),
+        ("3hrs", 10_800.0),
     ],
 )  # fmt: skip
 def test_a_span_of_time(text, value):
     assert seconds(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "m", "5 m", "-5m", "5min", "soon", "1h-2m", "1.2.3s", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "m", "-5m", "5mins ago", "soon", "1h-2m", "1.2.3s", "nan", "5mo", "1y"]
+)
 def test_what_is_no_span_of_time_is_refused(text):
-    with pytest.raises(ValueError, match=r"90s, 10m, 1\.5h or 2d, got"):
+    with pytest.raises(ValueError, match=r"90s, 5min, 1\.5h, 2d or 2w, got"):
         seconds(text)
 
 
@@ -188,9 +212,22 @@ def test_a_moment_is_ago_or_by_the_clock():
     assert moment("2026-03-01T12:00:00Z", NOW) == 1_772_366_400.0
     local = datetime(2026, 3, 1, 12, 0).astimezone(timezone.utc).timestamp()
     assert moment("2026-03-01 12:00", NOW) == local
-    for text in ("yesterday", "2026-13-01", ""):
+    for text in ("tomorrow", "2026-13-01", "", "25:00", "12:60"):
         with pytest.raises(ValueError, match="a moment is written"):
             moment(text, NOW)
+
+
+def test_a_moment_of_today():
+    """By the local clock; a time that is still to come was yesterday's."""
+    noon = datetime(2026, 3, 1, 12, 0).timestamp()
+    assert moment("12:36", noon + 3600) == noon + 36 * 60
+    assert moment("12:36", noon) == datetime(2026, 2, 28, 12, 36).timestamp()
+    assert moment("9:05", noon) == moment("09:05:00", noon) == noon - 175 * 60
+    assert moment("Today", noon) == noon - 12 * 3600
+    assert moment("yesterday", noon) == noon - 36 * 3600
+    assert moment("now", noon) == noon
+    assert moment("2w", noon) == noon - 14 * 86_400
+    assert moment("5min", noon) == noon - 300
 
 
 def test_an_argument_has_a_name_and_a_value():

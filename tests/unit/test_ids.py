@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_resilience.ids import AmbiguousId, NoSuchId, meant
+from celery_resilience.ids import AmbiguousId, NoSuchId, length_shown, meant, shortened
 
 THINGS = ["aaaa1", "aaaa2", "bbbb1", "bbbb1", "bbbb11"]
 
@@ -29,9 +29,13 @@ def test_two_beginnings_may_mean_the_same():
     assert meant(["abcd", "abcde"], ["abcdef"], str, what="t", where="w") == ["abcdef"]
 
 
-def test_what_is_too_short_not_there_or_ambiguous_is_refused():
-    with pytest.raises(NoSuchId, match="'aaa' is too short for an id: at least 4"):
-        find("aaa")
+def test_any_beginning_that_only_one_has_will_do():
+    assert meant(["c"], ["aaaa", "cccc"], str, what="t", where="w") == ["cccc"]
+
+
+def test_what_is_empty_not_there_or_ambiguous_is_refused():
+    with pytest.raises(NoSuchId, match="an empty id is no thing's"):
+        find("")
     with pytest.raises(NoSuchId, match="no thing cccc in the box"):
         find("aaaa1", "cccc")
     with pytest.raises(AmbiguousId, match="aaaa is how several ids begin: aaaa1, aaaa2"):
@@ -48,3 +52,47 @@ def test_a_search_for_what_is_unique_ends_when_it_is_found():
 
     meant(["aaaa1"], things(), str, what="t", where="w", unique=True)
     assert seen == ["aaaa1"]
+
+
+LETTERS = [("aa01", "task-1", 5.0), ("bb02", "task-2", 3.0), ("cc03", "task-1", 4.0),
+           ("dd04", "bb0", 1.0), ("dd04.2", "bb0", 1.0)]  # fmt: skip
+
+
+def letter(*ids: str) -> list[str]:
+    found = meant(
+        ids, LETTERS, lambda one: one[0], what="letter", where="w", unique=True,
+        task_of=lambda one: one[1], at=lambda one: one[2],
+    )  # fmt: skip
+    return [one[0] for one in found]
+
+
+def test_a_task_s_id_means_its_newest_letter():
+    assert letter("task-1") == ["aa01"]
+    assert letter("task-2") == ["bb02"]
+    assert letter("aa01", "task-1") == ["aa01"], "the same one, told twice"
+    with pytest.raises(AmbiguousId, match="task-1, task-2"):
+        letter("task")
+
+
+def test_a_letter_s_id_comes_first_and_the_beginning_of_a_task_s_id_last():
+    assert letter("bb0") == ["dd04.2"], "a whole task id before the beginning of a letter's"
+    with pytest.raises(AmbiguousId, match="bb0, bb02"):
+        letter("bb")
+    assert letter("task-2"[:-1] + "2") == ["bb02"]
+
+
+def test_equal_ones_are_told_apart_by_a_number():
+    assert letter("dd") == ["dd04"]
+    assert letter("dd04.2") == letter("dd.2") == ["dd04.2"]
+    with pytest.raises(NoSuchId):
+        letter("dd.3")
+
+
+def test_so_much_of_an_id_is_shown_as_tells_all_apart():
+    ids = ["0123456789ab", "0123456789cd", "ffffffffffff", "ffffffffffff.2"]
+    length = length_shown(ids)
+    assert [shortened(one, length) for one in ids] == [
+        "0123456789a", "0123456789c", "fffffffffff", "fffffffffff.2",
+    ]  # fmt: skip
+    assert length_shown(["a" * 32]) == length_shown([]) == 8
+    assert length_shown(["a" * 10, "a" * 12]) == 11

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import time
+import traceback
 from dataclasses import replace
+from datetime import datetime
+from types import SimpleNamespace as Namespace
 
 import pytest
 from hypothesis import given
@@ -18,7 +22,7 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.headers import DUE, HEADER
 from celery_resilience.history import Attempt, History
-from celery_resilience.letter import DeadLetter
+from celery_resilience.letter import DeadLetter, written_anew
 
 seconds = st.floats(0, 1e10, allow_nan=False)
 short = st.text(max_size=60)
@@ -218,6 +222,157 @@ def test_the_innermost_frames_are_kept():
     facts = ErrorFacts.of(caught.value)
     assert facts.traceback.rstrip().endswith("ValueError: here")
     assert len(facts.traceback) <= 24_010
+
+
+def test_a_long_message_does_not_take_the_place_of_the_frames():
+    """Not in the traceback, and not where a letter is cut to what its header may weigh."""
+
+    def fail_deep_inside() -> None:
+        raise ValueError("漢" * 50_000)
+
+    def fail() -> None:
+        try:
+            fail_deep_inside()
+        except ValueError as exc:
+            raise KeyError("no " * 20_000) from exc
+
+    with pytest.raises(KeyError) as caught:
+        fail()
+    facts = ErrorFacts.of(caught.value)
+    history = History()
+    for n in range(10):
+        history = history.add(Attempt(n, 1.0, 0.0, "w", "E", "x" * 500, "k", "r"))
+    heavy = envelope(headers={**envelope().headers, "x": "h" * 111_000})
+    letter = DeadLetter.write(Reason.PERMANENT, heavy, error=facts, history=history)
+    read = DeadLetter.from_envelope(on_the_wire(letter.to_envelope()))
+    assert len(read.error.message) < len(facts.message), "it was cut"
+    for text in (facts.traceback, read.error.traceback):
+        assert "in fail" in text
+    assert "in fail_deep_inside" in facts.traceback
+    assert "direct cause" in facts.traceback
+    assert "KeyError: 'no no" in facts.traceback
+
+
+def test_a_traceback_is_what_python_prints():
+    def fail() -> None:
+        try:
+            raise ValueError("first")
+        except ValueError:
+            raise KeyError("second")  # noqa: B904
+
+    with pytest.raises(KeyError) as caught:
+        fail()
+    printed = "".join(traceback.format_exception(caught.value))
+    assert ErrorFacts.of(caught.value).traceback == printed
+
+
+def test_the_text_of_a_letter_travels_as_utf_8():
+    error = ErrorFacts("E", "잔액 부족 " * 200, traceback="줄 " * 1000)
+    sent = DeadLetter.write(Reason.PERMANENT, envelope(), error=error).to_envelope()
+    header = sent.headers[HEADER]
+    assert "잔액" in header
+    assert len(header.encode()) < 10_000
+    assert DeadLetter.from_envelope(on_the_wire(sent)).error == error
+
+
+def test_a_lone_surrogate_is_escaped():
+    """UTF-8 can't say it, and a broker's client would refuse it."""
+    error = ErrorFacts("E", "잔\udc80")
+    sent = DeadLetter.write(Reason.PERMANENT, envelope(), error=error).to_envelope()
+    sent.headers[HEADER].encode()
+    assert DeadLetter.from_envelope(sent).error == error
+
+
+# What makes a letter this one
+
+
+def put_there(**changes) -> Envelope:
+    """As RabbitMQ dead-letters a message by itself."""
+    deaths = [{"count": 1, "reason": "rejected", "queue": "shop", "time": datetime(2026, 3, 1)}]
+    headers = {**envelope().headers, "x-death": deaths, **changes.pop("headers", {})}
+    message = Namespace(
+        body=envelope().body, headers=headers, properties={"priority": 3}, errors=None,
+        content_type="application/json", content_encoding="utf-8", delivery_info={}, **changes,
+    )  # fmt: skip
+    return Envelope.received(message, "dead_letter")
+
+
+def test_an_id_is_128_random_bits():
+    ids = {DeadLetter.write(Reason.PERMANENT, envelope()).id for _ in range(100)}
+    assert len(ids) == 100
+    assert all(re.fullmatch("[0-9a-f]{32}", name) for name in ids)
+
+
+def test_an_id_of_before_is_its_id_still():
+    old = DeadLetter.write(Reason.PERMANENT, envelope())
+    old = replace(old, id="4f3a9c01b2d4")
+    assert DeadLetter.from_envelope(on_the_wire(old.to_envelope())).id == "4f3a9c01b2d4"
+
+
+def test_what_the_broker_put_there_is_one_letter_however_often_it_is_looked_at():
+    first = DeadLetter.from_envelope(put_there())
+    assert len(first.id) == 32
+    counted = {"x-delivery-count": 3, "x-acquired-count": 4, "redelivered": True}
+    assert DeadLetter.from_envelope(put_there(headers=counted)).id == first.id
+
+
+def test_what_died_again_is_another_letter_and_no_ancestor_of_itself():
+    first = DeadLetter.from_envelope(put_there())
+    again = [{"count": 2, "reason": "rejected", "queue": "shop", "time": datetime(2026, 3, 1)}]
+    assert DeadLetter.from_envelope(put_there(headers={"x-death": again})).id != first.id
+    replayed = first.replayed().headers[HEADER]
+    second = DeadLetter.from_envelope(put_there(headers={HEADER: replayed}))
+    assert second.id != first.id
+    assert second.history.lineage == (first.id,)
+
+
+def test_a_letter_is_not_in_its_own_lineage_whatever_its_header_says():
+    text = '{"lineage":["a","me"],"letter":{"id":"me","reason":"permanent"}}'
+    assert DeadLetter.from_envelope(envelope().with_header(text)).history.lineage == ("a",)
+
+
+@pytest.mark.parametrize("facts", ["{}", '{"id":""}', '{"id":null}', '{"id":0}'])
+def test_without_an_id_in_its_header_each_letter_has_its_own(facts):
+    text = f'{{"letter":{facts}}}'
+    one = DeadLetter.from_envelope(envelope().with_header(text))
+    other = DeadLetter.from_envelope(envelope(body=b"[[2], {}, {}]").with_header(text))
+    assert len(one.id) == len(other.id) == 32
+    assert one.id != other.id
+
+
+def test_what_is_written_anew_is_the_same_letter():
+    """Without what the broker has noted on it, and after any number of times."""
+    came = put_there()
+    letter = DeadLetter.from_envelope(came)
+    anew = on_the_wire(written_anew(came))
+    assert not anew.deaths
+    for again in (anew, on_the_wire(written_anew(anew))):
+        read = DeadLetter.from_envelope(again)
+        assert (read.id, read.digest, read.reason) == (letter.id, letter.digest, letter.reason)
+    assert json.loads(anew.headers[HEADER])["identity"]["deaths"]["x-death"][0]["count"] == 1
+    ours = DeadLetter.write(Reason.PERMANENT, envelope()).to_envelope()
+    known = DeadLetter.from_envelope(ours)
+    again = DeadLetter.from_envelope(on_the_wire(written_anew(ours)))
+    assert (again, again.digest) == (known, known.digest)
+
+
+def test_an_identity_that_is_about_another_body_is_not_believed():
+    anew = written_anew(put_there())
+    other = replace(anew, body=b"[[2], {}, {}]")
+    assert DeadLetter.from_envelope(other).id != DeadLetter.from_envelope(anew).id
+
+
+def test_a_group_is_the_cause_and_a_fingerprint_that_of_one_task():
+    error = ErrorFacts("shop.Timeout", "too slow", frame="shop.http.get")
+    other = envelope(headers={**envelope().headers, "task": "shop.refund"})
+    charge, refund = (
+        DeadLetter.write(Reason.EXHAUSTED, message, error=error) for message in (envelope(), other)
+    )
+    assert charge.group == refund.group
+    assert charge.fingerprint != refund.fingerprint
+    elsewhere = replace(charge, error=replace(error, frame="shop.db.get"))
+    assert charge.group != elsewhere.group
+    assert charge.fingerprint.startswith("4bb199da"), "as 0.1.0 has shown it"
 
 
 # Replaying

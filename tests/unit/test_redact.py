@@ -16,6 +16,7 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.letter import DeadLetter
 from celery_resilience.redact import FAILED, MASK, Redactor, printable
+from celery_resilience.settings import Settings
 
 redact = Redactor(["token", "card", "api-key"])
 
@@ -145,6 +146,49 @@ def test_a_function_that_fails_shows_nothing(function):
 
 def test_without_names_and_functions_nothing_is_changed():
     assert Redactor()("{'token': 'abc'}") == "{'token': 'abc'}"
+
+
+credentials = Redactor(["card"], credentials=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("{'password': 'hunter2', 'n': 1}", "{'password': ***, 'n': 1}"),
+        ("{'db_passwd': 'hunter2', 'n': 1}", "{'db_passwd': ***, 'n': 1}"),
+        ("login(accessToken='abc', n=1)", "login(accessToken=***, n=1)"),
+        ("login(client_secret='abc', card=4)", "login(client_secret=***, card=***)"),
+        ('{"X-Api-Key": "abc", "apikey": "d"}', '{"X-Api-Key": ***, "apikey": ***}'),
+        ("Authorization: Bearer abc\nn: 1", "Authorization: ***\nn: 1"),
+        ("[('Set-Cookie', 'sid=1; path=/'), ('n', 1)]", "[('Set-Cookie', ***), ('n', 1)]"),
+        ("no route to redis://shop:hunter2@db:6379/0", "no route to redis://shop:***@db:6379/0"),
+        ("at amqp://:hunter2@db//", "at amqp://:***@db//"),
+    ],
+)
+def test_credentials_are_known_by_how_their_names_end(text, shown):
+    assert credentials(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["max_tokens=4", "secretary='Ms Lee'", "KeyError: 'password'", "http://db:80/a@b",
+             "Unexpected token, sorry", "{'tokenizer': 1}"]
+)  # fmt: skip
+def test_what_is_not_named_like_one_stays(text):
+    assert credentials(text) == text
+
+
+def test_credentials_are_masked_as_keys_too():
+    told = {"user": "ann", "user_password": "hunter2", "headers": [["Cookie", "sid=1"]]}
+    masked = {"user": "ann", "user_password": MASK, "headers": [["Cookie", MASK]]}
+    assert credentials.value(told) == masked
+
+
+def test_credentials_are_masked_unless_a_setting_says_not_to():
+    text = "{'password': 'hunter2', 'card': 4}"
+    assert Redactor.of(Settings())(text) == "{'password': ***, 'card': 4}"
+    assert Redactor.of(Settings(redact_credentials=False, redact=("card",)))(text) == (
+        "{'password': 'hunter2', 'card': ***}"
+    )
 
 
 def test_a_hostile_text_is_masked_soon():
