@@ -16,7 +16,7 @@ CELERIES = 5.5 5.6 5.7
 PYTHONS = 3.10 3.11 3.12 3.13
 CELLS ?= $(foreach celery,$(CELERIES),$(foreach python,$(PYTHONS),$(celery)-$(python)))
 
-.PHONY: help setup demo test lint format faults soak ecosystem celery-suite matrix clean
+.PHONY: help setup demo test lint format faults soak ecosystem celery-suite matrix build clean
 
 help:
 	@echo "make demo    watch tasks fail, retry, die and be replayed, in under a minute"
@@ -27,6 +27,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff put the code in order"
 	@echo "make matrix  the tests on Celery $(CELERIES) and whichever Python $(PYTHONS) is there"
+	@echo "make build   make wheel and sdist in dist/, and check them; PROJECT_URL=... for a release"
 	@echo "make setup   only make .venv with all that development needs"
 	@echo "make clean   remove what these commands made"
 
@@ -86,8 +87,22 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing what the tests need (once)"
 	@$(PIP) install --quiet --upgrade 'pip>=25.1'
 	@$(PIP) install --quiet --constraint constraints.txt --group dev \
-	  --editable '.[demo]'
+	  --editable '.[demo,examples]'
 	@touch $@ $(VENV)/.demo
+
+# The wheel is made from the sdist, and the sdist runs tests of its own. A wheel that is installed
+# by itself has to know its commands.
+build: $(VENV)/.dev
+	@rm -rf dist build
+	@$(BIN)/python -m build --outdir dist .
+	@$(BIN)/python -m twine check --strict dist/*
+	@mkdir build && tar -xzf dist/*.tar.gz -C build --strip-components 1
+	@cd build && $(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -n 0 \
+	  tests/unit/test_house.py tests/unit/test_packaging.py tests/unit/test_benchmarks.py \
+	  tests/unit/test_policy.py tests/docs/test_docs.py
+	@$(PY) -m venv build/venv
+	@build/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[redis]"
+	@cd build/venv && bin/celery-resilience --version && bin/celery --help | grep -q resilience
 
 matrix: $(addprefix cell-,$(CELLS))
 
@@ -104,7 +119,7 @@ cell-%:
 	  $$python -m venv --clear $$venv; \
 	  $$venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'; \
 	  $$venv/bin/python -m pip install --quiet --constraint constraints.txt --group dev \
-	    --editable '.[demo]' "celery==$$celery.*"; \
+	    --editable '.[demo,examples]' "celery==$$celery.*"; \
 	  touch $$venv/.made; \
 	fi; \
 	$$venv/bin/python $(PYTEST)

@@ -1,0 +1,96 @@
+"""What is shipped: metadata that an index can show, and a sdist that has what its tests need."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def hook() -> Any:
+    pytest.importorskip("hatchling")
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def links(text: str) -> list[str]:
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+def test_on_an_index_every_link_of_the_readme_is_absolute_and_leads_to_a_file(hook) -> None:
+    text = hook.for_an_index(README, "https://forge.example/us/project", "v0.1.0")
+    assert len(links(text)) == len(links(README)) > 5
+    for link in links(text):
+        found = re.fullmatch(
+            r"https://forge\.example/us/project/(?:blob|raw)/v0\.1\.0/([^#]+)(?:#.*)?", link
+        )
+        assert found, link
+        assert (ROOT / found[1]).is_file(), link
+        assert ("/raw/" in link) == link.endswith(".svg")
+
+
+def test_where_no_home_is_known_no_link_leads_nowhere(hook) -> None:
+    text = hook.for_an_index(README, "", "v0.1.0")
+    assert links(text) == []
+    assert "what happens when" in text
+    assert "docs/flow.svg" not in text
+
+
+def test_code_is_no_link(hook) -> None:
+    text = "```python\nx[1](y)\n```\n[a](b.md)"
+    assert hook.for_an_index(text, "", "v1") == "```python\nx[1](y)\n```\na"
+
+
+def test_the_metadata_name_who_and_where(hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROJECT_URL", "https://forge.example/us/project/")
+    metadata: dict[str, Any] = {"version": "0.1.0"}
+    hook.Metadata(str(ROOT), {}).update(metadata)
+    assert metadata["urls"]["Changelog"].startswith("https://forge.example/us/project/blob/")
+    assert metadata["readme"]["content-type"] == "text/markdown"
+    assert PROJECT["project"]["authors"]
+    monkeypatch.delenv("PROJECT_URL")
+    hook.Metadata(str(ROOT), {}).update(metadata)
+    assert metadata["urls"] == {}
+
+
+def test_what_the_readme_installs_exists() -> None:
+    wheel = f"celery_resilience-{PROJECT['project']['version']}-py3-none-any.whl"
+    assert f"dist/{wheel}[redis]" in README
+    extras = set(re.findall(r"\[(\w+)\]'", README))
+    assert {"redis", "demo"} <= extras <= set(PROJECT["project"]["optional-dependencies"])
+
+
+def test_the_examples_line_needs_no_new_pip() -> None:
+    """Dependency groups came with pip 25.1; an extra works with any."""
+    (line,) = re.findall(r"`(pip install [^`]*)`", (ROOT / "examples/README.md").read_text())
+    assert line == "pip install -e '.[examples]'"
+    assert "django" in " ".join(PROJECT["project"]["optional-dependencies"]["examples"])
+
+
+def test_the_checkout_has_what_its_tests_need() -> None:
+    """Run from an unpacked sdist by ``make build``, this says whether all of it was shipped."""
+    for name in (
+        "CONTRIBUTING.md", "CHANGELOG.md", "Dockerfile", "docker-compose.yml", "constraints.txt",
+        "Makefile", "LICENSE", "hatch_build.py", ".ci/run", ".github/workflows/ci.yml",
+        "benchmarks/README.md", "docs/flow.svg", "docs/generate.py", "examples/README.md",
+    ):  # fmt: skip
+        assert (ROOT / name).is_file(), f"{name} is missing"
