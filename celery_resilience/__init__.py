@@ -4,6 +4,9 @@ A failing task is classified, retried through the broker with a jittered, growin
 routed to a dead-letter queue when no retry can help.
 """
 
+from importlib.util import find_spec as _find_spec
+
+from celery.app.backends import BACKEND_ALIASES as _BACKENDS
 from kombu.transport import TRANSPORT_ALIASES as _TRANSPORTS
 
 from celery_resilience.classify import classify
@@ -59,5 +62,15 @@ _TRANSPORTS.update(
         "resilient-sentinel": "celery_resilience.transport:SentinelTransport",
     }
 )
+
+if not all(map(_find_spec, ("redis", "packaging"))):  # what kombu's extra [redis] installs
+    for _aliases, _name in ((_TRANSPORTS, "RedisTransport"), (_BACKENDS, "RedisBackend")):
+        _aliases.update(
+            {
+                name: f"celery_resilience.missing:{_name}"
+                for name in _aliases
+                if name.endswith(("redis", "rediss", "sentinel"))
+            }
+        )
 
 __version__ = "0.1.0"

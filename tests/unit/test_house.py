@@ -25,7 +25,7 @@ FLOORS = {
     1: "errors verdict decision backoff policy default_policy rules user_code celery_options "
     "schedule classify*",
     2: "context envelope facts headers history identity letter outcome policy_file redact settings",
-    3: "brokers* transport*",
+    3: "brokers* transport* missing",
     4: "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
     "origin pause revocation leaving",
