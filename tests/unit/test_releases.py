@@ -76,6 +76,7 @@ def test_a_letter_says_what_it_said(release: str, broker: str) -> None:
     for letter in read:
         facts = dumps.facts(letter)
         if letter.id in said:
-            assert facts == said.pop(letter.id)
+            recorded_facts = said.pop(letter.id)  # later releases know more of a letter
+            assert {name: facts[name] for name in recorded_facts} == recorded_facts
     # One that carries no letter's header has an id of each release's own making.
     assert {letter["reason"] for letter in said.values()} <= {"unroutable"}
