@@ -16,8 +16,7 @@ from celery import signals, states
 from celery.utils.saferepr import saferepr
 
 from celery_resilience.decision import RetryLater
-from celery_resilience.outcome import Outcome
-from celery_resilience.tracer import RetryInfo
+from celery_resilience.outcome import Outcome, RetryInfo
 
 __all__ = ["announce_failure", "announce_retry", "exception_of", "send_retried"]
 

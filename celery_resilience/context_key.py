@@ -7,7 +7,6 @@ task with the same key ends it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import json
@@ -20,12 +19,13 @@ from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.context import levels_of
-from celery_resilience.ruling import Running, running
+from celery_resilience.foreign import let_through
+from celery_resilience.ruling import Running
 
 if TYPE_CHECKING:
     from celery_resilience.task import ResilientTask
 
-__all__ = ["keep_context_by_key", "refuse_stores_without_keys"]
+__all__ = ["Store", "keep_context_by_key", "open_store", "refuse_stores_without_keys"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -39,36 +39,21 @@ def keep_context_by_key(cls: type[ResilientTask]) -> None:
     if stated is None:
         return
     key = stated.__func__ if isinstance(stated, staticmethod) else stated
-    body = inspect.getattr_static(cls, "run")
-    is_static = isinstance(body, staticmethod)
-    body = body.__func__ if is_static else body
-    key_of = _reader(cls, key, body, is_static)
+    cls.key_of_context = staticmethod(_reader(cls, key))
     if not isinstance(key, str):
         cls.context_key = staticmethod(key)
-    if getattr(body, "keeps_context", False):
-        return
 
-    @functools.wraps(body)
-    def run(self: ResilientTask, *args: Any, **kwargs: Any) -> Any:
-        attempt, request = running.get(), self.request
-        given = args if is_static else (self, *args)
-        if attempt is None or request.called_directly or request.is_eager:
-            return body(*given, **kwargs)
-        name = _guarded(self, lambda: key_of(args, kwargs), "context_key")
-        if name is None:
-            return body(*given, **kwargs)
-        store = _Store(self, str(name))
-        attempt.stored = store.load
-        try:
-            result = body(*given, **kwargs)
-        except Exception:
-            store.save(attempt)
-            raise
-        store.delete()
-        return result
 
-    run.__dict__["keeps_context"] = True
-    cls.run = run  # type: ignore[assignment,method-assign]
+def open_store(task: ResilientTask, attempt: Running, args: Any, kwargs: Any) -> Store | None:
+    """Where the context of *task*'s *attempt* with these arguments is kept; None: nowhere."""
+    if task.request.is_eager:
+        return None
+    name = _guarded(task, lambda: task.key_of_context(args, kwargs), "context_key")
+    if name is None:
+        return None
+    store = Store(task, str(name))
+    attempt.stored = store.load
+    return store
 
 
 def refuse_stores_without_keys(app: Any) -> None:
@@ -83,7 +68,7 @@ def refuse_stores_without_keys(app: Any) -> None:
             )
 
 
-class _Store:
+class Store:
     """The place in the result backend where the context of one business key is kept."""
 
     def __init__(self, task: ResilientTask, name: str) -> None:
@@ -115,23 +100,21 @@ class _Store:
         _guarded(self._task, lambda: self._backend.delete(self._key), "ending the context")
 
 
-def _reader(
-    cls: type, key: Any, body: Any, is_static: bool
-) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+def _reader(cls: type[ResilientTask], key: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """What finds the business key in a task's arguments."""
     task = getattr(cls, "name", None) or cls.__name__
     if callable(key) and not inspect.iscoroutinefunction(key):
         return lambda args, kwargs: key(*args, **kwargs)
     if not isinstance(key, str):
         raise TypeError(f"{task}: context_key takes an argument's name or a function, got {key!r}")
-    signature = inspect.signature(body)
+    signature = inspect.signature(cls.run)
     if key not in signature.parameters:
         near = get_close_matches(key, signature.parameters, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"{task}: context_key names {key!r}, which is no argument of it{meant}")
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bound = signature.bind(*(args if is_static else (None, *args)), **kwargs)
+        bound = signature.bind(None, *args, **kwargs)
         bound.apply_defaults()
         return bound.arguments[key]
 
@@ -141,6 +124,7 @@ def _reader(
 def _guarded(task: ResilientTask, call: Callable[[], Any], what: str) -> Any:
     try:
         return call()
-    except Exception:
+    except BaseException as exc:
+        let_through(exc)
         logger.exception("%s: %s failed; the task goes on with its message's", task.name, what)
         return None

@@ -6,7 +6,6 @@ would run: in a pool child, a thread, or the worker itself. Ordinary bodies are 
 
 from __future__ import annotations
 
-import functools
 import inspect
 import signal
 import threading
@@ -19,28 +18,35 @@ from celery.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     from celery_resilience.task import ResilientTask
 
-__all__ = ["refuse_async_bodies", "run_async_body"]
+__all__ = ["completed", "is_async", "refuse_async_bodies"]
 
 
-def run_async_body(cls: type[ResilientTask]) -> None:
-    """If the body of the task *cls* is an ``async def``, run it to its end wherever Celery calls
-    it; a direct call still returns the coroutine, as the bare function does."""
-    stated = inspect.getattr_static(cls, "run")
-    if not _is_async(stated) or getattr(stated, "runs_to_its_end", False):
-        return
-    is_static = isinstance(stated, staticmethod)
-    body: Any = stated.__func__ if is_static else stated
+def is_async(body: Any) -> bool:
+    """Whether *body* is an ``async def``, whatever decorates it."""
+    return inspect.iscoroutinefunction(inspect.unwrap(getattr(body, "__func__", body)))
 
-    @functools.wraps(body)
-    def run(self: ResilientTask, *args: Any, **kwargs: Any) -> Any:
-        result = body(*args, **kwargs) if is_static else body(self, *args, **kwargs)
-        request: Any = self.request_stack.top
-        if request is None or request.called_directly or not inspect.iscoroutine(result):
-            return result
-        return _completed(result, str(self.name))
 
-    run.__dict__["runs_to_its_end"] = True
-    cls.run = run  # type: ignore[assignment,method-assign]
+def completed(task: ResilientTask, result: Any, nested: bool = False) -> Any:
+    """What an ``async def`` body that has returned *result*, its coroutine, comes to.
+
+    A direct call still returns the coroutine, as the bare function does; so does one that is
+    *nested* in the event loop of another body.
+    """
+    request: Any = task.request_stack.top
+    if request is None or request.called_directly or not inspect.iscoroutine(result):
+        return result
+    import asyncio  # here: programs without async bodies do not pay for it
+
+    if asyncio._get_running_loop() is None:
+        return asyncio.run(_limited(result))
+    if nested:
+        return result
+    result.close()
+    name = str(task.name)
+    raise RuntimeError(
+        f"{name}: an async def body cannot be run eagerly from inside a running event loop: "
+        f"await {name.rpartition('.')[2]}(...) instead, or send it to a worker"
+    )
 
 
 def refuse_async_bodies(app: Any, pool: Any) -> None:
@@ -50,7 +56,7 @@ def refuse_async_bodies(app: Any, pool: Any) -> None:
     names = sorted(
         name
         for name, task in app.tasks.items()
-        if getattr(inspect.getattr_static(task, "run", None), "runs_to_its_end", False)
+        if getattr(inspect.getattr_static(task, "run", None), "is_async", False)
     )
     if names:
         raise ImproperlyConfigured(
@@ -58,22 +64,6 @@ def refuse_async_bodies(app: Any, pool: Any) -> None:
             "greenlets share one thread and so one event loop. Start the worker with --pool "
             "prefork, threads or solo; or write the body with def, which gevent makes concurrent."
         )
-
-
-def _is_async(body: Any) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(getattr(body, "__func__", body)))
-
-
-def _completed(coroutine: Coroutine[Any, Any, Any], name: str) -> Any:
-    import asyncio  # here: programs without async bodies do not pay for it
-
-    if asyncio._get_running_loop() is not None:
-        coroutine.close()
-        raise RuntimeError(
-            f"{name}: an async def body cannot be run eagerly from inside a running event loop: "
-            f"await {name.rpartition('.')[2]}(...) instead, or send it to a worker"
-        )
-    return asyncio.run(_limited(coroutine))
 
 
 async def _limited(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from celery_resilience.history import clipped
 
-__all__ = ["MESSAGE", "Cause", "ErrorFacts", "type_name"]
+__all__ = ["MESSAGE", "Cause", "ErrorFacts", "said", "type_name"]
 
 #: The most characters of an exception's own words, and of a traceback, that are kept.
 MESSAGE = 2_000
@@ -51,11 +51,11 @@ class ErrorFacts:
         link = _cause(exception)
         while link is not None and id(link) not in seen and len(causes) < _CAUSES:
             seen.add(id(link))
-            causes.append(Cause(type_name(link), clipped(_said(link))))
+            causes.append(Cause(type_name(link), clipped(said(link))))
             link = _cause(link)
         return cls(
             error=type_name(exception),
-            message=clipped(_said(exception), MESSAGE),
+            message=clipped(said(exception), MESSAGE),
             causes=tuple(causes),
             traceback=_traceback(exception) if with_traceback else "",
             frame=_frame(exception) if with_traceback else "",
@@ -97,7 +97,8 @@ def type_name(exception: BaseException) -> str:
     return clipped(name if module in ("builtins", "") else f"{module}.{name}", 200)
 
 
-def _said(exception: BaseException) -> str:
+def said(exception: BaseException) -> str:
+    """What *exception* says, or that it can't."""
     try:
         return str(exception)
     except BaseException as problem:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
+
+from billiard import einfo as _einfo
+from billiard.einfo import ExceptionInfo, Traceback
+from celery import exceptions as _exceptions
 
 from celery_resilience.decision import Decision
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import Succeeded
 from celery_resilience.verdict import Verdict
 
-__all__ = ["Outcome", "carried", "carry"]
+__all__ = ["Outcome", "RetryInfo", "carried", "carry"]
+
+# The stubs describe what tasks use of these, not what makes them.
+Retry: Any = _exceptions.Retry
+_ExceptionInfo: Any = ExceptionInfo
+ExceptionWithTraceback: Any = _einfo.ExceptionWithTraceback  # type: ignore[attr-defined]
+
 
 #: The attribute of an ExceptionInfo that an outcome rides on.
 _RIDER = "resilience_outcome"
@@ -41,3 +52,41 @@ def carried(einfo: object) -> Outcome | None:
     """The outcome that rides on *einfo*; None if nobody decided where the body ran."""
     outcome = getattr(einfo, _RIDER, None)
     return outcome if isinstance(outcome, Outcome) else None
+
+
+class RetryInfo(_ExceptionInfo):  # type: ignore[misc]
+    """The ExceptionInfo of a retry: formats its traceback only for those who look.
+
+    Celery's own formats it and pickles a copy of every frame for the parent, some 48 KB that
+    nobody reads. This one goes to the parent without its frames.
+    """
+
+    def __init__(self, retry: Any, tb: Any) -> None:
+        self.type = Retry
+        self.retry = retry
+        self.internal = False
+        self._tb = tb
+
+    @property
+    def exception(self) -> Any:
+        if self._tb is None:
+            return self.retry
+        return ExceptionWithTraceback(self.retry, self.traceback)  # as Celery's hooks have it
+
+    @property
+    def traceback(self) -> str:
+        return "".join(traceback.format_exception(Retry, self.retry, self._tb))
+
+    @property
+    def tb(self) -> Any:
+        return None if self._tb is None else Traceback(self._tb)
+
+    def __reduce__(self) -> Any:
+        return (_received_retry, (self.retry, getattr(self, "resilience_outcome", None)))
+
+
+def _received_retry(retry: Any, outcome: Outcome | None) -> RetryInfo:
+    einfo = RetryInfo(retry, None)
+    if outcome is not None:
+        carry(einfo, outcome)
+    return einfo

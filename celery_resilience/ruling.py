@@ -12,14 +12,18 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
-from celery.app.task import Task
 from celery.exceptions import Retry
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from celery_resilience.asking import (
+    asked_by_raising,
+    is_sent,
+    make_retry,
+    published_anew,
+    unnoticed,
+)
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.context import RetryContext
 from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
@@ -33,14 +37,14 @@ from celery_resilience.successors import body_returned, unpublished
 from celery_resilience.verdict import Kind, Verdict
 
 __all__ = [
+    "GONE_ON",
+    "Discarded",
     "Running",
     "failure_of",
     "judge",
-    "published_anew",
-    "rule_on",
     "running",
-    "seconds_to_wait",
     "what_is_left",
+    "what_stands",
     "what_was_asked",
 ]
 
@@ -55,8 +59,16 @@ class Running:
 
     # Every task makes one: what is None until something fails is the class's.
 
-    #: What was decided about it; the first decision stands.
+    #: Its body is being run: what is called now is called by the body.
+    inside = False
+    #: What was decided about it.
     outcome: Outcome | None = None
+    #: What its body has ended in, once that is decided: the decision is about this exception.
+    stands: BaseException | None = None
+    #: Celery is being told, or has been: what was decided stands whatever is raised from now on.
+    told = False
+    #: Celery's Context of it, once that is so.
+    req: Any = None
     #: A retry that the body asked for and that has not been published.
     asked: RetryLater | None = None
     #: Publishes it Celery's way, for a body that caught the Retry and went on.
@@ -73,13 +85,26 @@ class Running:
     #: The id of the task whose context that is.
     task_id: str | None = None
 
-    def __init__(self, at: float) -> None:
+    def __init__(self, at: float, task: Any) -> None:
         #: When it began, in seconds since the epoch.
         self.at = at
+        self.task = task
 
     def history_of(self, req: Any) -> History:
         """The attempts before this one, by the message that *req* was made of."""
         return History.loads(header(req))
+
+    def decide(self, req: Any, exc: BaseException) -> Outcome | None:
+        """What is to become of it, as it has ended in *exc*; None: Celery's own affair."""
+        return _rule_on(self.task, req, exc, self)
+
+    def again(self, exc: BaseException, decision: RetryLater) -> Any:
+        """The Retry that stands for *exc*, which somebody else settles as *decision* says."""
+        return make_retry(exc, decision.delay)
+
+    def forget(self) -> None:
+        """Let go of exceptions, in whose frames it is itself."""
+        self.stands = self.exhausted = self.req = None
 
     def context_levels(self) -> tuple[dict[str, Any], ...] | None:
         """What the context holds by now; None if the body left it alone, or it can't be kept."""
@@ -94,21 +119,62 @@ class Running:
 running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 
-def rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcome | None:
+class Discarded(Retry):
+    """Stands for a failure that its owner does not want to hear of, until Celery is told.
+
+    It is a Retry for those who wrap the body: what they know of is no error to report.
+    """
+
+
+def what_stands(task: Any, req: Any, exc: BaseException, attempt: Running) -> BaseException:
+    """Decide about *attempt*, which has ended in *exc*; what is raised in its place.
+
+    A Retry where it goes on, and *exc* itself where it does not.
+    """
+    attempt.outcome = outcome = attempt.decide(req, exc)
+    decision = None if outcome is None else outcome.decision
+    stands: Any = exc
+    if isinstance(decision, RetryLater) and not isinstance(exc, Retry):
+        stands = published_anew(task, exc, decision)
+        if stands is None:
+            stands = attempt.again(exc, decision)
+        else:  # a retry as Celery makes it: nothing is to be moved
+            attempt.outcome, attempt.published = None, True
+    elif isinstance(decision, GiveUp) and isinstance(exc, Retry):
+        stands = exc.exc or task.MaxRetriesExceededError(
+            f"{task.name}[{req.id}] raised a Retry: its retries are used up"
+        )
+    elif isinstance(decision, Drop) and _is_discarded(outcome, decision):
+        stands = Discarded(exc=exc)  # type: ignore[arg-type]
+        unnoticed(stands).__cause__ = exc
+    attempt.stands = stands
+    return stands  # type: ignore[no-any-return]
+
+
+def _is_discarded(outcome: Any, drop: Drop) -> bool:
+    """Whether the owner has said so; a failure that he ``throws`` trackers know for themselves."""
+    return drop is not GONE_ON and outcome.verdict.kind is not Kind.EXPECTED
+
+
+def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcome | None:
     """What is to become of the attempt that ended in *exc*; None: Celery's own affair."""
     if isinstance(exc, Retry):
         if attempt.asked is not None:
             return what_was_asked(attempt, exc.exc or exc, attempt.asked)
-        if attempt.published or _is_sent(exc):
+        if attempt.published or is_sent(exc):
             return None
-        return _asked_by_raising(task, req, attempt, exc)
+        cause = exc.exc or exc
+        asked = asked_by_raising(task, req, exc)
+        if asked is not None:
+            return what_was_asked(attempt, cause, asked)
+        given_up = GiveUp(Reason.EXHAUSTED, rule="a Retry that it raised, past its limit")
+        return _outcome(attempt, cause, given_up, classify(cause))
     if is_control_flow(exc):
         return None
     if attempt.asked is not None:  # it caught the Retry that it had asked for, and raised another
         return what_was_asked(attempt, exc, attempt.asked)
     if attempt.published:
-        gone_on = Drop("it goes on in the message that self.retry published", rule="self.retry")
-        return _outcome(attempt, exc, gone_on, classify(exc))
+        return _outcome(attempt, exc, GONE_ON, classify(exc))
     if body_returned(exc):
         rest = unpublished(exc, req)
         if rest is not None:
@@ -119,14 +185,14 @@ def rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcom
         given_up = GiveUp(Reason.EXHAUSTED, rule="self.retry, past its limit")
         return _outcome(attempt, exc, given_up, classify(exc))
     history = attempt.history_of(req)
-    verdict, decision = judge(
-        task,
-        exc,
-        history,
-        retries=req.retries or 0,
-        began=attempt.at,
-        expires=req.expires,
-    )
+    retries: int = req.retries or 0
+    try:
+        verdict, decision = judge(
+            task, exc, history, retries=retries, began=attempt.at, expires=req.expires
+        )
+    except Exception:
+        logger.exception("%s[%s]: its policy raised", task.name, req.id)
+        verdict, decision = classify(exc), GiveUp(Reason.PERMANENT, rule="its policy raised")
     return _outcome(attempt, exc, decision, verdict)
 
 
@@ -209,6 +275,8 @@ def _outcome(attempt: Running, exc: BaseException, decision: Decision, verdict: 
     )
 
 
+GONE_ON = Drop("it goes on in the message that self.retry published", rule="self.retry")
+
 _OWN_WORDS = Verdict(Kind.UNKNOWN, "self.retry", "code", "the task asked for a retry")
 
 
@@ -221,52 +289,3 @@ def what_is_left(attempt: Running, exc: BaseException, rest: Succeeded) -> Outco
 def what_was_asked(attempt: Running, exc: BaseException, asked: RetryLater) -> Outcome:
     """The outcome of an attempt whose body has *asked* for a retry."""
     return _outcome(attempt, exc, asked, _OWN_WORDS)
-
-
-def _is_sent(retry: Any) -> bool:
-    """Whether the message that *retry* tells of is on its way; a body can make a Retry itself, or
-    have it from a task that it called as a function, or applied."""
-    return retry.sig is not None and not retry.is_eager
-
-
-def _asked_by_raising(task: Any, req: Any, attempt: Running, retry: Any) -> Outcome:
-    """What ``self.retry`` would have done; stock Celery lets the message go, and nothing comes."""
-    cause, when = retry.exc or retry, retry.when
-    if task.max_retries is not None and (req.retries or 0) + 1 > task.max_retries:
-        given_up = GiveUp(Reason.EXHAUSTED, rule="a Retry that it raised, past its limit")
-        return _outcome(attempt, cause, given_up, classify(cause))
-    countdown = task.default_retry_delay if when is None else when
-    eta = None if isinstance(countdown, (int, float, type(None))) else countdown
-    delay = seconds_to_wait(eta, None if eta else countdown, task.app.timezone)
-    later = RetryLater(delay, rule="a Retry that it raised")
-    return what_was_asked(attempt, cause, later)
-
-
-def published_anew(task: Any, exc: Any, decision: RetryLater) -> Any:
-    """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
-    if not getattr(task, "autoretry_for", ()):
-        return None
-    words = {
-        name: value
-        for name, value in (getattr(task, "retry_kwargs", None) or {}).items()
-        if name not in ("countdown", "exc", "max_retries", "throw")
-    }
-    if not words:
-        return None
-    try:
-        return Task.retry(
-            task, exc=exc, countdown=decision.delay, max_retries=task.request.retries + 1,
-            throw=False, **words,
-        )  # fmt: skip
-    except Exception:
-        logger.exception("%s: its retry_kwargs could not be followed", task.name)
-        return None
-
-
-def seconds_to_wait(eta: Any, countdown: Any, zone: Any) -> float:
-    """As for Celery, *countdown* wins over *eta*, which is a time or a text of it."""
-    if countdown or not eta:
-        return max(0.0, float(countdown or 0))
-    due: Any = maybe_iso8601(eta)
-    wait: timedelta = maybe_make_aware(due, zone) - datetime.now(timezone.utc)
-    return max(0.0, wait.total_seconds())

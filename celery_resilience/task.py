@@ -12,17 +12,18 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import raise_with_context
 
 from celery_resilience import eager
+from celery_resilience.asking import seconds_to_wait, unnoticed
+from celery_resilience.body import wrap_body
 from celery_resilience.celery_options import policy_from_celery_options
 from celery_resilience.context import RetryContext
 from celery_resilience.context_key import keep_context_by_key
-from celery_resilience.coroutine import run_async_body
 from celery_resilience.decision import RetryLater
 from celery_resilience.default_policy import UNSTATED
 from celery_resilience.memory import context_of
 from celery_resilience.policies import policies_of
 from celery_resilience.policy import Policy
-from celery_resilience.results import watch_result
-from celery_resilience.ruling import Running, running, seconds_to_wait
+from celery_resilience.results import check_result_options
+from celery_resilience.ruling import Running, running
 from celery_resilience.switch import OrigRun
 from celery_resilience.tracer import Tracer
 
@@ -85,6 +86,8 @@ class ResilientTask(BaseTask):
     #: a task that is sent anew for it finds the :attr:`context` again. Needs a result backend
     #: that keeps values by key, such as Redis.
     context_key: Any = None
+    #: Finds it in the arguments: what that names, as a function.
+    key_of_context: Any = None
 
     _orig_run = OrigRun()
 
@@ -105,9 +108,9 @@ class ResilientTask(BaseTask):
     def on_bound(cls, app: Any) -> None:
         super().on_bound(app)
         watch(app)
-        run_async_body(cls)
+        wrap_body(cls)
         _refuse_misspelt(cls)
-        watch_result(cls)
+        check_result_options(cls)
         keep_context_by_key(cls)
         if not isinstance(cls.failure_policy, (Policy, str, type(None))):
             raise TypeError(
@@ -195,7 +198,7 @@ class ResilientTask(BaseTask):
         attempt.publish = lambda: self.signature_from_request(
             request, countdown=delay, retries=request.retries + 1
         ).apply_async()
-        raise Retry(exc=exc, when=eta or countdown)
+        raise unnoticed(Retry(exc=exc, when=eta or countdown))
 
     def apply(
         self,
@@ -232,10 +235,10 @@ class ResilientTask(BaseTask):
             # The publish failed. Celery would let the message go now, and the task with it.
             attempt.asked = later
             attempt.publish = None
-            raise Retry(exc=reject.reason, when=later.delay) from reject
+            raise unnoticed(Retry(exc=reject.reason, when=later.delay)) from reject
         attempt.published = True
         if throw:
-            raise retry
+            raise unnoticed(retry)
         return retry
 
 

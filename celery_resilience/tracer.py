@@ -1,36 +1,40 @@
-"""Where the body runs: a failed attempt is judged, and the ruling is sent to the parent.
+"""Where the body runs: what is decided there is told to Celery, and sent to the parent.
 
-Celery's tracer hands every failure to a ``TraceInfo``. Ours decides there, before anything is
-stored: the state becomes RETRY or FAILURE accordingly, and everything else (results, hooks,
-signals, errbacks) is Celery's own doing. A task that succeeds passes through one more function.
+Celery's tracer hands every failure to a ``TraceInfo``. Ours knows what the body's end came to
+(:mod:`~celery_resilience.body`) and decides about what was raised outside of it, before anything
+is stored: the state becomes RETRY or FAILURE accordingly, and everything else (results, hooks,
+signals, errbacks) is Celery's own doing. Then it looks whether a hook has asked for a retry.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from billiard import einfo as _einfo
-from billiard.einfo import ExceptionInfo, Traceback
+from billiard.einfo import ExceptionInfo
 from celery import exceptions as _exceptions
 from celery import signals, states
 from celery.app import trace as _celerys
 from celery.app.task import Context
-from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
+from celery.exceptions import Reject
 from celery.utils.log import get_logger
 from celery.utils.serialization import get_pickleable_exception
 
-from celery_resilience.decision import GiveUp, RetryLater
+from celery_resilience.asking import asked_by_raising
+from celery_resilience.decision import RetryLater
 from celery_resilience.errors import BodyExited, BrokerError
-from celery_resilience.outcome import Outcome, carry
+from celery_resilience.facts import said
+from celery_resilience.foreign import is_the_workers
+from celery_resilience.outcome import RetryInfo, carry
 from celery_resilience.ruling import (
+    GONE_ON,
+    Discarded,
     Running,
-    published_anew,
-    rule_on,
     running,
     what_is_left,
+    what_stands,
     what_was_asked,
 )
 from celery_resilience.successors import publish_rest, succeeded_before
@@ -42,15 +46,13 @@ if TYPE_CHECKING:
     from celery_resilience.history import Succeeded
     from celery_resilience.task import ResilientTask
 
-__all__ = ["RetryInfo", "Tracer"]
+__all__ = ["Tracer"]
 
 logger = get_logger("celery_resilience")
 
 # The stubs describe what tasks use of these, not what makes them.
 trace: Any = _celerys
 Retry: Any = _exceptions.Retry
-_ExceptionInfo: Any = ExceptionInfo
-ExceptionWithTraceback: Any = _einfo.ExceptionWithTraceback  # type: ignore[attr-defined]
 
 
 class Tracer:
@@ -76,7 +78,7 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
     )
 
     def trace_task(uuid: str, args: Any, kwargs: Any, request: dict[str, Any] | None = None) -> Any:
-        attempt = Running(time.time())
+        attempt = Running(time.time(), task)
         token = running.set(attempt)
         try:
             before = succeeded_before(request)
@@ -84,10 +86,10 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
                 result = inner(uuid, args, kwargs, request)
             else:
                 result = _the_rest(task, uuid, args, kwargs, request, before, attempt)
-            if attempt.asked is not None and attempt.outcome is None:
-                result = _asked_after_all(attempt, attempt.asked, result)
+            if attempt.asked is not None or attempt.published:
+                result = _heard(task, attempt, result)
         except BaseException as exc:
-            if _is_the_workers(exc, task, request):
+            if is_the_workers(exc, (request or {}).get("timelimit"), task.time_limit):
                 raise
             result = _escaped(task, args, kwargs, request, exc)
         finally:
@@ -97,6 +99,7 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
         einfo, info, *rest = result
         if attempt.outcome is not None:
             carry(einfo, attempt.outcome)
+        attempt.forget()
         if info is None:  # Celery would take it for a success
             info = ResilientTraceInfo(states.FAILURE, einfo.exception)
         return trace.trace_ok_t(einfo, info, *rest)
@@ -111,7 +114,7 @@ def _the_rest(
     try:
         return publish_rest(task, uuid, args, kwargs, request, before)
     except Exception as exc:
-        attempt.outcome = what_is_left(attempt, exc, before)
+        attempt.outcome, attempt.stands = what_is_left(attempt, exc, before), exc
         raise
 
 
@@ -125,34 +128,33 @@ def _hostname(assigned: Any) -> str | None:
         return None
 
 
-def _is_the_workers(
-    exc: BaseException, task: ResilientTask, request: Mapping[str, Any] | None
-) -> bool:
-    """Whether *exc* is for the worker, not about the task: shutdown, a greenlet's end or limit."""
-    if isinstance(exc, (WorkerShutdown, WorkerTerminate, GeneratorExit)) or _is_killed(exc):
-        return True
-    if not type(exc).__module__.startswith(("gevent", "eventlet", "greenlet")):
-        return False
-    limited = (request or {}).get("timelimit") or (None, None)
-    return type(exc).__name__ == "GreenletExit" or bool(limited[0] or task.time_limit)
+def _heard(task: ResilientTask, attempt: Running, result: Any) -> Any:
+    """*result*, now that ``self.retry`` was called by one that is no body which ended in it.
 
-
-def _is_killed(exc: BaseException) -> bool:
-    """Whether it is the exit of a child that was told to end, by a hard limit or a revocation."""
-    tb = exc.__traceback__ if isinstance(exc, SystemExit) else None
-    while tb is not None:
-        code, module = tb.tb_frame.f_code, tb.tb_frame.f_globals.get("__name__")
-        if (module, code.co_name) == ("billiard.common", "_shutdown_cleanup"):
-            return True
-        tb = tb.tb_next
-    return False
+    A hook has asked for another attempt, once it was decided that there is none; or the body did,
+    caught the Retry and went on: it has returned, or raised Ignore or Reject.
+    """
+    asked, outcome = attempt.asked, attempt.outcome
+    if outcome is None:
+        return result if asked is None else _asked_after_all(attempt, asked, result)
+    if not attempt.told:
+        return result
+    if attempt.published:
+        attempt.outcome = replace(outcome, decision=GONE_ON)
+        return result
+    assert asked is not None
+    attempt.outcome = replace(outcome, decision=asked)
+    cause, req = attempt.stands, attempt.req
+    attempt.stands = retry = Retry(exc=getattr(cause, "exc", None) or cause, when=asked.delay)
+    info = ResilientTraceInfo(states.RETRY, retry)
+    task.request_stack.push(req)
+    try:
+        return trace.trace_ok_t(info.handle_error_state(task, req), info, result[2], None)
+    finally:
+        task.request_stack.pop()
 
 
 def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:
-    """A body that caught the Retry it had asked for, and went on, still has asked for it.
-
-    It has returned, or raised Ignore or Reject.
-    """
     try:
         if attempt.publish is not None:
             attempt.publish()
@@ -178,7 +180,7 @@ def _escaped(
         return trace.trace_ok_t(ExceptionInfo(), trace.TraceInfo(states.REJECTED, exc), 0.0, None)
     error: BaseException = exc
     if not isinstance(exc, Exception):
-        error = BodyExited(f"the body raised {type(exc).__name__}: {exc}")
+        error = BodyExited(f"the body raised {type(exc).__name__}: {said(exc)}")
         error.__cause__ = exc
     context = Context(dict(request or {}), args=args, kwargs=kwargs, called_directly=False)
     info = ResilientTraceInfo(states.FAILURE, error)
@@ -203,20 +205,20 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
     ) -> Any:
         attempt = running.get()
         if attempt is not None and not eager:
-            if attempt.outcome is None:
-                attempt.outcome = rule_on(task, req, self.retval, attempt)
-            decision = attempt.outcome.decision if attempt.outcome is not None else None
-            if isinstance(decision, RetryLater) and not isinstance(self.retval, Retry):
-                self.state = states.RETRY  # type: ignore[misc]
-                retry = published_anew(task, self.retval, decision)
-                if retry is not None:
-                    attempt.outcome = None  # a retry as Celery makes it: nothing is to be moved
-                self.retval = retry or Retry(exc=self.retval, when=decision.delay)
-            elif isinstance(decision, GiveUp) and isinstance(self.retval, Retry):
-                self.state, call_errbacks = states.FAILURE, True  # type: ignore[misc]
-                self.retval = self.retval.exc or task.MaxRetriesExceededError(
-                    f"{task.name}[{req.id}] raised a Retry: its retries are used up"
-                )
+            stands = attempt.stands
+            if not attempt.told and self.retval is not stands:
+                # Nobody has decided about it yet: it was raised outside the body, or after it.
+                stands = what_stands(task, req, self.retval, attempt)
+            if isinstance(stands, Discarded):
+                stands = stands.exc
+            if stands is not None:
+                self.retval = stands
+                again = isinstance(stands, Retry)
+                self.state = states.RETRY if again else states.FAILURE  # type: ignore[misc]
+                call_errbacks = not again
+            # From now on whoever asks for a retry is a hook, and heard when all have run.
+            attempt.told, attempt.req = True, req
+            attempt.asked, attempt.published = None, False
         return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
 
     def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> Any:
@@ -233,7 +235,10 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
                 "the result backend",
                 lambda: task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req),
             )
-        _guarded("on_retry", lambda: task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo))
+        try:
+            task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo)
+        except Exception as exc:
+            _hear(exc, task, req, attempt)
         signals.task_retry.send(sender=task, request=req, reason=retry, einfo=einfo)
         return einfo
 
@@ -249,50 +254,28 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             return super().handle_failure(
                 task, req, store_errors=store_errors, call_errbacks=call_errbacks
             )
-        except Exception:
-            # The result backend is down, or the user's on_failure raised. What was decided
-            # stands, and the parent carries it out.
-            logger.exception("%s[%s]: its failure could not be announced", task.name, req.id)
+        except Exception as problem:
+            _hear(problem, task, req, attempt)
             exc = get_pickleable_exception(self.retval)
             return ExceptionInfo((type(exc), exc, exc.__traceback__))
 
 
-class RetryInfo(_ExceptionInfo):  # type: ignore[misc]
-    """The ExceptionInfo of a retry: formats its traceback only for those who look.
+def _hear(exc: Exception, task: Any, req: Any, attempt: Running) -> None:
+    """A hook of the user's has raised *exc*, or the result backend is down.
 
-    Celery's own formats it and pickles a copy of every frame for the parent, some 48 KB that
-    nobody reads. This one goes to the parent without its frames.
+    What was decided stands and the parent carries it out, unless it is a hook that asks for
+    another attempt, or puts the message back.
     """
-
-    def __init__(self, retry: Any, tb: Any) -> None:
-        self.type = Retry
-        self.retry = retry
-        self.internal = False
-        self._tb = tb
-
-    @property
-    def exception(self) -> Any:
-        if self._tb is None:
-            return self.retry
-        return ExceptionWithTraceback(self.retry, self.traceback)  # as Celery's hooks have it
-
-    @property
-    def traceback(self) -> str:
-        return "".join(traceback.format_exception(Retry, self.retry, self._tb))
-
-    @property
-    def tb(self) -> Any:
-        return None if self._tb is None else Traceback(self._tb)
-
-    def __reduce__(self) -> Any:
-        return (_received_retry, (self.retry, getattr(self, "resilience_outcome", None)))
-
-
-def _received_retry(retry: Any, outcome: Outcome | None) -> RetryInfo:
-    einfo = RetryInfo(retry, None)
-    if outcome is not None:
-        carry(einfo, outcome)
-    return einfo
+    if isinstance(exc, Reject) and getattr(exc, "requeue", False):
+        raise exc
+    if exc is attempt.exhausted:
+        return
+    if not isinstance(exc, Retry):
+        logger.error(
+            "%s[%s]: what became of it could not be announced", task.name, req.id, exc_info=exc
+        )
+    elif attempt.asked is None and not attempt.published:
+        attempt.asked = asked_by_raising(task, req, exc)
 
 
 def _guarded(what: str, call: Callable[[], Any]) -> None:

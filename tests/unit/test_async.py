@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
 from types import SimpleNamespace
@@ -91,11 +90,15 @@ def test_every_way_to_write_it(app: Celery) -> None:
     assert wrapped.apply((3,)).get() == 3
 
 
-def test_an_ordinary_body_is_left_alone(app: Celery) -> None:
-    def fetch() -> None: ...
+def test_an_ordinary_body_may_return_a_coroutine(app: Celery) -> None:
+    async def fetch() -> str:
+        return "fetched"
 
-    task = app.task(fetch, lazy=False)
-    assert inspect.getattr_static(task, "run").__func__ is fetch
+    @app.task
+    def starts() -> Any:
+        return fetch()
+
+    assert asyncio.run(starts.apply().get()) == "fetched"
 
 
 def test_inside_of_a_running_loop_it_is_refused(app: Celery) -> None:

@@ -22,11 +22,12 @@ PACKAGE = ROOT / "celery_resilience"
 
 #: A module imports its own floor or a lower one. Floor 1 imports the standard library alone.
 FLOORS = {
-    1: "errors verdict decision backoff policy default_policy rules user_code celery_options "
-    "schedule classify*",
+    1: "errors foreign verdict decision backoff policy default_policy rules user_code "
+    "celery_options schedule classify*",
     2: "context envelope facts headers history identity letter outcome policy_file redact settings",
     3: "brokers* transport* missing",
-    4: "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
+    4: "asking body "
+    "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
     "origin pause revocation leaving",
     5: "burial deadletters doctor embedded archive filters ids replay retries "

@@ -1,0 +1,250 @@
+"""The body is wrapped once: who looks like what from outside, and which call decides."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, _state
+from celery.exceptions import Ignore, Reject, Retry
+
+from celery_resilience import Discard, Policy, ResilientTask, TransientError, install, on
+from celery_resilience.decision import Drop, GiveUp, RetryLater
+from celery_resilience.errors import BodyExited
+from celery_resilience.ruling import Running, running
+
+
+@pytest.fixture(autouse=True)
+def _tasks_of_this_test_only() -> Iterator[None]:
+    before = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(before)
+
+
+@pytest.fixture
+def app() -> Celery:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    install(app)
+    return app
+
+
+ONCE = Policy(max_retries=1, backoff=0)
+
+
+@pytest.fixture
+def attempt(app: Celery) -> Callable[..., Any]:
+    """``attempt(task, *args, retries=0)``: what a worker's tracer finds, and what was decided."""
+
+    def make(task: Any, *args: Any, retries: int = 0, **kwargs: Any) -> tuple[Any, Any]:
+        task = app.tasks[task.name]
+        under_way = Running(time.time(), task)
+        token = running.set(under_way)
+        task.push_request(id="1", args=args, kwargs=kwargs, retries=retries, called_directly=False)
+        try:
+            found = task.run(*args, **kwargs)
+        except BaseException as exc:
+            found = exc
+        finally:
+            task.pop_request()
+            running.reset(token)
+        return found, under_way.outcome and under_way.outcome.decision
+
+    return make
+
+
+def test_who_wraps_the_body_sees_a_retry_until_the_last_attempt(
+    app: Celery, attempt: Callable[..., Any]
+) -> None:
+    error = TransientError("away")
+
+    @app.task(failure_policy=ONCE)
+    def fetch() -> None:
+        raise error
+
+    raised, decision = attempt(fetch)
+    assert (type(raised), raised.exc, raised.__cause__) == (Retry, error, error)
+    assert isinstance(decision, RetryLater)
+    assert raised._nr_ignored, "New Relic takes what it does not know for an error"
+    raised, decision = attempt(fetch, retries=1)
+    assert raised is error
+    assert isinstance(decision, GiveUp)
+
+
+def test_a_discarded_failure_is_no_error_to_anybody(
+    app: Celery, attempt: Callable[..., Any]
+) -> None:
+    @app.task
+    def cancelled() -> None:
+        raise Discard("order was cancelled")
+
+    raised, decision = attempt(cancelled)
+    assert isinstance(raised, Retry)
+    assert isinstance(decision, Drop)
+
+
+def test_one_that_its_owner_throws_is_seen_as_it_is(
+    app: Celery, attempt: Callable[..., Any]
+) -> None:
+    @app.task(throws=(KeyError,))
+    def look_up() -> None:
+        raise KeyError("who")
+
+    raised, decision = attempt(look_up)
+    assert isinstance(raised, KeyError)
+    assert isinstance(decision, Drop)
+
+
+@pytest.mark.parametrize("said", [Ignore(), Reject("not mine")])
+def test_control_flow_passes(app: Celery, attempt: Callable[..., Any], said: Exception) -> None:
+    @app.task(failure_policy=ONCE)
+    def body() -> None:
+        raise said
+
+    assert attempt(body) == (said, None)
+
+
+def test_a_body_that_exits_has_failed(app: Celery, attempt: Callable[..., Any]) -> None:
+    @app.task
+    def body() -> None:
+        raise SystemExit(3)
+
+    raised, decision = attempt(body)
+    assert isinstance(raised, BodyExited)
+    assert isinstance(raised.__cause__, SystemExit)
+    assert isinstance(decision, GiveUp)
+
+
+def test_only_the_outermost_call_of_an_attempt_decides(
+    app: Celery, attempt: Callable[..., Any]
+) -> None:
+    """``super().run()``, ``self.run()`` and another task called as a function, in a body."""
+    seen = []
+
+    class Base(ResilientTask):
+        name = "shop.base"
+        failure_policy = Policy(on(KeyError).retry(max_retries=5, delay=0))
+
+        def run(self, times: int) -> str:
+            if times:
+                try:
+                    self.run(times - 1)
+                except Exception as exc:
+                    seen.append(exc)
+                    raise
+            raise KeyError(times)
+
+    class Derived(Base):
+        name = "shop.derived"
+
+        def run(self, times: int) -> str:
+            try:
+                other()
+            except Exception as exc:
+                seen.append(exc)
+            return super().run(times)
+
+    @app.task(failure_policy=ONCE)
+    def other() -> None:
+        raise TransientError
+
+    app.register_task(Base())
+    derived = app.register_task(Derived())
+    raised, _ = attempt(derived, 1)
+    assert [type(exc) for exc in seen] == [TransientError, TransientError, KeyError]
+    assert isinstance(raised, Retry)
+    assert raised.exc.args == (0,)
+
+
+def test_who_tries_the_body_again_himself_gets_the_last_decision(
+    app: Celery, attempt: Callable[..., Any]
+) -> None:
+    """A decorator around ``run`` that repeats it, as tenacity does."""
+    results = iter([TransientError("1"), TransientError("2"), "done"])
+
+    @app.task(failure_policy=ONCE)
+    def fetch() -> str:
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    task = app.tasks[fetch.name]
+    run = task.run
+
+    @functools.wraps(run)
+    def persistent() -> Any:
+        while True:
+            try:
+                return run()
+            except Retry:
+                continue
+
+    task.run = persistent
+    assert attempt(task) == ("done", None)
+
+
+def test_a_direct_call_is_one_of_the_bare_function(app: Celery) -> None:
+    @app.task(failure_policy=ONCE)
+    def fetch(url: str) -> str:
+        raise TransientError(url)
+
+    for call in (fetch, fetch.run):
+        with pytest.raises(TransientError, match="x"):
+            call("x")
+
+
+def test_it_looks_like_the_body(app: Celery) -> None:
+    def fetch(url: str, *, timeout: float = 3.0) -> bytes:
+        """Get it."""
+        raise NotImplementedError
+
+    def bound(self: Any, url: str, *, timeout: float = 3.0) -> bytes:
+        raise NotImplementedError
+
+    task = app.task(fetch, lazy=False)
+    assert task.run.__wrapped__ is fetch
+    assert (task.run.__name__, task.run.__doc__) == ("fetch", "Get it.")
+    assert inspect.signature(task.run) == inspect.signature(fetch)
+    assert inspect.signature(app.task(bound, bind=True, lazy=False).run) == inspect.signature(fetch)
+
+
+def test_whatever_can_be_called_can_be_a_body(app: Celery, attempt: Callable[..., Any]) -> None:
+    class Adds:
+        def __call__(self, a: int, b: int) -> int:
+            return a + b
+
+    class ByClass(ResilientTask):
+        @classmethod
+        def run(cls, a: int, b: int) -> int:
+            return a + b
+
+    bodies: dict[str, Any] = {
+        "partial": functools.partial(max, 0),
+        "callable": Adds(),
+        "static": staticmethod(lambda a, b: a + b),
+    }
+    tasks = [
+        app.register_task(type("T", (ResilientTask,), {"name": f"shop.{name}", "run": body})())
+        for name, body in bodies.items()
+    ]
+    tasks.append(app.register_task(type("C", (ByClass,), {"name": "shop.by_class"})()))
+    assert [attempt(task, 1, 2)[0] for task in tasks] == [2, 3, 3, 3]
+
+
+def test_a_policy_that_raises_is_a_dead_letter(app: Celery, attempt: Callable[..., Any]) -> None:
+    class Broken(Policy):
+        def decide(self, *args: Any, **kwargs: Any) -> Any:
+            raise ZeroDivisionError
+
+    @app.task(failure_policy=Broken())
+    def fetch() -> None:
+        raise TransientError("away")
+
+    raised, decision = attempt(fetch)
+    assert isinstance(raised, TransientError)
+    assert decision.rule == "its policy raised"
