@@ -164,16 +164,16 @@ def test_who_tries_the_body_again_himself_gets_the_last_decision(
     app: Celery, attempt: Callable[..., Any]
 ) -> None:
     """A decorator around ``run`` that repeats it, as tenacity does."""
-    results = iter([TransientError("1"), TransientError("2"), "done"])
+    results: Iterator[Any] = iter([TransientError("1"), TransientError("2"), "done"])
 
     @app.task(failure_policy=ONCE)
     def fetch() -> str:
         result = next(results)
         if isinstance(result, Exception):
             raise result
-        return result
+        return str(result)
 
-    task = app.tasks[fetch.name]
+    task: Any = app.tasks[fetch.name]
     run = task.run
 
     @functools.wraps(run)
