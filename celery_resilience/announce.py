@@ -15,10 +15,18 @@ from celery import exceptions as _exceptions
 from celery import signals, states
 from celery.utils.saferepr import saferepr
 
+from celery_resilience.aside import Aside
 from celery_resilience.decision import RetryLater
 from celery_resilience.outcome import Outcome, RetryInfo
+from celery_resilience.result_store import store_failure
 
-__all__ = ["announce_failure", "announce_retry", "exception_of", "send_retried"]
+__all__ = [
+    "announce_failure",
+    "announce_rejection",
+    "announce_retry",
+    "exception_of",
+    "send_retried",
+]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -43,8 +51,6 @@ def announce_retry(
     if here:
         task, context = request._task, request._context
         assert isinstance(outcome.decision, RetryLater)
-        if request.store_errors:
-            task.backend.mark_as_retry(request.id, cause, exc_info.traceback, request=context)
         reason = Retry(exc=cause, when=outcome.decision.delay)
         signals.task_retry.send(sender=task, request=context, reason=reason, einfo=exc_info)
         exc_info = RetryInfo(reason, None)
@@ -66,26 +72,43 @@ def announce_failure(
     """*request* has failed for good; *here* tells that it was decided here."""
     if here:
         task, context = request._task, request._context
+        task.request_stack.push(context)
         try:
-            task.backend.mark_as_failure(
-                request.id, exc, request=context, store_result=request.store_errors
-            )
+            _send_failure(request, exc, exc_info)
         finally:
-            task.request_stack.push(context)
-            try:
-                signals.task_failure.send(
-                    sender=task, task_id=request.id, exception=exc, args=request.args,
-                    kwargs=request.kwargs, traceback=exc_info.traceback, einfo=exc_info,
-                )  # fmt: skip
-            finally:
-                if isinstance(exc, TimeLimitExceeded):
-                    _call_hooks(request, exc, exc_info)
-                task.request_stack.pop()
+            if isinstance(exc, TimeLimitExceeded):
+                _call_hooks(request, exc, exc_info)
+            task.request_stack.pop()
         logger.error("Task handler raised error: %r", exc)
     if send_event and _wants_events(request):
         request.send_event(
             "task-failed", exception=saferepr(exc), traceback=str(exc_info.traceback)
         )
+
+
+def announce_rejection(
+    request: Any, aside: Aside, exc: BaseException, exc_info: Any, send_event: bool
+) -> None:
+    """The body of *request* has rejected its message: its state first, as Celery 5.7 does."""
+
+    def reject(stored: Any) -> None:
+        try:
+            _send_failure(request, exc, exc_info)
+            if send_event:
+                request.send_event(
+                    "task-failed", exception=saferepr(exc), traceback=str(exc_info.traceback)
+                )
+        finally:
+            request.reject(requeue=False)
+
+    store_failure(request, aside, exc, reject)
+
+
+def _send_failure(request: Any, exc: BaseException, exc_info: Any) -> None:
+    signals.task_failure.send(
+        sender=request._task, task_id=request.id, exception=exc, args=request.args,
+        kwargs=request.kwargs, traceback=exc_info.traceback, einfo=exc_info,
+    )  # fmt: skip
 
 
 def _call_hooks(request: Any, exc: BaseException, exc_info: Any) -> None:

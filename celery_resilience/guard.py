@@ -81,7 +81,11 @@ class Guard:
             fields = envelope.fields()
             id_, name = fields["id"], fields["task"]
             request = _Unknown(name, fields, message.properties or {})
-            c.app.backend.mark_as_failure(id_, NotRegistered(name), request=request)
+            self._settler.moves.aside.ask(
+                f"{name}[{id_}]: storing its state",
+                lambda: c.app.backend.mark_as_failure(id_, NotRegistered(name), request=request),
+                keep=True,
+            )
             if c.event_dispatcher:
                 c.event_dispatcher.send(
                     "task-failed", uuid=id_, exception=f"NotRegistered({name!r})"

@@ -18,6 +18,7 @@ from typing import Any
 
 from celery import bootsteps
 
+from celery_resilience.aside import Aside
 from celery_resilience.brokers import Broker, Done, NotOurs, Received, TooLarge, Unroutable
 from celery_resilience.pause import Pause, how_to_mend
 
@@ -67,6 +68,8 @@ class Moves:
         #: What has been logged of moves that fail.
         self._said: set[str] = set()
         self._pause = Pause(consumer)
+        #: For what this worker's loop must not wait for.
+        self.aside = Aside(self)
 
     # The worker's connection and loop
 
@@ -94,6 +97,7 @@ class Moves:
 
     def check(self) -> None:
         """Look after the connection; the worker's event loop calls it now and then."""
+        self.aside.check()
         check = getattr(self._broker, "check", None)
         if check is not None:
             # As every move: our lock first, the broker's second.
@@ -130,6 +134,7 @@ class Moves:
 
     def drain(self, timeout: float) -> None:
         """Finish, within *timeout* seconds, what has been begun; the worker is going down."""
+        self.aside.finish()
         self._read_posted()
         with self._lock:
             for move in list(self._moves.values()):
@@ -165,10 +170,7 @@ class Moves:
         # Without the lock: a shutdown may have interrupted the loop that holds it, and wait there
         # until this thread has ended.
         self._moves[move.number] = move
-        if self._wake is not None and self.looping and threading.get_ident() != self._thread:
-            self._post(lambda: self._begin(move))
-        else:
-            self._begin(move)
+        self.in_loop(lambda: self._begin(move))
 
     def _begin(self, move: Move) -> None:
         with self._lock:
@@ -235,6 +237,13 @@ class Moves:
         return self._broker
 
     # Other threads
+
+    def in_loop(self, call: Callable[[], None]) -> None:
+        """Have *call* done in the thread of the worker's loop while that runs, else here."""
+        if self._wake is not None and self.looping and threading.get_ident() != self._thread:
+            self._post(call)
+        else:
+            call()
 
     def _post(self, call: Callable[[], None]) -> None:
         self._posted.append(call)

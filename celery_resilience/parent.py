@@ -13,11 +13,9 @@ from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery import exceptions as _exceptions
-from celery import states
 
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.decision import GiveUp, Reason, RetryLater
-from celery_resilience.envelope import seconds_until
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
@@ -30,7 +28,6 @@ __all__ = [
     "decide_put_back",
     "is_celerys_own",
     "is_lost",
-    "success_is_stored",
     "text",
 ]
 
@@ -96,23 +93,6 @@ def came_before(request: Any) -> bool:
     history = History.loads(told)
     put_back = history.attempts and history.attempts[-1].error.endswith(".Reject")
     return bool(history.starts or put_back)
-
-
-def success_is_stored(request: Any) -> bool:
-    """Whether the body has succeeded since *request* was received, and its result says so."""
-    if request.ignore_result:
-        return False
-    backend = request._task.backend
-    if getattr(backend, "as_uri", str)() == "rpc://":
-        return False  # a look would declare a reply queue of this worker's
-    try:
-        meta = backend._get_task_meta_for(request.id)
-        left = seconds_until(meta["date_done"], request.received_at)
-    except Exception:
-        return False
-    # The same id may have succeeded before, in another run. Nor is it the time of this start:
-    # billiard may start it again when the process dies, and a success is stored once.
-    return bool(meta["status"] == states.SUCCESS and left is not None and left >= 0)
 
 
 def text(moment: Any) -> str | None:

@@ -14,11 +14,18 @@ from typing import Any
 
 from billiard import einfo as _einfo
 from billiard.exceptions import TimeLimitExceeded
+from celery import VERSION
 from celery import exceptions as _exceptions
 from celery.worker import request as _request
 from celery.worker import state
 
-from celery_resilience.announce import announce_failure, announce_retry, exception_of, send_retried
+from celery_resilience.announce import (
+    announce_failure,
+    announce_rejection,
+    announce_retry,
+    exception_of,
+    send_retried,
+)
 from celery_resilience.brokers import Received
 from celery_resilience.decision import Reason, RetryLater
 from celery_resilience.envelope import Envelope
@@ -26,15 +33,19 @@ from celery_resilience.headers import HEADER
 from celery_resilience.leaving import remember_killed
 from celery_resilience.malformed import refuse_malformed
 from celery_resilience.origin import queue_of
-from celery_resilience.outcome import carried
+from celery_resilience.outcome import Outcome, carried
 from celery_resilience.parent import (
     came_before,
     decide_here,
     decide_put_back,
     is_celerys_own,
     is_lost,
-    success_is_stored,
     text,
+)
+from celery_resilience.result_store import (
+    ask_for_success,
+    store_outcome,
+    store_revocation,
 )
 from celery_resilience.revocation import recall_revocation
 from celery_resilience.settle import Settler, settler_of
@@ -47,6 +58,10 @@ logger = logging.getLogger("celery_resilience")
 # The stubs describe what tasks use of these, not what makes them.
 Request: Any = _request.Request
 einfo: Any = _einfo
+send_revoked: Any = vars(_request)["send_revoked"]
+
+#: Celery 5.7 calls a task that rejects its message failed; the ones before leave it pending.
+_REJECTION_FAILS = VERSION >= (5, 7)
 
 
 class ResilientRequest(Request):  # type: ignore[misc]
@@ -73,31 +88,68 @@ class ResilientRequest(Request):  # type: ignore[misc]
             return None
         exc = exception_of(exc_info)
         outcome = carried(exc_info)
-        puts_back = isinstance(exc, _exceptions.Reject) and getattr(exc, "requeue", False)
-        if puts_back and settler is not None and not state.should_terminate:
-            return self._put_back(exc, settler)
+        rejects = isinstance(exc, _exceptions.Reject) and not state.should_terminate
+        if rejects and settler is not None:
+            if getattr(exc, "requeue", False):
+                return self._put_back(exc, settler)
+            if _REJECTION_FAILS:
+                state.task_ready(self)
+                announce_rejection(self, settler.moves.aside, exc, exc_info, send_failed_event)
+                return None
         here = outcome is None
         # In a cold shutdown the children are killed: what they held goes back to the broker.
         celerys = here and (state.should_terminate or is_celerys_own(exc))
         if settler is None or celerys:
             return super().on_failure(exc_info, send_failed_event, return_ok)
-        lost = here and is_lost(exc)
-        if lost and success_is_stored(self):
-            # It died after its success was stored: running it again would be twice.
-            state.task_ready(self, successful=True)
-            return self.acknowledge()
+        self._settled = True
         if outcome is None:
+            self._fail_here(exc, exc_info, send_failed_event, settler)
+        else:
+            self._fail(exc, exc_info, send_failed_event, settler, outcome, here=False)
+        return None
+
+    def _fail_here(
+        self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler
+    ) -> None:
+        """Decide what becomes of an attempt whose body could not tell how it ended.
+
+        The result store is asked and told aside: it may not answer, and the loop must go on.
+        """
+        aside = settler.moves.aside
+
+        def decide(stored: bool | None) -> None:
+            if stored:
+                # It died after its success was stored: running it again would be twice.
+                self._settled = False
+                state.task_ready(self, successful=True)
+                self.acknowledge()
+                return
             outcome = decide_here(self, exc, settler.settings.max_worker_losses)
+
+            def fail(stored: Any) -> None:
+                self._fail(exc, exc_info, send_event, settler, outcome, here=True)
+
+            store_outcome(self, aside, exc, exc_info, outcome, fail)
+
+        if is_lost(exc):
+            ask_for_success(self, aside, decide)
+        else:
+            decide(False)
+
+    def _fail(
+        self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler,
+        outcome: Outcome, here: bool,
+    ) -> None:  # fmt: skip
+        """Tell Celery's world of *outcome*, and carry it out."""
         if self.id in state.revoked and isinstance(outcome.decision, RetryLater):
             # At once: workers that know of it drop it now, and may have forgotten it later.
             outcome = replace(outcome, decision=replace(outcome.decision, delay=0.0))
-        self._settled = True
         state.task_ready(self)
         try:
             if isinstance(outcome.decision, RetryLater):
                 announce_retry(self, exc, exc_info, outcome, here)
             else:
-                announce_failure(self, exc, exc_info, here, send_failed_event)
+                announce_failure(self, exc, exc_info, here, send_event)
         except Exception:
             logger.exception("%s[%s]: its failure could not be announced", self.name, self.id)
         finally:
@@ -107,9 +159,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 subject=f"{self.name}[{self.id}]",
                 worker=self._hostname,
                 task_queue=getattr(self._task, "dead_letter_queue", None),
-                lost=lost,
+                lost=here and is_lost(exc),
             )
-        return None
 
     def on_retry(self, exc_info: Any) -> None:
         """Celery's, which would format the traceback whether anybody looks or not."""
@@ -177,17 +228,31 @@ class ResilientRequest(Request):  # type: ignore[misc]
         return True
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Celery's, which would wait in the loop until the state is stored."""
         settler = settler_of(self._app)
-        if settler is None or not expired or not self._keeps_expired():
+        if settler is None:
             super()._announce_revoked(reason, terminated, signum, expired)
             return
-        received = self.received(settler)
-        self._settled = True
-        try:
-            super()._announce_revoked(reason, terminated, signum, expired)
-        except Exception:
-            logger.exception("%s[%s]: its expiry could not be announced", self.name, self.id)
         self._already_revoked = True
+        keeps = expired and self._keeps_expired()
+        received = self.received(settler)
+        self._settled = keeps
+        state.task_ready(self)
+        self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
+
+        def drop(stored: Any) -> None:
+            if keeps:
+                self._bury_expired(received, settler)
+            else:
+                self.acknowledge()
+            send_revoked(
+                self._task, request=self._context, terminated=terminated, signum=signum,
+                expired=expired,
+            )  # fmt: skip
+
+        store_revocation(self, settler.moves.aside, reason, drop)
+
+    def _bury_expired(self, received: Received, settler: Settler) -> None:
         settler.bury(
             received,
             Reason.EXPIRED,
@@ -219,7 +284,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if came_before(self):
             self._delivery_info["redelivered"] = True
         watch_start(self)
-        recall_revocation(self)
+        settler = settler_of(self._app)
+        if settler is not None:
+            recall_revocation(self, settler)
 
     # Letting go
 

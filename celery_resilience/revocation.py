@@ -21,7 +21,8 @@ from celery.worker import state
 from celery.worker.control import Panel
 
 from celery_resilience.headers import HEADER
-from celery_resilience.settle import settler_of
+from celery_resilience.result_store import ask_for_state, keeps_states
+from celery_resilience.settle import Settler, settler_of
 
 __all__ = ["hear_revocations", "recall_revocation"]
 
@@ -48,23 +49,39 @@ def _hearing(command: Callable[..., Any]) -> Callable[..., Any]:
     return heard
 
 
-def recall_revocation(request: Any) -> None:
-    """Remember whether *request*, which has waited in RabbitMQ, was revoked meanwhile."""
+def recall_revocation(request: Any, settler: Settler) -> None:
+    """Find out whether *request*, which has waited in RabbitMQ, was revoked meanwhile.
+
+    The result store is asked aside, and only when it has answered, or does not, the task is begun.
+    """
     headers = request._message.headers or {}
     if "x-death" not in headers or HEADER not in headers:  # it comes from no level of ours
         return
     if request.id in state.revoked or request.ignore_result:
         return
-    backend = request._task.backend
-    if not _keeps_states(backend):
+    if not keeps_states(request._task.backend):
         return
-    try:
-        status = backend.get_task_meta(request.id, cache=False)["status"]
-    except Exception:
-        logger.debug("%s: nobody can tell whether it is revoked", request.id, exc_info=True)
-        return
-    if status == states.REVOKED:
-        state.revoked.add(request.id)
+    execute, known, starts = request.execute_using_pool, False, False
+
+    def start(pool: Any, **options: Any) -> Any:
+        nonlocal starts
+        if known:
+            return execute(pool, **options)
+        starts = True  # it keeps its slot in the pool
+        return None
+
+    def hear(status: str | None) -> None:
+        nonlocal known
+        known = True
+        if status == states.REVOKED:
+            state.revoked.add(request.id)
+        # One that was lost with its connection meanwhile is delivered again.
+        if starts and request in state.reserved_requests:
+            settler.moves.start_again(request, 0)
+
+    # Celery builds a class that overrides this method: only an instance has the last word.
+    request.execute_using_pool = start
+    ask_for_state(request, settler.moves.aside, hear)
 
 
 def _fetch(app: Any, ids: set[str]) -> None:
@@ -79,7 +96,7 @@ def _fetch(app: Any, ids: set[str]) -> None:
 
 def _note_in_backend(app: Any, ids: set[str]) -> int:
     """Store that those of *ids* are revoked which wait for a retry; how many they are."""
-    if not _keeps_states(app.backend):
+    if not keeps_states(app.backend):
         return 0
     waiting = [
         id_ for id_ in ids if app.backend.get_task_meta(id_, cache=False)["status"] == states.RETRY
@@ -87,11 +104,6 @@ def _note_in_backend(app: Any, ids: set[str]) -> int:
     for id_ in waiting:
         app.backend.mark_as_revoked(id_, "revoked")
     return len(waiting)
-
-
-def _keeps_states(backend: Any) -> bool:
-    """``rpc://`` does not, and a look would make a reply queue of this worker's."""
-    return bool(getattr(backend, "as_uri", str)() != "rpc://")
 
 
 def _guarded(look_for: Callable[[set[str]], int], ids: set[str]) -> None:

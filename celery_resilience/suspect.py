@@ -111,6 +111,7 @@ def watch_start(request: Any) -> None:
     if _was_redelivered(message) or (isinstance(told, str) and '"starts"' in told):
         # Celery builds a class that overrides this method: only an instance has the last word.
         request.execute_using_pool = partial(_start, request, request.execute_using_pool)
+        request._suspected = True
         settler = settler_of(request._app)
         if settler is not None and counts_redeliveries(settler):
             settler.moves.call_after(0, _wait_outside, request, settler)
@@ -234,7 +235,7 @@ def _wait_outside(request: Any, settler: Settler) -> None:
 
 def is_watched(request: Any) -> bool:
     """Whether *request* is a suspect."""
-    return "execute_using_pool" in vars(request)
+    return getattr(request, "_suspected", False) is True
 
 
 def hand_back(request: Any, settler: Settler, delay: float) -> None:

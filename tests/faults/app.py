@@ -73,6 +73,15 @@ def good(number: str, seconds: float = 0.0) -> str:
     return number
 
 
+@app.task(ignore_result=True)
+def quiet(number: str, seconds: float = 0.0) -> None:
+    """It needs no result store."""
+    record("start", number, os.getpid())
+    if seconds:
+        time.sleep(seconds)
+    record("end", number)
+
+
 @app.task
 def follows(previous: Any, number: str) -> str:
     """The next member of a chain."""

@@ -9,19 +9,35 @@ import time
 
 __all__ = ["Door"]
 
+#: How much of what was sent last over a connection is remembered, in bytes.
+_REMEMBERED = 20_000
+
+
+class _Pair:
+    """A connection through the door: a worker's end, and ours to its server."""
+
+    def __init__(self, theirs: socket.socket, ours: socket.socket) -> None:
+        self.theirs = theirs
+        self.ours = ours
+        #: What was sent last to the server.
+        self.sent = b""
+        self.flows = threading.Event()
+        self.flows.set()
+
 
 class Door:
     """Listens on a port of its own and passes everything on to *port*.
 
     ``cut`` closes it: connections end, new ones are refused. ``jam`` leaves it open, but nothing
-    passes, as on a network that drops packets. ``mend`` undoes both.
+    passes, as on a network that drops packets; also of some connections alone, as a router does
+    that has forgotten them. ``mend`` undoes both.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self.slow = 0.0  #: seconds that every piece is held back
         self._flows = threading.Event()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._pairs: list[_Pair] = []
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self.port = 0
@@ -30,6 +46,9 @@ class Door:
     def mend(self) -> None:
         """Let everything pass."""
         self._flows.set()
+        with self._lock:
+            for pair in self._pairs:
+                pair.flows.set()
         if self._listener is None:
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,13 +68,23 @@ class Door:
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
-            for end in pair:
+            pair.flows.set()
+            for end in (pair.theirs, pair.ours):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
     def jam(self) -> None:
         """Let nothing pass, and say nothing."""
         self._flows.clear()
+
+    def jam_those(self, *sent: bytes) -> int:
+        """Let nothing pass on those of the connections that there are over which one of *sent* has
+        been sent to the server lately; how many they are. New ones are not concerned."""
+        with self._lock:
+            found = [pair for pair in self._pairs if any(word in pair.sent for word in sent)]
+        for pair in found:
+            pair.flows.clear()
+        return len(found)
 
     def close(self) -> None:
         self.cut()
@@ -73,15 +102,19 @@ class Door:
                 theirs.close()
                 continue
             ours.settimeout(None)
+            pair = _Pair(theirs, ours)
             with self._lock:
-                self._pairs.append((theirs, ours))
+                self._pairs.append(pair)
             for here, there in ((theirs, ours), (ours, theirs)):
-                threading.Thread(target=self._pump, args=(here, there), daemon=True).start()
+                threading.Thread(target=self._pump, args=(pair, here, there), daemon=True).start()
 
-    def _pump(self, here: socket.socket, there: socket.socket) -> None:
+    def _pump(self, pair: _Pair, here: socket.socket, there: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while piece := here.recv(65536):
+                if here is pair.theirs:
+                    pair.sent = (pair.sent + piece)[-_REMEMBERED:]
                 self._flows.wait()
+                pair.flows.wait()
                 if self.slow:
                     time.sleep(self.slow)
                 there.sendall(piece)

@@ -19,7 +19,17 @@ ALL = (*REDIS, *RABBITS)
 #: Every pool that Celery has, but for those that nobody maintains.
 EVERYWHERE = ("prefork", "threads", "solo", "gevent")
 
-_MODULES = ("messages", "deaths", "limits", "outages", "shutdowns", "drops", "canvas", "waiting")
+_MODULES = (
+    "messages",
+    "deaths",
+    "limits",
+    "outages",
+    "shutdowns",
+    "drops",
+    "canvas",
+    "waiting",
+    "hangs",
+)
 _rows: dict[str, Row] = {}
 
 

@@ -29,7 +29,8 @@ FLOORS = {
     4: "asking body "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
-    "origin pause revocation leaving",
+    "origin pause revocation leaving aside "
+    "result_store",
     5: "burial deadletters doctor embedded archive filters ids replay retries "
     "waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",

@@ -20,8 +20,8 @@ from celery_resilience.parent import (
     came_before,
     decide_here,
     decide_put_back,
-    success_is_stored,
 )
+from celery_resilience.result_store import success_is_stored
 
 #: Its retries would be later than what expires in a minute.
 LATE = Policy(max_retries=5, backoff=600, jitter="none")

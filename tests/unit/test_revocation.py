@@ -28,35 +28,77 @@ class Backend:
         raise ConnectionError("away")
 
 
+class Received:
+    def __init__(self, backend: Backend, headers: Any, ignore_result: bool) -> None:
+        self.id, self.name, self.ignore_result = "revocation-1", "t", ignore_result
+        self._message = SimpleNamespace(headers=headers)
+        self._task = SimpleNamespace(backend=backend)
+        self.ran: list[Any] = []
+        self.execute_using_pool: Any = self.ran.append
+
+
 def received(backend: Backend, headers: Any, ignore_result: bool = False) -> Any:
-    return SimpleNamespace(
-        id="revocation-1",
-        ignore_result=ignore_result,
-        _message=SimpleNamespace(headers=headers),
-        _task=SimpleNamespace(backend=backend),
-    )
+    return Received(backend, headers, ignore_result)
+
+
+class Beside:
+    """A worker's settler: what is asked aside is made when ``answer`` says so."""
+
+    def __init__(self) -> None:
+        self.moves = SimpleNamespace(aside=self, start_again=self._start_again)
+        self.asked: list[Any] = []
+
+    def ask(self, what: str, call: Any, then: Any, keep: bool = False) -> None:
+        self.asked.append((call, then))
+
+    def answer(self) -> None:
+        for call, then in self.asked:
+            try:
+                answer = call()
+            except ConnectionError:
+                answer = None
+            then(answer)
+
+    def _start_again(self, request: Any, delay: float) -> None:
+        request.execute_using_pool("pool")
 
 
 def test_a_backend_that_is_away_keeps_nobody_from_running() -> None:
-    backend = Backend()
-    recall_revocation(received(backend, WAITED))
+    backend, beside = Backend(), Beside()
+    request = received(backend, WAITED)
+    recall_revocation(request, beside)  # type: ignore[arg-type]
+    state.reserved_requests.add(request)
+    request.execute_using_pool("pool")
+    assert request.ran == []  # it waits for the answer, in no one's way
+    beside.answer()
     assert backend.asked == 1
     assert "revocation-1" not in state.revoked
+    assert request.ran == ["pool"]
+
+
+def test_what_was_lost_with_its_connection_meanwhile_is_not_run_here() -> None:
+    beside, request = Beside(), received(Backend(), WAITED)
+    recall_revocation(request, beside)  # type: ignore[arg-type]
+    request.execute_using_pool("pool")
+    beside.answer()
+    assert request.ran == []
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"x-death": [{}]}, {HEADER: "{}"}])
 def test_of_what_has_not_waited_in_rabbitmq_nobody_is_asked(headers: Any) -> None:
     """A dead-letter exchange of the user's own marks messages too."""
-    backend = Backend()
-    recall_revocation(received(backend, headers))
+    backend, beside = Backend(), Beside()
+    recall_revocation(received(backend, headers), beside)  # type: ignore[arg-type]
+    beside.answer()
     assert backend.asked == 0
 
 
 def test_a_result_that_nobody_keeps_is_not_asked_for() -> None:
     """Of rpc:// a look would make a queue, which nobody would ever read."""
-    backend, rpc = Backend(), Backend("rpc://")
-    recall_revocation(received(backend, WAITED, ignore_result=True))
-    recall_revocation(received(rpc, WAITED))
+    backend, rpc, beside = Backend(), Backend("rpc://"), Beside()
+    recall_revocation(received(backend, WAITED, ignore_result=True), beside)  # type: ignore[arg-type]
+    recall_revocation(received(rpc, WAITED), beside)  # type: ignore[arg-type]
+    beside.answer()
     assert _note_in_backend(SimpleNamespace(backend=rpc), {"revocation-1"}) == 0
     assert backend.asked == rpc.asked == 0
 
