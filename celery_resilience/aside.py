@@ -9,8 +9,10 @@ on as if the store were away, and what it was to be told it is told when it answ
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +25,9 @@ logger = logging.getLogger("celery_resilience")
 
 #: How long an answer is waited for, in seconds; while one is overdue, no other is waited for.
 ANSWER = 5.0
+#: For how long a fork waits until what is being done is over, in seconds: the new process would
+#: find the locks taken, for ever. What takes longer waits for its server, and holds none.
+_SHORT = 0.3
 #: How many calls that nobody waits for any more are kept until the store answers.
 _KEPT = 1000
 
@@ -68,10 +73,13 @@ class Aside:
         self._answered: deque[Callable[[], None]] = deque()
         self._now: _Call | None = None
         self._lock = threading.RLock()
+        #: Held while a call is made.
+        self._making = threading.Lock()
         self._some = threading.Event()
         self._thread: threading.Thread | None = None
         #: It was said that an answer is overdue, and not yet that they come again.
         self._said = False
+        _all.add(self)
 
     def ask(
         self,
@@ -176,8 +184,21 @@ class Aside:
         while True:
             self._some.wait()
             self._some.clear()
-            while self._make_next():
-                pass
+            while True:
+                with self._making:
+                    if not self._make_next():
+                        break
+
+    def hold(self) -> bool:
+        """Begin no other call, and let the one that is being made end if that is soon; whether it
+        has: then ``go_on`` is to be called."""
+        now = self._now
+        waits = now is not None and time.monotonic() - now.begun > _SHORT
+        return self._making.acquire(timeout=0 if waits else _SHORT)
+
+    def go_on(self) -> None:
+        """Make calls again."""
+        self._making.release()
 
     def _make_next(self) -> bool:
         with self._lock:
@@ -198,3 +219,19 @@ class Aside:
             logger.warning("%s: there are answers again", one.what)
         self._tell(one, answer)
         return True
+
+
+_all: weakref.WeakSet[Aside] = weakref.WeakSet()
+_held: list[Aside] = []
+
+
+def _before_fork() -> None:
+    _held.extend(aside for aside in list(_all) if aside.hold())
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().go_on()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_all.clear)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,3 +130,25 @@ def test_without_timers_the_look_after_gives_up(loop: Loop, hanging: threading.E
     aside.check()
     loop.run()
     assert said == [None]
+
+
+def test_a_fork_waits_for_what_is_being_done(loop: Loop) -> None:
+    """The new process would find its locks taken for ever."""
+    aside, said, begun = Aside(loop), [], threading.Event()  # type: ignore[var-annotated]
+    lock = threading.Lock()
+
+    def call() -> None:
+        with lock:
+            begun.set()
+            time.sleep(0.1)
+
+    aside.ask("one", call, said.append)
+    begun.wait(10)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if lock.acquire(timeout=5) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    until(said, loop, 1)
+    aside.ask("another", lambda: None, said.append)  # it goes on in the parent
+    until(said, loop, 2)
+    assert said == [None, None]
