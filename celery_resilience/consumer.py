@@ -20,10 +20,10 @@ from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
-from celery_resilience.policies import apply_policies
+from celery_resilience.policies import Policies, apply_policies
 from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues
-from celery_resilience.settle import Settler
+from celery_resilience.settle import Settler, settler_of
 from celery_resilience.switch import switch_off
 
 __all__ = ["ResilientConsumer"]
@@ -68,6 +68,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.holding = Holding()
         self.guard = Guard(c, self.settler)
         self._checks: Any = None
+        #: It came when the worker consumed already: messages were received without it.
+        self._is_late = False
         #: What was received and not started when the worker began to go down.
         self._unstarted: list[Any] = []
         self.holding.watch(c)
@@ -77,8 +79,11 @@ class ResilientConsumer(bootsteps.StartStopStep):
         if _runs_in_the_loop(c.pool):
             _acknowledge_at_once(c)
         consumed = set(c.app.amqp.queues.consume_from)
+        # One that is only made must not overrule one that runs.
+        is_first = settler_of(c.app) is None
         if self.settings.enabled:
-            apply_policies(c.app, self.settings).check(c.app.tasks.values())
+            given = apply_policies(c.app, self.settings) if is_first else Policies(self.settings)
+            given.check(c.app.tasks.values())
             _refuse_to_execute_letters(consumed, dead_letter_queues(c.app, self.settings, consumed))
             refuse_stores_without_keys(c.app)
             self.guard.stand()
@@ -87,7 +92,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         else:
             # A policy that is wrong must not be in the way of switching all of them off.
             _refuse_to_execute_letters(consumed, {self.settings.queue_for(q) for q in consumed})
-            switch_off(c.app)
+            if is_first:
+                switch_off(c.app)
             logger.warning("celery_resilience is switched off: stock Celery decides")
 
     def _stay_paused(self, c: Any) -> None:
@@ -118,6 +124,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
+        self.settler.begin()
         _keep_what_runs(c.pool)
         hub = c.hub
         transport = c.connection.transport
@@ -134,12 +141,23 @@ class ResilientConsumer(bootsteps.StartStopStep):
                     _end_with(c.connection)
         broker = open_broker(c.connection, hub, self.settings)
         self.settler.moves.use(broker)
-        self.holding.connected(c, broker, self.settler.moves.tags)
+        self.holding.connected(c, broker, self.settler.moves.tags, late=self._is_late)
         self.guard.watch(c.task_consumer.channel)
         if self.settings.enabled and hasattr(broker, "prepare"):
             broker.prepare(c.app.amqp.queues.consume_from)
         if c.hub is None and self._checks is None:
             self._checks = c.timer.call_repeatedly(_CHECK, self.settler.moves.check)
+
+    def start_late(self, c: Any) -> None:
+        """Called once, in place of :meth:`start`, where *c* consumes already, in its loop."""
+        self._is_late = True
+        try:
+            self.start(c)
+        finally:
+            self._is_late = False
+        if c.hub is not None:
+            self.register_with_event_loop(c, c.hub)
+        c.task_consumer.on_message = c.create_task_handler()  # with what the guard has replaced
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
@@ -168,6 +186,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.settler.moves.drain(_DRAIN)
         self.holding.leave()
         self.settler.moves.close()
+        self.settler.end()
 
 
 def _set_prefetch_in_the_loop(c: Any) -> None:

@@ -40,17 +40,22 @@ class Holding:
 
         c.on_close = noticing
 
-    def connected(self, c: Any, broker: Any, unsettled: Collection[str]) -> None:
+    def connected(
+        self, c: Any, broker: Any, unsettled: Collection[str], *, late: bool = False
+    ) -> None:
         """Hold, from now on, what the consumer *c* receives through *broker*.
 
-        *unsettled* are the delivery tags of what has ended, and whose settlement is repeated.
+        *unsettled* are the delivery tags of what has ended, and whose settlement is repeated. A
+        consumer that has received something already (*late*) goes on to hold it as kombu does,
+        until its next connection.
         """
         if not hasattr(broker, "consume_for"):
             return
         if self._holder is None:
             self._holder = broker.holder()
         again, self._broker = self._broker is not None, broker
-        if broker.consume_for(c.task_consumer.channel, self._holder) and again:
+        holds = not late and broker.consume_for(c.task_consumer.channel, self._holder)
+        if holds and again:
             keep = self._running.union(unsettled)
             given = broker.leases.give_back(self._holder.id, keep=keep)
             if given:

@@ -35,8 +35,11 @@ class _ActiveTags(dict[str, str]):
 
 def remember_tags(app: Any, consumer: Any) -> None:
     """Let :func:`queue_of` know the tags under which kombu's *consumer*, of the worker that runs
-    *app*, is about to consume."""
-    consumer._active_tags = _ActiveTags(app.__dict__.setdefault(_TAGS, {}))
+    *app*, consumes or is about to consume."""
+    tags = _ActiveTags(app.__dict__.setdefault(_TAGS, {}))
+    for queue, tag in consumer._active_tags.items():
+        tags[queue] = tag
+    consumer._active_tags = tags
 
 
 def watch_deletions(c: Any) -> None:

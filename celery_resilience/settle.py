@@ -29,12 +29,14 @@ __all__ = ["Settler", "settler_of"]
 
 logger = logging.getLogger("celery_resilience")
 
-_settlers: WeakKeyDictionary[Any, Settler] = WeakKeyDictionary()
+#: Of the workers that run in this process, the one that was started last at the end.
+_settlers: WeakKeyDictionary[Any, list[Settler]] = WeakKeyDictionary()
 
 
 def settler_of(app: Any) -> Settler | None:
     """The settler of the worker that runs *app* in this process; None outside of a worker."""
-    return _settlers.get(app)
+    running = _settlers.get(app)
+    return running[-1] if running else None
 
 
 class Settler:
@@ -43,8 +45,22 @@ class Settler:
     def __init__(self, consumer: Any, settings: Settings) -> None:
         self.settings = settings
         self.moves = Moves(consumer)
-        if settings.enabled:
-            _settlers[consumer.app] = self
+        self._app = consumer.app
+
+    def begin(self) -> None:
+        """Settle, from now on, what the tasks of the app come to; called again it does nothing.
+
+        Not when it is made: a worker that is made need not ever run, and another one may.
+        """
+        running = _settlers.setdefault(self._app, [])
+        if self.settings.enabled and self not in running:
+            running.append(self)
+
+    def end(self) -> None:
+        """The worker has ended."""
+        running = _settlers.get(self._app, [])
+        if self in running:
+            running.remove(self)
 
     # What is settled
 

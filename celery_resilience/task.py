@@ -121,7 +121,10 @@ class ResilientTask(BaseTask):
 
     def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
         """Called when a worker starts: a Request class of the user's own is mixed with ours."""
+        from celery_resilience.attach import attach
+
         self.Request = _with_ours(self.Request)
+        attach(consumer)
         return super().start_strategy(app, consumer, **kwargs)
 
     @classmethod

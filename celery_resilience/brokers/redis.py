@@ -135,6 +135,8 @@ class RedisBroker:
     def note_start(self, received: Received, copy: Envelope) -> bool:
         """Write down that *received*, as *copy* tells, is started; False: it is not ours."""
         channel, tag = received.message.channel, received.message.delivery_tag
+        if getattr(channel, "holder", None) is None:  # kombu's hash has no room for that
+            return True
         queue = received.envelope.queue
         value = f"{self._list(queue, copy)}\n{self._payload(copy, queue)}"
         return bool(self._note(keys=[self._prefix + channel.holder.key], args=[tag, value]))

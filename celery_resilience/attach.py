@@ -1,0 +1,40 @@
+"""A worker that was made before our step was known gets it while it runs.
+
+Celery asks an app for its steps when a worker is made. A task of ours that comes later, as in a
+test's embedded worker that reloads, would be acknowledged and not settled.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.worker.consumer import Consumer, Tasks
+
+__all__ = ["attach"]
+
+logger = logging.getLogger("celery_resilience")
+
+_STEP = "celery_resilience"
+
+
+def attach(c: Any) -> None:
+    """See to it that the consumer *c* has our step; raises what the step refuses."""
+    if not isinstance(c, Consumer) or _STEP in c.blueprint.steps:
+        return
+    from celery_resilience.consumer import ResilientConsumer
+
+    options = getattr(c.controller, "options", None) or {}
+    step = c.blueprint.steps[_STEP] = ResilientConsumer(c, **options)
+    runs = c.blueprint.started == len(c.steps)
+    # The step behind it is the loop, which does not return.
+    after = next(n for n, other in enumerate(c.steps, 1) if isinstance(other, Tasks))
+    c.steps.insert(after, step)
+    if runs:
+        c.blueprint.started += 1
+        c.call_soon(step.start_late, c)  # connections are the loop's
+    # Else it is just about to start its steps one by one, and starts this one too.
+    logger.warning(
+        "the worker was made before it was told of celery_resilience: from now on it settles "
+        "failures. Call install(app), and define tasks with base=ResilientTask, before that"
+    )

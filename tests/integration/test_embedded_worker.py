@@ -1,0 +1,118 @@
+"""Workers in the process of a test, as Celery's own pytest plugin starts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import celery.contrib.testing.tasks  # noqa: F401  the plugin sends a ping
+import pytest
+from celery import Celery, _state
+from celery.worker import WorkController
+
+from celery_resilience import Policy, ResilientTask, TransientError, install
+from celery_resilience.brokers import open_broker
+from celery_resilience.letter import DeadLetter
+from tests.servers import eventually
+from tests.worker import Broker
+
+pytest_plugins = ["celery.contrib.pytest"]
+
+EVERY = pytest.mark.parametrize(
+    "broker", ["redis", "resilient-redis", "rabbitmq-classic"], indirect=True
+)
+SOON = Policy(max_retries=2, backoff=0.05, jitter="none")
+
+
+@pytest.fixture
+def celery_app(broker: Broker) -> Iterator[Celery]:
+    """The plugin's worker runs this app."""
+    before = set(_state._on_app_finalizers)
+    app = Celery("embedded", broker=broker.broker_url, backend=broker.backend_url)
+    app.conf.update(
+        task_default_queue="embedded",
+        task_default_queue_type=broker.queue_type,
+        broker_connection_retry_on_startup=True,
+    )
+    with closing(app):
+        yield app
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(before)
+
+
+def letters(app: Celery) -> list[str]:
+    """The tasks of the dead letters."""
+    with app.connection_for_read() as connection:
+        broker = open_broker(connection)
+        with closing(broker):
+            return [DeadLetter.from_envelope(f.envelope).task for f in broker.look("dead_letter")]
+
+
+def define(app: Celery, **options: Any) -> tuple[Any, Any]:
+    """A task that succeeds at its third attempt, and one that never does."""
+
+    @app.task(name="embedded.flaky", bind=True, failure_policy=SOON, **options)
+    def flaky(self: Any, name: str) -> str:
+        if self.request.retries < 2:
+            raise TransientError(name)
+        return f"{name} done"
+
+    @app.task(name="embedded.broken", failure_policy=SOON, **options)
+    def broken() -> None:
+        raise TransientError("never")
+
+    return flaky, broken
+
+
+def check(app: Celery, flaky: Any, broken: Any) -> None:
+    """Retries and letters come, of tasks that are sent now."""
+    before = len(letters(app))
+    result = flaky.delay("it")
+    broken.delay()
+    eventually(lambda: app.backend.get_task_meta(result.id)["status"] == "SUCCESS")
+    eventually(lambda: letters(app)[before:] == ["embedded.broken"])
+
+
+@EVERY
+def test_install_comes_after_the_worker_has_started(celery_app: Any, celery_worker: Any) -> None:
+    install(celery_app)
+    flaky, broken = define(celery_app)
+    celery_worker.reload()
+    check(celery_app, flaky, broken)
+    lose_the_connection(celery_worker)
+    check(celery_app, flaky, broken)
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_task_of_ours_comes_after_the_worker_has_started(
+    celery_app: Any, celery_worker: Any
+) -> None:
+    flaky, broken = define(celery_app, base=ResilientTask)
+    lose_the_connection(celery_worker)  # it looks at all tasks anew
+    check(celery_app, flaky, broken)
+
+
+@EVERY
+def test_a_worker_that_is_only_made_leaves_the_one_alone_that_runs(
+    celery_app: Any, request: pytest.FixtureRequest
+) -> None:
+    install(celery_app)
+    flaky, broken = define(celery_app)
+    request.getfixturevalue("celery_worker")
+    made = WorkController(app=celery_app, pool="solo", hostname="other@tests")
+    assert "celery_resilience" in made.consumer.blueprint.steps
+    check(celery_app, flaky, broken)
+
+
+def lose_the_connection(worker: Any) -> None:
+    """Let the loop hear that its connection is lost, and wait until it consumes again."""
+    consumer = worker.consumer
+    before = consumer.connection
+
+    def lose() -> None:
+        raise ConnectionResetError("by the test")
+
+    consumer.hub.call_soon(lose)
+    eventually(lambda: consumer.connection not in (None, before))
+    eventually(lambda: consumer.blueprint.started == len(consumer.steps))
