@@ -9,9 +9,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery.worker.consumer import Consumer, Tasks
+from celery.worker import consumer as _consumer
 
 __all__ = ["attach"]
+
+# The stubs do not know what a consumer has.
+Consumer: Any = _consumer.Consumer
+Tasks: Any = _consumer.Tasks
 
 logger = logging.getLogger("celery_resilience")
 
