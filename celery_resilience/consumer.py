@@ -21,9 +21,11 @@ from celery_resilience.holding import Holding
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.policies import Policies, apply_policies
+from celery_resilience.rejection import tell_of_exchanges
 from celery_resilience.revocation import hear_revocations
-from celery_resilience.settings import Settings, dead_letter_queues
+from celery_resilience.settings import Settings, dead_letter_queues, refuse_long_names
 from celery_resilience.settle import Settler, settler_of
+from celery_resilience.signals import warn_of_the_brokers_clock
 from celery_resilience.switch import switch_off
 
 __all__ = ["ResilientConsumer"]
@@ -86,6 +88,10 @@ class ResilientConsumer(bootsteps.StartStopStep):
             given.check(c.app.tasks.values())
             _refuse_to_execute_letters(consumed, dead_letter_queues(c.app, self.settings, consumed))
             refuse_stores_without_keys(c.app)
+            if _is_rabbitmq(c.app):
+                refuse_long_names(c.app, self.settings, consumed)
+                warn_of_the_brokers_clock(c.app, self.settings)
+                tell_of_exchanges(c.app, consumed, self.settings)
             self.guard.stand()
             watch_deletions(c)
             hear_revocations()
@@ -233,6 +239,12 @@ def _keep_what_runs(pool: Any) -> None:
 
     keeping.__dict__["keeps_what_runs"] = True
     pool.flush = keeping
+
+
+def _is_rabbitmq(app: Any) -> bool:
+    with suppress(Exception), app.connection_for_read() as connection:
+        return bool(connection.transport.driver_type == "amqp")
+    return False
 
 
 def _refuse_to_execute_letters(consumed: set[str], lie_in: set[str]) -> None:

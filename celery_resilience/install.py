@@ -48,7 +48,7 @@ def install(app: Any, classify: bool = False, only: Iterable[str] | None = None)
     app.__dict__[_INSTALLED] = said
     add_flags(app)
     watch(app)
-    keep_expiring()
+    keep_expiring(app)
     _give_our_base(app, bool(classify), patterns)
     signals.worker_ready.connect(partial(_warn_of_misses, app, patterns or ()), weak=False)
 

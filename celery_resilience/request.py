@@ -42,6 +42,7 @@ from celery_resilience.parent import (
     is_lost,
     text,
 )
+from celery_resilience.rejection import goes_to_an_exchange
 from celery_resilience.result_store import (
     ask_for_success,
     store_outcome,
@@ -203,7 +204,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         settler = settler_of(self._app)
         if self._settled:
             return
-        if requeue or settler is None:
+        if requeue or settler is None or goes_to_an_exchange(self, settler.settings):
             super().reject(requeue=requeue)
             return
         self._settled = True

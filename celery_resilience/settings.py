@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any
@@ -12,9 +12,11 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.policy import Policy
 
-__all__ = ["PREFIX", "Settings", "dead_letter_queues"]
+__all__ = ["LONGEST_NAME", "PREFIX", "Settings", "dead_letter_queues", "refuse_long_names"]
 
 PREFIX = "resilience_"
+#: How many bytes AMQP has for the name of a queue.
+LONGEST_NAME = 255
 
 _NOT_GIVEN = object()
 
@@ -29,7 +31,8 @@ class Settings:
     #: message came from.
     dead_letter_queue: str = "dead_letter"
     #: Queue arguments for declaring the dead-letter queue on RabbitMQ, such as
-    #: ``{"x-queue-type": "quorum"}``. An existing queue is taken as it is.
+    #: ``{"x-queue-type": "quorum"}``, which is the default where the app's own queues are of that
+    #: type. An existing queue is taken as it is.
     dead_letter_queue_arguments: Mapping[str, Any] = field(default_factory=dict)
     #: How often a message may be started by a process that dies of it before it is a dead letter.
     max_worker_losses: int = 3
@@ -49,6 +52,10 @@ class Settings:
     hold_retries: str = "auto"
     #: False: failures are decided as by stock Celery, and nothing becomes a dead letter.
     enabled: bool = True
+    #: Where RabbitMQ's queue of a task has a dead-letter exchange of its own: ``"exchange"``: what
+    #: the task rejects goes there; ``"letter"``: it is a dead letter. A list names queues that have
+    #: one by a policy of RabbitMQ's, beside those that ``task_queues`` shows.
+    reject_on_dlx: str | Sequence[str] = "exchange"
     #: What no output may show: names of keyword arguments, and functions from text to text.
     redact: Redaction = ()
     #: Whether what is named like a credential (``password``, ``api_key``, ``access_token``,
@@ -76,6 +83,8 @@ class Settings:
                     f"Known are: {', '.join(PREFIX + n for n in sorted(known))}"
                 )
             values[name] = value
+        if _is_quorum(app):
+            values.setdefault("dead_letter_queue_arguments", {"x-queue-type": "quorum"})
         values.update({name: value for name, value in flags.items() if value is not None})
         return cls(**{name: _checked(name, value) for name, value in values.items()})
 
@@ -84,6 +93,18 @@ class Settings:
         (rule, then task), else the setting; ``{queue}`` is filled in."""
         chosen = next((c for c in choices if c is not None), self.dead_letter_queue)
         return chosen.replace("{queue}", queue)
+
+
+def _is_quorum(app: Any) -> bool:
+    """Whether *app* wants its queues on several of RabbitMQ's nodes: then letters lie there too."""
+    if app.conf.get("task_default_queue_type") == "quorum":
+        return True
+    queues = app.conf.get("task_queues") or ()
+    found = [
+        (getattr(queue, "queue_arguments", None) or {}).get("x-queue-type")
+        for queue in (queues.values() if isinstance(queues, Mapping) else queues)
+    ]
+    return bool(found) and set(found) == {"quorum"}
 
 
 def _keys(app: Any) -> list[str]:
@@ -122,6 +143,15 @@ def _checked(name: str, value: Any) -> Any:
         if value not in ("auto", "worker"):
             raise refuse('"auto" or "worker"')
         return value
+    if name == "reject_on_dlx":
+        if isinstance(value, str) and value in ("exchange", "letter"):
+            return value
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise refuse('"exchange", "letter" or a list of queues')
+        names = tuple(value)
+        if not all(isinstance(each, str) for each in names):
+            raise refuse('"exchange", "letter" or a list of queues')
+        return names
     if name == "failure_policies":
         if value is not None and (not isinstance(value, (str, PathLike)) or not str(value)):
             raise refuse("the path of a file")
@@ -164,6 +194,17 @@ def queue_name(value: object, where: str) -> str:
             f"{where}: only {{queue}} is filled in, as in 'dead.{{queue}}'; got {value!r}"
         )
     return value
+
+
+def refuse_long_names(app: Any, settings: Settings, queues: Iterable[str]) -> None:
+    """Raise ImproperlyConfigured for a dead-letter queue of *queues* that RabbitMQ can't name."""
+    for name in sorted(dead_letter_queues(app, settings, queues)):
+        if len(name.encode()) > LONGEST_NAME:
+            raise ImproperlyConfigured(
+                f"{name} can't name a dead-letter queue: RabbitMQ's names have at most "
+                f"{LONGEST_NAME} bytes, this one {len(name.encode())}. Choose a shorter "
+                f"{PREFIX}dead_letter_queue, or one without {{queue}}"
+            )
 
 
 def dead_letter_queues(app: Any, settings: Settings, queues: Iterable[str]) -> set[str]:

@@ -133,6 +133,7 @@ def _type(annotation: str) -> str:
         "int": "whole number",
         "bool": "True or False",
         "str | None": "text or None",
+        "str | Sequence[str]": "text or a list of names",
         "Mapping[str, Any]": "dict",
         "Mapping[str, Policy]": "dict: name to policy",
         "Mapping[str, Policy | str]": "dict: pattern to policy, or its name",

@@ -30,6 +30,7 @@ _PATIENCE = 30.0
 _CONNECT = 5.0
 #: What is said while it does not read what we send.
 SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
+_PERSISTENT = 2
 #: What a frame of headers has beside them, in bytes.
 _FRAME = 20
 
@@ -97,6 +98,8 @@ class Confirms:
     def _send(self, copy: Envelope, exchange: str, routing_key: str, done: Done) -> int:
         channel = self._channel
         properties = {k: v for k, v in copy.properties.items() if k != "priority"}
+        # However its sender has sent it: from here on RabbitMQ has what nobody else has.
+        properties["delivery_mode"] = _PERSISTENT
         message = channel.prepare_message(
             copy.body,
             priority=copy.properties.get("priority"),

@@ -34,8 +34,9 @@ def expired(scene: Scene) -> None:
 def expired_kept(scene: Scene) -> None:
     from celery_resilience.signals import keep_expiring
 
-    if not scene.stock:
-        keep_expiring()  # as install does for every app
+    if not scene.stock:  # as install does for every app
+        scene.client.app.conf.resilience_dead_letter_expired = True
+        keep_expiring(scene.client.app)
     for _ in range(5):
         scene.send("good", expires=0.2, ends="letter", starts=0, reasons="expired")
         scene.send("good")

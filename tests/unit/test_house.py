@@ -29,8 +29,7 @@ FLOORS = {
     4: "asking body attach "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
-    "origin pause revocation leaving aside "
-    "result_store",
+    "origin pause rejection revocation leaving aside result_store",
     5: "burial deadletters doctor embedded archive filters ids replay retries "
     "waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",

@@ -1,0 +1,147 @@
+"""What RabbitMQ keeps, drops and counts, and what that must not cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+from kombu import Queue
+
+from celery_resilience import install
+from celery_resilience.decision import Reason
+from celery_resilience.settings import Settings, refuse_long_names
+from tests.client import Client
+from tests.integration.test_brokers import Result, Rig
+from tests.servers import eventually
+from tests.worker import Broker, Worker
+
+RABBITS = "tests.apps.rabbits"
+StartWorker = Callable[..., Worker]
+
+on_classic = pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+on_quorum = pytest.mark.parametrize("broker", ["rabbitmq-quorum"], indirect=True)
+on_4 = pytest.mark.parametrize("broker", ["rabbitmq4-quorum"], indirect=True)
+
+
+@pytest.fixture
+def rig(broker: Broker) -> Iterator[Rig]:
+    made = Rig(broker.broker_url, broker.queue_type)
+    yield made
+    made.moves.close()
+    made.connection.release()
+
+
+def send(client: Client, task: str, *args: Any, **options: Any) -> Any:
+    return client.app.send_task(f"{RABBITS}.{task}", args, **options)
+
+
+def rabbits(client: Client, broker: Broker, queues: Any = None, **conf: Any) -> dict[str, str]:
+    """The environment of a worker with these queues and settings."""
+    own = {"x-queue-type": broker.queue_type}
+    told = {name: {**own, **(more or {})} for name, more in (queues or {"shop": {}}).items()}
+    return {**client.env, "QUEUES": json.dumps(told), "CONF": json.dumps(conf)}
+
+
+# Tasks that expire
+
+
+@on_classic
+def test_what_expires_with_no_worker_there_is_dropped_unless_that_is_kept(
+    broker: Broker, client: Client
+) -> None:
+    """As on stock: a queue that nobody consumes does not fill up with what nobody wants."""
+    for keep, queue in ((False, "shop"), (True, "other")):
+        app = Celery("producer", broker=broker.broker_url, set_as_current=False)
+        install(app)
+        app.conf.update(resilience_dead_letter_expired=keep, task_queues=[Queue(queue)])
+        for _ in range(5):
+            app.send_task("t", expires=0.05, queue=queue)
+        app.close()
+    eventually(lambda: client.count("shop") == 0, message="five that nobody keeps are dropped")
+    assert client.count("other") == 5
+
+
+# What a task rejects
+
+
+@pytest.mark.parametrize("chosen", ["exchange", "letter", ["by-policy"]], ids=str)
+@on_classic
+def test_what_is_rejected_goes_where_its_queue_sends_it(
+    broker: Broker, client: Client, start_worker: StartWorker, chosen: Any
+) -> None:
+    """The owner's exchange gets it, and no letter is made of it; unless letters were chosen."""
+    with client.app.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.exchange_declare("parking", "fanout", durable=True, auto_delete=False)
+        channel.queue_declare("parked", durable=True, auto_delete=False)
+        channel.queue_bind("parked", "parking")
+    queues = {"shop": None, "other": {"x-dead-letter-exchange": "parking"}, "by-policy": None}
+    env = rabbits(client, broker, queues, resilience_reject_on_dlx=chosen)
+    worker = start_worker(RABBITS, broker, env=env)
+    for queue in ("shop", "other"):
+        send(client, "rejects", queue, queue=Queue(queue, no_declare=True))
+    letters, parked = (2, 0) if chosen == "letter" else (1, 1)
+    eventually(lambda: client.count("dead_letter") == letters)
+    eventually(lambda: client.count("parked") == parked)
+    assert {letter.reason for letter in client.letters()} == {Reason.REJECTED}
+    assert client.executions() == {"shop": 1, "other": 1}
+    assert ("of other rejects goes" in worker.log()) is (chosen == "exchange")
+    assert ("of by-policy, other rejects goes" in worker.log()) is (chosen == ["by-policy"])
+
+
+# Dead-letter queues
+
+
+@on_4
+def test_letters_lie_in_a_queue_of_the_apps_own_type(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """A classic one would be away with its node, and all workers would stand still with it."""
+    start_worker(RABBITS, broker, env=rabbits(client, broker))
+    send(client, "dies", "d", queue=Queue("shop", no_declare=True))
+    eventually(lambda: client.count("dead_letter") == 1)
+    with client.app.connection_for_write() as connection:
+        arguments = {"x-queue-type": "quorum", "x-delivery-limit": -1}
+        connection.default_channel.queue_declare(
+            "dead_letter", durable=True, auto_delete=False, arguments=arguments
+        )  # else it is refused
+
+
+@on_classic
+def test_whatever_a_message_was_its_copies_are_persistent(rig: Rig) -> None:
+    """A letter, a retry and a replay outlive a restart of RabbitMQ."""
+    for move in ("bury", "hold", "hold a while"):
+        rig.publish([[], {}, {}], delivery_mode=1)
+        received = rig.receive()
+        assert received.message.properties["delivery_mode"] == 1
+        result = Result()
+        if move == "bury":
+            rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+        else:
+            rig.moves.hold(received, received.envelope, 1.5 if "while" in move else 0, result)
+        assert result.only is None
+        received.let_go()
+        if move == "hold":
+            copy = rig.receive()
+            assert copy.message.properties["delivery_mode"] == 2
+            copy.let_go()
+    eventually(lambda: rig.moves.count("celery_resilience.delay.1") == 0)
+    assert rig.receive().message.properties["delivery_mode"] == 2
+    (letter,) = rig.lying("dead_letter")
+    assert letter.properties["delivery_mode"] == 2
+
+
+LONG = "a" * 252
+
+
+def test_a_dead_letter_queue_that_rabbitmq_cannot_name_is_refused() -> None:
+    """At the worker's start, and with the way out."""
+    app = Celery("long", broker="memory://", set_as_current=False)
+    settings = Settings(dead_letter_queue="dead.{queue}")
+    refuse_long_names(app, settings, ["shop", "ü" * 125])
+    with pytest.raises(ImproperlyConfigured, match=r"at most 255 bytes, this one 257"):
+        refuse_long_names(app, settings, ["shop", LONG])
