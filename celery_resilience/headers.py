@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = [
+    "ASTRAY",
     "BROKERS_OWN",
     "DEATHS",
     "DUE",
@@ -27,6 +28,9 @@ HEADER = "celery_resilience"
 #: its own bookkeeping.
 MOST_HEADERS = 120_000
 
+#: The exchange, and the queue behind it, of what has no other place in RabbitMQ: a retry whose
+#: queue has gone with its dead-letter queue, the copy of a letter that is looked at.
+ASTRAY = "celery_resilience.astray"
 #: The exchange that a retry which has waited in RabbitMQ comes through, into its queue.
 DUE = "celery_resilience.due"
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
-
-from amqp.spec import Basic
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received, Unroutable, queues
 from celery_resilience.brokers.channels import is_alive
@@ -23,6 +19,7 @@ from celery_resilience.brokers.delay import (
     routing_key,
     waiting_levels,
 )
+from celery_resilience.brokers.looks import Look
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 from celery_resilience.settings import Settings
@@ -30,25 +27,6 @@ from celery_resilience.settings import Settings
 __all__ = ["AmqpBroker"]
 
 logger = logging.getLogger("celery_resilience")
-
-#: How long a queue is waited for that has said it has more messages, in seconds.
-_QUIET = 2.0
-#: How long one is waited for that has handed out all that it counts, in seconds.
-_AT_THE_END = 0.2
-#: The largest prefetch count that AMQP can say.
-_MOST_AT_ONCE = 65535
-
-
-@dataclass
-class _Look:
-    """Messages of a queue that RabbitMQ has lent us."""
-
-    channel: Any
-    queue: str
-    tag: Any = None
-    #: Those that were handed on, and those that wait for that.
-    held: list[Any] = field(default_factory=list)
-    arrived: list[Any] = field(default_factory=list)
 
 
 class AmqpBroker:
@@ -59,7 +37,7 @@ class AmqpBroker:
         self._confirms = Confirms(connection, hub)
         self._settings = settings or Settings()
         self._delay = Delay()
-        self._looks: list[_Look] = []
+        self._looks: list[Look] = []
 
     # Moves
 
@@ -171,26 +149,11 @@ class AmqpBroker:
 
     def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
         self._confirms.open()
-        there = queues.size(self._confirms.connection, queue)
-        if there is None or limit == 0:
+        if limit == 0 or queues.size(self._confirms.connection, queue) is None:
             return
-        # A channel of its own: should we die, it closes and RabbitMQ takes everything back.
-        channel = self._confirms.connection.channel()
-        look = _Look(channel, queue)
+        look = Look(self._confirms, queue)
         self._looks.append(look)
-        channel.basic_qos(0, 0 if limit is None or limit > _MOST_AT_ONCE else limit, False)
-        look.tag = channel.basic_consume(queue, callback=look.arrived.append)
-        while limit is None or len(look.held) < limit:
-            if not look.arrived:
-                # What was given back a moment ago may not be counted yet.
-                quiet = _QUIET if len(look.held) < there else _AT_THE_END
-                try:
-                    self._confirms.connection.drain_events(timeout=quiet)
-                except TimeoutError:
-                    break
-                continue
-            message = channel.message_to_python(look.arrived.pop(0))
-            look.held.append(message)
+        for message in look.messages(limit):
             yield Found(Envelope.received(message, queue), key=message)
 
     def release(self, found: Found, copy: Envelope, queue: str) -> None:
@@ -205,25 +168,9 @@ class AmqpBroker:
     def close(self) -> None:
         with self._confirms.lock:
             for look in self._looks:
-                if look.channel.is_open:
-                    self._give_back(look)
+                look.give_back()
             self._looks.clear()
             self._confirms.disconnect(BrokerError("closed"))
-
-    def _give_back(self, look: _Look) -> None:
-        """Return what was looked at, and wait until it is there for the next one to look at."""
-        look.channel.basic_cancel(look.tag)  # what is on its way has arrived afterwards
-        lent = sum(not message.acknowledged for message in look.held) + len(look.arrived)
-        # All in one go, and before the channel closes: a quorum queue takes back what was
-        # rejected one by one, or with the channel, in any order.
-        if lent:
-            look.channel.send_method(Basic.Nack, "Lbb", (0, True, True))
-        look.channel.close()
-        until = time.monotonic() + _QUIET
-        while time.monotonic() < until:
-            if (queues.size(self._confirms.connection, look.queue) or 0) >= lent:
-                return
-            time.sleep(0.01)
 
 
 def _forget(message: Any) -> None:

@@ -12,8 +12,8 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,8 @@ _CONNECT = 5.0
 #: What is said while it does not read what we send.
 SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
 _PERSISTENT = 2
+#: How many are under way at most, where many are published and not waited for.
+_AT_ONCE = 500
 #: What a frame of headers has beside them, in bytes.
 _FRAME = 20
 
@@ -52,6 +54,8 @@ class Confirms:
         self._blocked = False
         #: What the message under way needs is being made: RabbitMQ has to answer.
         self._preparing = False
+        #: Many are published, and nobody waits for each.
+        self._pipelined = False
         self.lock = threading.RLock()
 
     def publish(
@@ -82,8 +86,22 @@ class Confirms:
                     self.disconnect(exc)
                 done(exc)
                 return
-            if self._hub is None:
+            if self._pipelined:
+                self._wait(lambda: len(self._under_way) < _AT_ONCE, _PATIENCE)
+            elif self._hub is None:
                 self._wait(lambda: number not in self._under_way, _PATIENCE)
+
+    @contextmanager
+    def pipelined(self) -> Iterator[None]:
+        """Wait, without a loop too, only at the end for the confirms of all that is published
+        within, or to their failures."""
+        with self.lock:
+            self._pipelined = True
+            try:
+                yield
+            finally:
+                self._pipelined = False
+                self._wait(lambda: not self._under_way, _PATIENCE)
 
     def _prepare(self, prepare: Callable[[], None]) -> None:
         outer, self._preparing = self._preparing, True

@@ -16,7 +16,7 @@ from celery_resilience.decision import Reason
 from celery_resilience.settings import Settings, refuse_long_names
 from tests.client import Client
 from tests.integration.test_brokers import Result, Rig
-from tests.servers import eventually
+from tests.servers import RabbitServer, eventually
 from tests.worker import Broker, Worker
 
 RABBITS = "tests.apps.rabbits"
@@ -24,6 +24,9 @@ StartWorker = Callable[..., Worker]
 
 on_classic = pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
 on_quorum = pytest.mark.parametrize("broker", ["rabbitmq-quorum"], indirect=True)
+both_versions = pytest.mark.parametrize(
+    "broker", ["rabbitmq-quorum", "rabbitmq4-quorum"], indirect=True
+)
 on_4 = pytest.mark.parametrize("broker", ["rabbitmq4-quorum"], indirect=True)
 
 
@@ -33,6 +36,13 @@ def rig(broker: Broker) -> Iterator[Rig]:
     yield made
     made.moves.close()
     made.connection.release()
+
+
+@pytest.fixture
+def server(broker: Broker, request: pytest.FixtureRequest) -> RabbitServer:
+    """The one that *broker* is on."""
+    made: RabbitServer = request.getfixturevalue(f"{broker.name.split('-')[0]}_server")
+    return made
 
 
 def send(client: Client, task: str, *args: Any, **options: Any) -> Any:
@@ -133,6 +143,60 @@ def test_whatever_a_message_was_its_copies_are_persistent(rig: Rig) -> None:
     assert rig.receive().message.properties["delivery_mode"] == 2
     (letter,) = rig.lying("dead_letter")
     assert letter.properties["delivery_mode"] == 2
+
+
+# Looking
+
+
+def limit_deliveries(server: RabbitServer, broker: Broker, queue: str, limit: int) -> None:
+    """As an operator's policy does."""
+    vhost = broker.broker_url.rsplit("/", 1)[1]
+    server.evaluate(
+        f'rabbit_policy:set(<<"{vhost}">>, <<"limit">>, <<"^{queue}$">>, '
+        f'[{{<<"delivery-limit">>, {limit}}}], 0, <<"queues">>, <<"tests">>).'
+    )
+
+
+def look(moves: Any, queue: str = "dead_letter", die: bool = False) -> list[str]:
+    """The ids of what lies there; *die*: as a command that is killed."""
+    found = [each.envelope.headers["id"] for each in moves.look(queue)]
+    if die:
+        moves._confirms.connection.collect()
+        moves._looks.clear()
+    moves.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("broker", "limit"),
+    [("rabbitmq-quorum", 1), ("rabbitmq-quorum", 5), ("rabbitmq4-quorum", None)],
+    indirect=["broker"],
+)
+def test_a_look_never_costs(
+    broker: Broker, rig: Rig, server: RabbitServer, limit: int | None
+) -> None:
+    """Whatever limit of deliveries a policy sets, or RabbitMQ 4 itself; and killed looks too."""
+    arguments = {"x-queue-type": "quorum"}
+    Queue("dead_letter", queue_arguments=arguments).bind(rig.channel).declare()
+    if limit is not None:
+        limit_deliveries(server, broker, "dead_letter", limit)
+    names = [f"{n:02}" for n in range(30)]
+    for name in names:
+        headers = {"task": "t", "id": name}
+        rig.connection.Producer().publish([], routing_key="dead_letter", headers=headers)
+    killed = {4, 9} if limit != 1 else set()
+    for n in range(23 if limit is None else 8):
+        looked = look(rig.moves, die=n in killed)
+        assert sorted(looked) == names, f"look {n}"
+        if n not in killed and n - 1 not in killed:
+            assert looked == names, f"the order at look {n}"
+        eventually(
+            lambda: rig.moves.count("dead_letter") == 30,
+            message=f"{n}: {rig.moves.count('dead_letter')}",
+        )
+
+
+# Names
 
 
 LONG = "a" * 252
