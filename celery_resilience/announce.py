@@ -79,7 +79,6 @@ def announce_failure(
             if isinstance(exc, TimeLimitExceeded):
                 _call_hooks(request, exc, exc_info)
             task.request_stack.pop()
-        logger.error("Task handler raised error: %r", exc)
     if send_event and _wants_events(request):
         request.send_event(
             "task-failed", exception=saferepr(exc), traceback=str(exc_info.traceback)

@@ -137,6 +137,7 @@ class Guard:
             worker=c.hostname,
             error=ErrorFacts.of(error) if error is not None else None,
             rule=rule or f"this worker can't make a task of it ({reason})",
+            exception=error,
         )
         return envelope
 

@@ -41,6 +41,10 @@ class Outcome:
     context: tuple[dict[str, Any], ...] | None = None
     #: The body has succeeded; this is left to be done.
     succeeded: Succeeded | None = None
+    #: The exception has come out of the body: whoever wraps that has seen it.
+    seen: bool = False
+    #: The exception itself, where the main process decides: it can't cross from a child.
+    exception: BaseException | None = None
 
 
 def carry(einfo: object, outcome: Outcome) -> None:

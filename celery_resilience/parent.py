@@ -60,7 +60,8 @@ def decide_here(request: Any, exc: BaseException, most_losses: int) -> Outcome:
         verdict, decision = classify(exc), GiveUp(Reason.PERMANENT, rule="its policy raised")
     if lost and isinstance(decision, RetryLater) and history.losses + 1 >= most_losses:
         decision = GiveUp(Reason.WORKER_LOST, rule=f"max_worker_losses={most_losses}")
-    return Outcome(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
+    ran = max(0.0, time.time() - began)
+    return Outcome(decision, verdict, error, at=began, ran=ran, exception=exc)
 
 
 def decide_put_back(request: Any, exc: BaseException) -> Outcome:

@@ -147,7 +147,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             outcome = replace(outcome, decision=replace(outcome.decision, delay=0.0))
         state.task_ready(self)
         try:
-            if isinstance(outcome.decision, RetryLater):
+            if isinstance(outcome.decision, RetryLater) or isinstance(exc, _exceptions.Retry):
                 announce_retry(self, exc, exc_info, outcome, here)
             else:
                 announce_failure(self, exc, exc_info, here, send_event)

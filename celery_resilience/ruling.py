@@ -272,6 +272,7 @@ def _outcome(attempt: Running, exc: BaseException, decision: Decision, verdict: 
         at=attempt.at,
         ran=max(0.0, time.time() - attempt.at),
         context=attempt.context_levels(),
+        seen=attempt.inside,
     )
 
 

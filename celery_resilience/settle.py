@@ -22,6 +22,7 @@ from celery_resilience.letter import DeadLetter
 from celery_resilience.moves import Move, Moves
 from celery_resilience.outcome import Outcome
 from celery_resilience.policy import LONGEST_DELAY
+from celery_resilience.reporting import logger_of_letters
 from celery_resilience.settings import Settings
 from celery_resilience.verdict import Verdict
 
@@ -122,7 +123,7 @@ class Settler:
         self.bury(
             received, decision.reason, subject=subject, worker=worker, history=history,
             error=outcome.error, verdict=outcome.verdict, rule=decision.rule,
-            queues=(decision.queue, task_queue),
+            queues=(decision.queue, task_queue), seen=outcome.seen, exception=outcome.exception,
         )  # fmt: skip
 
     def put_back(
@@ -165,9 +166,15 @@ class Settler:
         verdict: Verdict | None = None,
         rule: str = "",
         queues: tuple[str | None, ...] = (),
+        seen: bool = False,
+        exception: BaseException | None = None,
     ) -> None:
         """Make a dead letter of the message *received*, in the first of *queues* that is given,
-        else in the setting's. Raises nothing."""
+        else in the setting's. Raises nothing.
+
+        *seen* says that error trackers know of it; else the line about it is their event, with
+        the *exception* where there is one.
+        """
         letter = DeadLetter.write(
             reason,
             received.envelope,
@@ -183,10 +190,11 @@ class Settler:
         )
         queue = self.settings.queue_for(received.envelope.queue, *queues)
         arguments = self.settings.dead_letter_queue_arguments
-        logger.error(
+        logger_of_letters(seen).error(
             "%s: dead letter %s in %s: %s, attempts: %d (%s, %s)",
             subject, letter.id, queue, reason, letter.history.count,
             letter.error.error or "no error", rule or letter.verdict_rule or "no rule",
+            exc_info=exception,
         )  # fmt: skip
 
         def write(copy: Envelope, too_large: Callable[[], None] | None = None) -> None:
