@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.contrib import pytest as _celerys
+from celery.contrib.testing import app as _celerys
 
 from celery_resilience import install
 
-_stock: Any = _celerys.TestApp  # type: ignore[attr-defined]
+_stock: Any = _celerys.TestApp
 
 
 def _installed(*args: Any, **options: Any) -> Any:
@@ -17,4 +17,4 @@ def _installed(*args: Any, **options: Any) -> Any:
     return app
 
 
-_celerys.TestApp = _installed  # type: ignore[attr-defined]
+_celerys.TestApp = _installed
