@@ -34,7 +34,9 @@ def wrap_body(cls: type[ResilientTask]) -> None:
     stated = inspect.getattr_static(cls, "run")
     if hasattr(stated, "decides") or stated is Task.run:
         return
-    is_method = not isinstance(stated, (staticmethod, classmethod)) and hasattr(stated, "__get__")
+    # Python 3.13's partial has a __get__, which binds nothing yet.
+    unbound = (staticmethod, classmethod, functools.partial)
+    is_method = not isinstance(stated, unbound) and hasattr(stated, "__get__")
     body: Any = stated
     if not is_method:
         body = stated.__get__(None, cls) if hasattr(stated, "__get__") else stated
