@@ -20,7 +20,7 @@ from celery_resilience.brokers.frames import UNREADABLE
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
-from celery_resilience.origin import queue_of, readdress
+from celery_resilience.origin import readdress, received_by
 from celery_resilience.settle import Settler
 
 __all__ = ["Guard"]
@@ -102,16 +102,16 @@ class Guard:
         if hasattr(channel, "on_garbage"):
             channel.on_garbage = partial(self._on_garbage, channel)
 
-    def _on_garbage(self, channel: Any, payload: bytes, queue: str, tag: str) -> None:
+    def _on_garbage(self, channel: Any, taken: Any) -> None:
         received = Received(
-            SimpleNamespace(channel=channel, delivery_tag=tag),
-            Envelope(payload, None, None, headers={}, queue=queue),
+            SimpleNamespace(channel=channel, delivery_tag=taken.tag, take=taken.number),
+            Envelope(taken.payload, None, None, headers={}, queue=taken.queue),
             let_go=lambda: None,  # it was never delivered: the move takes it from what is held
         )
         self._settler.bury(
             received,
             Reason.UNDECODABLE,
-            subject=f"something in {queue}",
+            subject=f"something in {taken.queue}",
             worker=self._c.hostname,
             rule="it is no message",
         )
@@ -123,11 +123,9 @@ class Guard:
         error: BaseException | None = None,
         rule: str = "",
     ) -> Envelope:
-        c, envelope = self._c, Envelope.received(message, queue_of(message, self._c.app))
-        received = Received(
-            message,
-            envelope,
-            let_go=lambda: message.ack_log_error(logger, c.connection_errors),
+        c = self._c
+        received = received_by(
+            c.app, message, lambda: message.ack_log_error(logger, c.connection_errors)
         )
         headers = message.headers if isinstance(message.headers, dict) else {}
         self._settler.bury(
@@ -139,7 +137,7 @@ class Guard:
             rule=rule or f"this worker can't make a task of it ({reason})",
             exception=error,
         )
-        return envelope
+        return received.envelope
 
 
 class _Unknown:

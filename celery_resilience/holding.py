@@ -26,6 +26,7 @@ class Holding:
     def __init__(self) -> None:
         self._holder: Any = None
         self._broker: Any = None
+        self._channel: Any = None
         self._mover = Mover()
         #: The delivery tags of what went on while there was no connection.
         self._running: set[str] = set()
@@ -60,7 +61,12 @@ class Holding:
             given = broker.leases.give_back(self._holder.id, keep=keep)
             if given:
                 logger.info("%d messages that had not been begun are given back", given)
+            holder = self._holder
+            left = {tag: each for tag, each in holder.left.items() if tag not in keep}
+            broker.leases.write_again(holder.id, left)
+            holder.left.clear()
         self._running.clear()
+        self._channel = c.task_consumer.channel
         self._mover.use(broker.keeper(self._holder))
 
     def leave(self) -> None:
@@ -68,10 +74,15 @@ class Holding:
         self._mover.stop()
         if self._holder is None:
             return
+        leases, holder = self._broker.leases, self._holder
+        left = {**holder.left, **getattr(self._channel.qos, "left", dict)()}
+        for done in holder.unsent:
+            left.pop(done, None)
         try:
-            self._broker.leases.let_go(self._holder)
-            self._broker.leases.give_back(self._holder.id)
-            self._broker.leases.leave(self._holder.id)
+            leases.let_go(holder)
+            leases.give_back(holder.id)
+            leases.write_again(holder.id, left)
+            leases.leave(holder.id)
         except Exception as exc:
             logger.warning("what this worker holds will be given back by another one: %r", exc)
 

@@ -47,6 +47,9 @@ class Move:
     too_large: Callable[[], None] | None = None
     #: It writes a dead letter: while that fails, no more messages are taken.
     is_letter: bool = False
+    #: Called when it is over and has worked, and when its first try has failed: for the log.
+    worked: Callable[[], None] = lambda: None
+    pending: Callable[[], None] = lambda: None
     tries: int = 0
     #: It has failed and waits for its next try: whoever begins it first is the only one.
     waiting: bool = False
@@ -145,12 +148,13 @@ class Moves:
     def close(self) -> None:
         """Give back the connection and the wake-up pipe."""
         for move in self._moves.values():
-            if move.received.acked:
+            if move.received.acked or move.received.no_ack:
+                why = "acks_late=False" if move.received.acked else "its queue is no_ack"
                 logger.critical(
                     "%s: LOST: it could not be settled, and its broker has let it go before it "
-                    "ran (acks_late=False)",
-                    move.subject,
-                )
+                    "ran (%s)",
+                    move.subject, why,
+                )  # fmt: skip
             else:
                 logger.error(
                     "%s: could not be settled; its broker will deliver it again", move.subject
@@ -196,6 +200,7 @@ class Moves:
                 logger.warning("%s: settled at try %d", move.subject, move.tries)
                 if not self._waiting():
                     self._said.clear()
+            move.worked()
             move.received.let_go()
         elif isinstance(problem, NotOurs):
             logger.warning("%s: not settled: %s", move.subject, problem)
@@ -220,6 +225,8 @@ class Moves:
         if len(self._said) > 100:  # whoever puts an id into his words
             self._said.clear()
         self._said.add(said)
+        if move.tries == 1:
+            move.pending()
         self._moves[move.number], move.waiting = move, True
         if move.is_letter and self.looping:
             self._pause.begin()

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from amqp.exceptions import ConsumerCancelled
 
+from celery_resilience.brokers import Received
 from celery_resilience.brokers.queues import DELETED
+from celery_resilience.envelope import Envelope, seconds_until
 from celery_resilience.headers import DUE, QUEUE
 
-__all__ = ["name_the_queue", "queue_of", "readdress", "remember_tags", "watch_deletions"]
+__all__ = [
+    "name_the_queue",
+    "queue_of",
+    "readdress",
+    "received_by",
+    "remember_tags",
+    "watch_deletions",
+]
 
 _TAGS = "_resilience_tags"
 #: So many tags are known, the newest: each connection has one for each queue.
@@ -67,6 +78,46 @@ def queue_of(message: Any, app: Any) -> str:
         return str(raw[QUEUE])
     queue = app.__dict__.get(_TAGS, {}).get(info.get("consumer_tag"))
     return str(queue or info.get("routing_key") or "")
+
+
+def received_by(
+    app: Any, message: Any, let_go: Callable[[], None], *, acked: bool = False
+) -> Received:
+    """What a worker of *app* was given with *message*, to be settled."""
+    name = queue_of(message, app)
+    queue = app.amqp.queues.get(name)
+    envelope = Envelope.received(message, name)
+    return Received(
+        message, envelope, let_go, acked,
+        no_ack=bool(getattr(queue, "no_ack", False)),
+        volatile=_is_volatile(envelope, queue),
+    )  # fmt: skip
+
+
+#: Arguments of a queue that may make RabbitMQ drop what comes back into it.
+_DROPPING = {"x-expires", "x-message-ttl", "x-max-length", "x-max-length-bytes"}
+
+
+def _is_volatile(envelope: Envelope, queue: Any) -> bool:
+    """Whether RabbitMQ may not deliver it again after a connection, or RabbitMQ itself, was lost.
+
+    It does not tell a client whether it was restarted, nor whether a queue was made again.
+    """
+    arguments = dict(getattr(queue, "queue_arguments", None) or {})
+    expires = envelope.headers.get("expires")
+    left = seconds_until(expires, time.time()) if isinstance(expires, str) else None
+    return bool(
+        getattr(queue, "auto_delete", False)
+        or getattr(queue, "exclusive", False)
+        or not getattr(queue, "durable", True)
+        or _DROPPING.intersection(arguments)
+        or any(getattr(queue, name, None) for name in ("expires", "message_ttl", "max_length"))
+        or (left is not None and left <= 0)
+        or (
+            envelope.properties.get("delivery_mode") != 2
+            and arguments.get("x-queue-type") not in ("quorum", "stream")
+        )
+    )
 
 
 def readdress(message: Any, app: Any) -> None:

@@ -28,11 +28,10 @@ from celery_resilience.announce import (
 )
 from celery_resilience.brokers import Received
 from celery_resilience.decision import Reason, RetryLater
-from celery_resilience.envelope import Envelope
 from celery_resilience.headers import HEADER
 from celery_resilience.leaving import remember_killed
 from celery_resilience.malformed import refuse_malformed
-from celery_resilience.origin import queue_of
+from celery_resilience.origin import received_by
 from celery_resilience.outcome import Outcome, carried
 from celery_resilience.parent import (
     came_before,
@@ -310,9 +309,4 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 message.ack_log_error(logger, self._connection_errors)
                 self.acknowledged = True
 
-        return Received(
-            message=message,
-            envelope=Envelope.received(message, queue_of(message, self._app)),
-            let_go=let_go,
-            acked=self.acknowledged,
-        )
+        return received_by(self._app, message, let_go, acked=self.acknowledged)

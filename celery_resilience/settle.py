@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -190,18 +191,28 @@ class Settler:
         )
         queue = self.settings.queue_for(received.envelope.queue, *queues)
         arguments = self.settings.dead_letter_queue_arguments
-        logger_of_letters(seen).error(
-            "%s: dead letter %s in %s: %s, attempts: %d (%s, %s)",
-            subject, letter.id, queue, reason, letter.history.count,
-            letter.error.error or "no error", rule or letter.verdict_rule or "no rule",
-            exc_info=exception,
-        )  # fmt: skip
+
+        def log(*, pending: bool) -> None:
+            """Say that the letter lies there, or that it could not be written yet."""
+            logger_of_letters(seen).log(
+                logging.WARNING if pending else logging.ERROR,
+                "%s: dead letter %s %s %s: %s, attempts: %d (%s, %s)",
+                subject, letter.id, "pending for" if pending else "in", queue, reason,
+                letter.history.count, letter.error.error or "no error",
+                rule or letter.verdict_rule or "no rule",
+                exc_info=None if pending else exception,
+            )  # fmt: skip
 
         def write(copy: Envelope, too_large: Callable[[], None] | None = None) -> None:
             def begin(done: Done) -> None:
                 self.moves.broker.bury(received, copy, queue, arguments, done)
 
-            self.moves.start(Move(received, begin, subject, too_large=too_large, is_letter=True))
+            self.moves.start(
+                Move(
+                    received, begin, subject, too_large=too_large, is_letter=True,
+                    worked=partial(log, pending=False), pending=partial(log, pending=True),
+                )
+            )  # fmt: skip
 
         write(letter.to_envelope(), lambda: write(letter.to_envelope(packed=True)))
 

@@ -31,7 +31,7 @@ Done = Callable[["BaseException | None"], None]
 
 
 class NotOurs(BrokerError):
-    """The original has been handed to somebody else meanwhile: nothing was written."""
+    """The original is no longer this worker's: nothing was written."""
 
 
 class Unroutable(BrokerError):
@@ -53,6 +53,15 @@ class Received:
     let_go: Callable[[], None]
     #: It was acknowledged before its body ran: there is nothing left to let go.
     acked: bool = False
+    #: Its queue is consumed without acknowledgements: the broker has let it go at once.
+    no_ack: bool = False
+    #: A broker that loses the connection may not deliver it again.
+    volatile: bool = False
+
+    @property
+    def name(self) -> str:
+        """The id of its task, for the log."""
+        return str(self.envelope.properties.get("correlation_id") or "a message without an id")
 
 
 @dataclass(frozen=True)

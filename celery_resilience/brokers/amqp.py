@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received, Unroutable, queues
-from celery_resilience.brokers.channels import is_alive
 from celery_resilience.brokers.confirms import SHORT, Confirms
 from celery_resilience.brokers.delay import (
     USUAL,
@@ -20,6 +19,7 @@ from celery_resilience.brokers.delay import (
     waiting_levels,
 )
 from celery_resilience.brokers.looks import Look
+from celery_resilience.brokers.ownership import on_rabbitmq
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 from celery_resilience.settings import Settings
@@ -109,14 +109,19 @@ class AmqpBroker:
         done: Done,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        channel = received.message.channel
-        if not received.acked and _was_deleted(received.message):
-            _forget(received.message)
-        elif not received.acked and (channel is None or not is_alive(received.message)):
-            # RabbitMQ has taken the message back with the channel and delivers it again.
-            done(NotOurs("its channel is closed: RabbitMQ delivers it again"))
+        whose = on_rabbitmq(received)
+        if not whose.is_ours:
+            done(NotOurs(whose.value))
             return
-        self._confirms.publish(copy, exchange, key, done, prepare)
+        if not whose.has_original:
+            _forget(received.message)
+
+        def over(problem: BaseException | None) -> None:
+            if problem is None and whose.is_unusual:
+                logger.warning("%s: %s; its copy is published", received.name, whose.value)
+            done(problem)
+
+        self._confirms.publish(copy, exchange, key, over, prepare)
 
     def flush(self, timeout: float) -> None:
         self._confirms.flush(timeout)
@@ -180,9 +185,3 @@ def _forget(message: Any) -> None:
         message._state = "ACK"
 
     message.ack = ack
-
-
-def _was_deleted(message: Any) -> bool:
-    """Whether it has gone with its queue: RabbitMQ delivers it to nobody any more."""
-    deleted = getattr(message.channel, queues.DELETED, ())
-    return bool(deleted) and message.delivery_info["consumer_tag"] in deleted

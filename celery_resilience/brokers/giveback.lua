@@ -1,14 +1,17 @@
 -- Give back a message that a worker holds: put it where it is read next, then let it go.
 --
--- KEYS  1 hash of what is held   2 destination list
+-- KEYS  1 hash of what is held   2 destination list   3 the takes
 -- ARGV  1 delivery tag           2 the message, with a tag of its own
+--       3 the worker, and        4 the number of its take: also if the server has forgotten it
 --
--- Returns 1, or 0 if it is not held any more: then nothing was written.
-if redis.call("HEXISTS", KEYS[1], ARGV[1]) == 0 then
+-- Returns what `whose` says; 0: then nothing was written.
+local is = whose(KEYS[1], ARGV[1], KEYS[3], ARGV[3], ARGV[4])
+if is == 0 then
   return 0
 end
--- A server whose memory is full refuses a first write that takes room, and this one takes none.
-redis.call("HDEL", KEYS[1], "")
-redis.call("RPUSH", KEYS[2], ARGV[2])
-redis.call("HDEL", KEYS[1], ARGV[1])
-return 1
+-- It may be deleted. And a server whose memory is full refuses a first write that takes room, and
+-- this one takes none.
+call("HDEL", KEYS[1], "")
+call("RPUSH", KEYS[2], ARGV[2])
+call("HDEL", KEYS[1], ARGV[1])
+return is

@@ -14,22 +14,16 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
-from typing import TYPE_CHECKING, Any
-
-from kombu.transport import redis as _redis
-from kombu.transport import virtual
-from kombu.utils.json import dumps
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_resilience.brokers.lua import KEYS, lua
-from celery_resilience.headers import QUEUE
 
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["GRACE", "LEASE", "RENEW", "HeldQoS", "Holder", "Leases", "take_over"]
+__all__ = ["GRACE", "LEASE", "RENEW", "Holder", "Leases", "Left", "plain_client"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -37,6 +31,10 @@ logger = logging.getLogger("celery_resilience")
 LEASE, RENEW = 30.0, 5.0
 #: After an outage everybody's lease has run out: how long the others are given to come back.
 GRACE = 10.0
+#: How long the takes of a worker that was taken for dead are remembered, in seconds.
+_REMEMBER = 86400.0
+#: A script's answer: the server does not know any more that this worker has held a message.
+_FORGOTTEN = 2
 
 
 class Holder:
@@ -50,99 +48,19 @@ class Holder:
         self.late_at = -math.inf
         #: The tags of what was let go when its connection had gone: the next one says so.
         self.unsent: list[str] = []
+        #: The number of its last take, as the server has told it.
+        self.last_take = 0
+        #: What was neither let go nor settled when its channel closed, by its tag.
+        self.left: dict[str, Left] = {}
 
 
-class HeldQoS(_redis.QoS):
-    """kombu's QoS, which holds messages in the hash of its channel's ``holder``."""
+class Left(NamedTuple):
+    """A message that a worker has in its memory, as it would be written down where it is held."""
 
-    channel: Any
-    _delivered: Any
-    #: Tags of messages that the script which took them has written down already.
-    popped: set[str]
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        if delivery_tag in self.popped:
-            self.popped.discard(delivery_tag)
-        else:
-            raw = dict(message._raw)
-            place = _list_of(self.channel, raw, raw.pop(QUEUE, None))
-            self._write_down(delivery_tag, f"{place}\n{dumps(raw)}")
-        virtual.QoS.append(self, message, delivery_tag)
-
-    def _write_down(self, tag: str, value: str) -> None:
-        from redis.exceptions import OutOfMemoryError
-
-        key = self.channel.holder.key
-        try:
-            with self.channel.conn_or_acquire() as client:
-                client.hset(key, tag, value)
-        except OutOfMemoryError:  # it has left its list already, and would be nowhere
-            key = f"{self.channel.global_keyprefix or ''}{key}"
-            plain_client(self.channel).eval(lua("keep"), 1, key, tag, value)
-
-    def ack(self, delivery_tag: str) -> None:
-        try:
-            with self.channel.conn_or_acquire() as client:
-                client.hdel(self.channel.holder.key, delivery_tag)
-        except (
-            AttributeError,
-            OSError,
-            self.channel.ResponseError,
-            *self.channel.connection_errors,
-        ):
-            # The connection has gone, or writing is refused for now, and the task is done: it must
-            # not be run again.
-            self.channel.holder.unsent.append(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if not requeue:
-            self.ack(delivery_tag)
-            return
-        self._give_back([delivery_tag])
-        virtual.QoS.ack(self, delivery_tag)
-
-    def restore_unacked(self, client: Any = None) -> None:
-        """Called when the channel closes, which its holder outlives: what runs goes on. The next
-        connection, or the worker at its end, gives back what does not."""
-        self._delivered.clear()
-
-    def _give_back(self, tags: Collection[str]) -> None:
-        leases = Leases(plain_client(self.channel), self.channel.global_keyprefix or "")
-        leases.give_back(self.channel.holder.id, tags)
-
-
-def take_over(channel: Any, holder: Holder) -> bool:
-    """Let *channel*, from which nothing was read yet, hold its messages for *holder*.
-
-    False, and nothing is changed, where kombu's acknowledgements are not emulated.
-    """
-    qos = channel.qos
-    if not isinstance(qos, _redis.QoS):
-        return False
-    channel.holder = holder
-    if not isinstance(qos, HeldQoS):
-        # Celery may have changed methods of this very object (worker_disable_prefetch).
-        qos.__class__ = HeldQoS
-    qos.__dict__.setdefault("popped", set())
-    kind: Any = type(channel)
-    channel.__class__ = _reading_every_list(kind)
-    Leases(plain_client(channel), channel.global_keyprefix or "").let_go(holder)
-    return True
-
-
-@cache
-def _reading_every_list(kind: type) -> type:
-    """A *kind* of channel that also reads the lists of its queues on fanout exchanges.
-
-    Nobody writes them but who puts a message back into the queue that it came from: a retry, a
-    replay, and what is given back.
-    """
-
-    def active_queues(channel: Any) -> list[str]:
-        return list(dict.fromkeys(channel._active_queues))
-
-    return type(kind.__name__, (kind,), {"active_queues": property(active_queues)})
+    #: The number of the take that it came with.
+    number: int
+    #: Its list, a line end, and the message.
+    value: bytes
 
 
 def plain_client(channel: Any, *, single: bool = False) -> Redis:
@@ -174,6 +92,7 @@ class Leases:
         self._client: Any = client  # its types allow for what only other settings bring
         self._prefix = prefix
         self._workers = f"{prefix}{KEYS}workers"
+        self._takes = f"{prefix}{KEYS}takes"
         self._lease = client.register_script(lua("lease"))
         self._back = client.register_script(lua("giveback"))
         self._forget = client.register_script(lua("leave"))
@@ -196,8 +115,9 @@ class Leases:
 
     def leave(self, worker: str, *, if_dead: bool = False) -> bool:
         """Forget *worker*; not, and False, if it still holds something."""
-        keys = [self._workers, self._hash(worker)]
-        return bool(self._forget(keys=keys, args=[worker, "1" if if_dead else "0"]))
+        dead = f"{self._prefix}{KEYS}dead"
+        keys = [self._workers, self._hash(worker), self._takes, dead]
+        return bool(self._forget(keys=keys, args=[worker, "1" if if_dead else "0", _REMEMBER]))
 
     def workers(self) -> dict[str, float]:
         """Every worker that is known, and for how many more seconds it counts as alive."""
@@ -239,12 +159,30 @@ class Leases:
             if tag in keep:
                 continue
             place, _, payload = value.partition(b"\n")
-            keys: list[Any] = [key, self._prefix.encode() + place]
+            keys: list[Any] = [key, self._prefix.encode() + place, self._takes]
             try:
-                given += int(self._back(keys=keys, args=[tag, _redelivered(payload)]))
+                given += int(self._back(keys=keys, args=[tag, _redelivered(payload), worker, ""]))
             except ResponseError as exc:  # something that is no list: in nobody's way
                 logger.error("a message can't be given back to %r: %s", place.decode(), exc)
         return given
+
+    def write_again(self, worker: str, left: Mapping[str, Left]) -> int:
+        """Write into their lists those of *left* that the server has forgotten, and that *worker*
+        has in its memory alone; how many there were. What was put back meanwhile is left alone."""
+        from redis.exceptions import ResponseError
+
+        forgotten = 0
+        for tag, (number, value) in left.items():
+            place, _, payload = value.partition(b"\n")
+            keys: list[Any] = [self._hash(worker), self._prefix.encode() + place, self._takes]
+            args: list[Any] = [tag, _redelivered(payload), worker, number]
+            try:
+                forgotten += self._back(keys=keys, args=args) == _FORGOTTEN
+            except ResponseError as exc:
+                logger.error("a message can't be given back to %r: %s", place.decode(), exc)
+        if forgotten:
+            logger.warning("Redis has forgotten %d messages: they are written again", forgotten)
+        return forgotten
 
     def _items(self, key: str, tags: Collection[str] | None) -> Iterator[tuple[str, bytes]]:
         if tags is None:
@@ -258,14 +196,6 @@ class Leases:
 
     def _hash(self, worker: str) -> str:
         return f"{self._prefix}{KEYS}held:{worker}"
-
-
-def _list_of(channel: Any, raw: dict[str, Any], queue: str | None) -> str:
-    if queue is None:
-        info = (raw.get("properties") or {}).get("delivery_info") or {}
-        (queue,) = list(channel._lookup(info.get("exchange"), info.get("routing_key")))[:1]
-    step = channel._get_message_priority({"properties": raw.get("properties")}, reverse=False)
-    return str(channel._q_for_pri(queue, step))
 
 
 def _redelivered(payload: bytes) -> bytes:

@@ -1,23 +1,27 @@
 -- Let a message wait: write its copy with the time that it is due, then let the original go.
 --
 -- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 what waits for the list
---       4 the lists that something waits for, by the earliest due time
--- ARGV  1 delivery tag           2 copy                      3 "1": the original is already let go
---       4 delay in seconds       5 the list
+--       4 the lists that something waits for, by the earliest due time   5 the takes
+-- ARGV  1 delivery tag           2 copy   3 "1": there is no original to let go
+--       4 delay in seconds       5 the list   6 the worker   7 the number of its take
 --
--- Returns 1, or 0 if the original is no longer ours: then nothing was written.
-if ARGV[3] ~= "1" and redis.call("HEXISTS", KEYS[1], ARGV[1]) == 0 then
-  return 0
-end
+-- Returns what `whose` says; 0: then nothing was written.
+local is = 1
 if ARGV[3] ~= "1" then
-  -- A server whose memory is full refuses a first write that takes room, and this one takes none: a
-  -- copy only takes the place of its original, and workers have to be able to go on.
-  redis.call("HDEL", KEYS[1], "")
+  is = whose(KEYS[1], ARGV[1], KEYS[5], ARGV[6], ARGV[7])
+  if is == 0 then
+    return 0
+  end
+  -- It may be deleted. And a server whose memory is full refuses a first write that takes room, and
+  -- this one takes none: a copy only takes the place of its original.
+  call("HDEL", KEYS[1], "")
 end
-local time = redis.call("TIME")
-local due = string.format("%.6f", time[1] + time[2] / 1e6 + ARGV[4])
-redis.call("ZADD", KEYS[3], due, ARGV[2])
-redis.call("ZADD", KEYS[4], "LT", due, ARGV[5])
-redis.call("ZREM", KEYS[2], ARGV[1])
-redis.call("HDEL", KEYS[1], ARGV[1])
-return 1
+local due = string.format("%.6f", now() + ARGV[4])
+-- First, for a list that nothing waits for is taken off again by whoever moves what is due.
+call("ZADD", KEYS[4], "LT", due, ARGV[5])
+call("ZADD", KEYS[3], due, ARGV[2])
+if ARGV[3] ~= "1" then
+  call("HDEL", KEYS[1], ARGV[1])
+  redis.pcall("ZREM", KEYS[2], ARGV[1])
+end
+return is

@@ -71,7 +71,7 @@ class Keeper:
         self._leases.let_go(self._holder)
         moved = self._waiting.move_due(self._holder.id)
         if moved.stuck:
-            logger.error("%d retries are due, but their lists can't take them", moved.stuck)
+            logger.error("%d retries are due and can't be moved: %s", moved.stuck, moved.why)
         idle = _IDLE * math.sqrt(self._workers) * random.uniform(0.8, 1.2)
         if moved.next_in is not None and (moved.turn or moved.moved):
             idle = min(idle, moved.next_in)

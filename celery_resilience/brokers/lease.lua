@@ -5,14 +5,13 @@
 --
 -- Returns {how many workers there are, 1 if half of our own time was over, those whose time is over
 -- ...}. Half, for what kept us from saying so kept others too, and theirs may have begun earlier.
-local time = redis.call("TIME")
-local now = time[1] + time[2] / 1e6
+local moment = now()
 -- A server whose memory is full refuses a first write that takes room, and this one takes none: who
 -- lives on has to be able to say so.
-redis.call("ZREM", KEYS[1], "")
-local before = redis.call("ZSCORE", KEYS[1], ARGV[1])
-redis.call("ZADD", KEYS[1], string.format("%.3f", now + ARGV[2]), ARGV[1])
-local dead = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, 100)
-table.insert(dead, 1, redis.call("ZCARD", KEYS[1]))
-table.insert(dead, 2, before and before - now < ARGV[2] / 2 and 1 or 0)
+call("ZREM", KEYS[1], "")
+local before = call("ZSCORE", KEYS[1], ARGV[1])
+call("ZADD", KEYS[1], string.format("%.3f", moment + ARGV[2]), ARGV[1])
+local dead = call("ZRANGEBYSCORE", KEYS[1], "-inf", moment, "LIMIT", 0, 100)
+table.insert(dead, 1, call("ZCARD", KEYS[1]))
+table.insert(dead, 2, before and before - moment < ARGV[2] / 2 and 1 or 0)
 return dead

@@ -6,6 +6,7 @@ the connection's own settings (Sentinel, TLS, credentials), the keys its ``globa
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -15,10 +16,12 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received
-from celery_resilience.brokers.held import Holder, Leases, plain_client, take_over
+from celery_resilience.brokers.held import Holder, Leases, plain_client
+from celery_resilience.brokers.held_qos import take_over
 from celery_resilience.brokers.keeper import Keeper
-from celery_resilience.brokers.lua import lua
-from celery_resilience.brokers.waiting import Waiting, WaitingFound, read
+from celery_resilience.brokers.lua import KEYS, lua
+from celery_resilience.brokers.ownership import after_script, on_redis
+from celery_resilience.brokers.waiting import Original, Waiting, WaitingFound, read
 from celery_resilience.envelope import Envelope
 from celery_resilience.headers import compact
 from celery_resilience.settings import Settings
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
 __all__ = ["RedisBroker"]
+
+logger = logging.getLogger("celery_resilience")
 
 _PAGE = 100
 
@@ -58,11 +63,11 @@ class RedisBroker:
         copy = copy.due(None)  # what the broker holds, no worker holds again
         payload, place = self._payload(copy, queue), self._list(queue, copy)
 
-        def wait(held: tuple[str, str], tag: str) -> bool:
-            waits = self.waiting.hold(held, tag, received.acked, payload, place, delay)
+        def wait(original: Original) -> int:
+            answer = self.waiting.hold(original, payload, place, delay)
             if self._keeper is not None:
                 self._keeper.expect(delay)
-            return waits
+            return answer
 
         self._carry_out(received, wait, done)
 
@@ -74,30 +79,45 @@ class RedisBroker:
     def _move(self, received: Received, copy: Envelope, queue: str, done: Done) -> None:
         payload, to = self._payload(copy, queue), self._key(queue, copy)
 
-        def settle(held: tuple[str, str], tag: str) -> bool:
-            args = [tag, payload, "1" if received.acked else "0"]
-            return bool(self._settle(keys=[*held, to], args=args))
+        def settle(original: Original) -> int:
+            keys = [*original.held, to, original.takes]
+            gone = "0" if original.is_there else "1"
+            args = [original.tag, payload, gone, original.worker, original.number]
+            return int(self._settle(keys=keys, args=args))
 
         self._carry_out(received, settle, done)
 
-    def _carry_out(
-        self, received: Received, move: Callable[[tuple[str, str], str], bool], done: Done
-    ) -> None:
-        channel, tag = received.message.channel, received.message.delivery_tag
-        holder = getattr(channel, "holder", None)
-        held = channel.unacked_key if holder is None else holder.key
+    def _carry_out(self, received: Received, move: Callable[[Original], int], done: Done) -> None:
+        whose = on_redis(received)
         try:
-            moved = move((self._prefix + held, self._prefix + channel.unacked_index_key), tag)
+            answer = move(self._original(received, whose.has_original))
         except Exception as exc:
             done(exc)
             return
-        if not received.acked:
+        if whose.has_original:
+            whose = after_script(answer)
             _forget(received.message)
-        if moved:
-            done(None)
+        if not whose.is_ours:
+            received.let_go()  # locally: it must not keep its place among what this worker holds
+            done(NotOurs(whose.value))
             return
-        received.let_go()  # locally: it must not keep its place among what this worker holds
-        done(NotOurs(f"{tag} has been handed to another worker"))
+        if whose.is_unusual:
+            logger.warning("%s: %s; its copy is written", received.name, whose.value)
+        done(None)
+
+    def _original(self, received: Received, is_there: bool = True) -> Original:
+        """The message *received*, as the scripts look for it."""
+        channel, message = received.message.channel, received.message
+        holder = getattr(channel, "holder", None)
+        held = channel.unacked_key if holder is None else holder.key
+        return Original(
+            held=(self._prefix + held, self._prefix + channel.unacked_index_key),
+            takes=f"{self._prefix}{KEYS}takes",
+            tag=message.delivery_tag,
+            worker="" if holder is None else holder.id,
+            number=getattr(message, "take", ""),
+            is_there=is_there,
+        )
 
     def flush(self, timeout: float) -> None:
         """Nothing is ever under way: a script is over when it returns."""
@@ -127,19 +147,25 @@ class RedisBroker:
     def release(self, found: Found, copy: Envelope, queue: str) -> None:
         key, payload = found.key
         if not self._release(
-            keys=[key, self._key(queue, copy)], args=[payload, self._payload(copy, queue)]
+            keys=[key, self._key(queue, copy), f"{self._prefix}{KEYS}none"],
+            args=[payload, self._payload(copy, queue)],
         ):
             raise NotOurs("somebody else has removed it meanwhile")
         self._released[key] += 1
 
     def note_start(self, received: Received, copy: Envelope) -> bool:
         """Write down that *received*, as *copy* tells, is started; False: it is not ours."""
-        channel, tag = received.message.channel, received.message.delivery_tag
-        if getattr(channel, "holder", None) is None:  # kombu's hash has no room for that
+        if getattr(received.message.channel, "holder", None) is None:
+            return True  # kombu's hash has no room for that
+        if not on_redis(received).has_original:
             return True
-        queue = received.envelope.queue
+        original, queue = self._original(received), received.envelope.queue
         value = f"{self._list(queue, copy)}\n{self._payload(copy, queue)}"
-        return bool(self._note(keys=[self._prefix + channel.holder.key], args=[tag, value]))
+        answer = self._note(
+            keys=[original.held[0], original.takes],
+            args=[original.tag, value, original.worker, original.number],
+        )
+        return after_script(int(answer)).is_ours
 
     # Retries that wait
 

@@ -1,13 +1,22 @@
 -- Move a message that a worker holds: write the copy, then let the original go.
 --
--- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 destination list
--- ARGV  1 delivery tag           2 copy                      3 "1": the original is already let go
+-- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 destination list   4 the takes
+-- ARGV  1 delivery tag           2 copy   3 "1": there is no original to let go
+--       4 the worker             5 the number of its take
 --
--- Returns 1, or 0 if the original is no longer ours: then nothing was written.
-if ARGV[3] ~= "1" and redis.call("HEXISTS", KEYS[1], ARGV[1]) == 0 then
+-- Returns what `whose` says; 0: then nothing was written.
+if ARGV[3] == "1" then
+  call("LPUSH", KEYS[3], ARGV[2])
+  return 1
+end
+local is = whose(KEYS[1], ARGV[1], KEYS[4], ARGV[4], ARGV[5])
+if is == 0 then
   return 0
 end
-redis.call("LPUSH", KEYS[3], ARGV[2])
-redis.call("ZREM", KEYS[2], ARGV[1])
-redis.call("HDEL", KEYS[1], ARGV[1])
-return 1
+-- It may be deleted. And a server whose memory is full refuses a first write that takes room, and
+-- this one takes none: a copy only takes the place of its original.
+call("HDEL", KEYS[1], "")
+call("LPUSH", KEYS[3], ARGV[2])
+call("HDEL", KEYS[1], ARGV[1])
+redis.pcall("ZREM", KEYS[2], ARGV[1])
+return is

@@ -22,7 +22,7 @@ from celery_resilience.envelope import Envelope
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["Waiting", "WaitingFound", "read"]
+__all__ = ["Original", "Waiting", "WaitingFound", "read"]
 
 #: The most that one call moves: Redis does nothing else meanwhile, some milliseconds at most.
 _BATCH = 100
@@ -51,6 +51,23 @@ class Moved(NamedTuple):
     next_in: float | None
     #: Whether this worker is the one that wakes for every due time.
     turn: bool
+    #: Why those that are stuck are; empty: none is.
+    why: str = ""
+
+
+class Original(NamedTuple):
+    """A message that a worker was given, as the scripts look for it."""
+
+    #: The keys of the hash that it is held in, and of kombu's index.
+    held: tuple[str, str]
+    #: The key of the takes of workers.
+    takes: str
+    tag: str
+    #: The worker that holds it, and the number of its take; empty where nobody counts them.
+    worker: str
+    number: int | str
+    #: Whether there is something to let go.
+    is_there: bool
 
 
 class Waiting:
@@ -66,28 +83,27 @@ class Waiting:
         self._due = client.register_script(lua("due"))
         self._put = client.register_script(lua("put"))
 
-    def hold(
-        self, held: tuple[str, str], tag: str, acked: bool, copy: str, place: str, delay: float
-    ) -> bool:
-        """Let *copy* wait *delay* seconds for the list *place*, then let go of the original.
-
-        That is *tag* in *held*, a hash and kombu's index (keys with their prefix); False if it
-        is no longer there, unless it was let go before (*acked*).
-        """
-        return bool(
+    def hold(self, original: Original, copy: str, place: str, delay: float) -> int:
+        """Let *copy* wait *delay* seconds for the list *place*, then let go of the *original*;
+        what the script says of whose that is."""
+        gone = "0" if original.is_there else "1"
+        return int(
             self._hold(
-                keys=[*held, self._set(place), self._lists],
-                args=[tag, copy, "1" if acked else "0", repr(delay), place],
+                keys=[*original.held, self._set(place), self._lists, original.takes],
+                args=[
+                    original.tag, copy, gone, repr(delay), place, original.worker, original.number,
+                ],
             )
-        )
+        )  # fmt: skip
 
     def move_due(self, worker: str) -> Moved:
         """Move what is due to its list, 100 at most."""
-        moved, stuck, next_in, turn = self._due(
+        moved, stuck, next_in, turn, why = self._due(
             keys=[self._lists, f"{self._prefix}{KEYS}turn"],
             args=[self._prefix, _BATCH, worker, _TURN],
         )
-        return Moved(moved, stuck, None if next_in < 0 else next_in / 1000, bool(turn))
+        next_in = None if next_in < 0 else next_in / 1000
+        return Moved(moved, stuck, next_in, bool(turn), why.decode("utf-8", "replace"))
 
     # For an operator
 

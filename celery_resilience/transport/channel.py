@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu.utils.json import dumps
 
-from celery_resilience.brokers.lua import lua
+from celery_resilience.brokers.lua import KEYS, lua
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.letter import DeadLetter
@@ -28,8 +28,6 @@ logger = logging.getLogger("celery_resilience")
 _SOON = 0.005
 #: Where undecodable messages go when no worker of ours says otherwise.
 _DEAD_LETTERS = "dead_letter"
-#: Begins a script that is to run on a server whose memory is full, as take.lua does.
-_EVEN_WHEN_FULL = 'redis.call("HDEL", KEYS[1], "")\n'
 
 
 class Channel(Looking):
@@ -38,8 +36,8 @@ class Channel(Looking):
     QoS = QoS
     Message = Message
 
-    #: Called with what is no message, its queue and its tag, instead of ``bury``.
-    on_garbage: Callable[[bytes, str, str], None] | None = None
+    #: Called with what is no message, instead of ``bury``.
+    on_garbage: Callable[[Taken], None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._one_client: tuple[int, Any, Any] | None = None
@@ -79,25 +77,25 @@ class Channel(Looking):
 
     def _deliver(self, taken: Taken) -> None:
         connection = self.connection
-        popped: set[str] = getattr(self.qos, "popped", set())
+        popped: dict[str, int] = getattr(self.qos, "popped", {})
         if taken.queue not in connection._callbacks:  # cancelled meanwhile
             self.qos.give_back(taken)
             return
         try:
             message = taken.decoded()
             if taken.held:
-                popped.add(taken.tag)
+                popped[taken.tag] = taken.number
             connection._deliver(message, taken.queue)
         except Undecodable as exc:
-            popped.discard(taken.tag)
+            popped.pop(taken.tag, None)
             logger.error("%s: what lies there is no message (%s): a dead letter", taken.queue, exc)
             if self.on_garbage is not None and taken.held:
-                self.on_garbage(taken.payload, taken.queue, taken.tag)
+                self.on_garbage(taken)
             else:
                 self.bury(taken)
         except BaseException:
             if taken.tag in popped:  # its consumer never saw it
-                popped.discard(taken.tag)
+                popped.pop(taken.tag, None)
                 self._taken.appendleft(taken)
             raise
 
@@ -106,11 +104,13 @@ class Channel(Looking):
         envelope = Envelope(taken.payload, None, None, headers={}, queue=taken.queue)
         letter = DeadLetter.write(Reason.UNDECODABLE, envelope).to_envelope()
         payload = dumps(letter.to_wire(str(uuid.uuid4()), _DEAD_LETTERS))
-        keys = [*self._held_in(), self.global_keyprefix + _DEAD_LETTERS]
+        prefix = self.global_keyprefix
+        keys = [*self._held_in(), prefix + _DEAD_LETTERS, f"{prefix}{KEYS}takes"]
         if self.looker.asking:
             self.answered()
-        args = [taken.tag, payload, "0" if taken.held else "1"]
-        self.looker.ask(_EVEN_WHEN_FULL + lua("settle"), keys, args)
+        holder = "" if self.holder is None else self.holder.id
+        args = [taken.tag, payload, "0" if taken.held else "1", holder, taken.number or ""]
+        self.looker.ask(lua("settle"), keys, args)
         self.looker.answer()
 
     # Consumers come and go

@@ -14,7 +14,8 @@ from kombu.transport import redis as _kombu_redis
 from kombu.utils.json import dumps
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cycle
 
-from celery_resilience.brokers.lua import lua
+from celery_resilience.brokers import held
+from celery_resilience.brokers.lua import KEYS, lua
 from celery_resilience.transport.looker import ANSWER, Looker
 from celery_resilience.transport.taken import Taken
 from celery_resilience.transport.wakeup import EVERY, SAFETY
@@ -143,9 +144,11 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         at = time() if self.holder is None else ""
         done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
         self._question = queues, tags, done
-        args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode()), *names, *done]
+        args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode())]
+        args += [*self._holds_for(), held.LEASE, *names, *done]
+        keys = [*self._held_in(), f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers", *lists]
         try:
-            self.looker.ask(lua("take", __package__), [*self._held_in(), *lists], args)
+            self.looker.ask(lua("take", __package__), keys, args)
         except BaseException:
             self._acknowledged = done + self._acknowledged
             raise
@@ -163,7 +166,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             return True
         queues, tags, done = self._question
         try:
-            more, *found = self.looker.answer()
+            more, number, *found = self.looker.answer()
         except BaseException as exc:
             self._acknowledged = done + self._acknowledged  # twice does no harm
             if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be looked for
@@ -176,10 +179,12 @@ class Looking(_redis.Channel):  # type: ignore[misc]
                 self._complained = monotonic()
                 logger.error("Redis refuses to hand out messages; trying on: %s", exc)
             return False
-        for number in range(0, len(found), 2):
-            queue = queues[(found[number] - 1) % len(queues)]
-            tag = f"{tags}{number // 2 + 1}"
-            self._taken.append(Taken(tag, queue, found[number + 1], not self._is_unheld(queue)))
+        if number and self.holder is not None:
+            self.holder.last_take = number
+        for n in range(0, len(found), 2):
+            queue = queues[(found[n] - 1) % len(queues)]
+            tag, is_held = f"{tags}{n // 2 + 1}", not self._is_unheld(queue)
+            self._taken.append(Taken(tag, queue, found[n + 1], is_held, number))
             self._queue_cycle.rotate(queue)
         if queues:
             self._after(bool(more), bool(found))
@@ -210,6 +215,10 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         """The hash that what is taken is held in, and kombu's index of it."""
         held = self.unacked_key if self.holder is None else self.holder.key
         return self.global_keyprefix + held, self.global_keyprefix + self.unacked_index_key
+
+    def _holds_for(self) -> tuple[str, int]:
+        """The worker that what is taken is held for, and the number of its last take."""
+        return ("", 0) if self.holder is None else (self.holder.id, self.holder.last_take)
 
     # Let go
 

@@ -1,69 +1,85 @@
 -- Let go what was acknowledged, then take messages from lists: each is written down where it is
 -- held before its list loses it.
 --
--- KEYS  1 hash of what is held   2 kombu's index of it   3.. the lists, priority by priority and
---       within each in the order of the queues
+-- KEYS  1 hash of what is held   2 kombu's index of it   3 the takes of workers   4 workers, by the
+--       time until which they are alive   5.. the lists, priority by priority and within each in the
+--       order of the queues
 -- ARGV  1 the most messages   2 the most bytes (one message may be more)
 --       3 "1": the queues of a priority take turns; "0": the first is emptied first
 --       4 how many queues   5 how a delivery tag begins
 --       6 the time, for kombu's index; "" where a worker holds: then the list is written down too
 --       7 length of the key prefix, in bytes
---       8.. for each queue its name as JSON, "" where nothing has to be held
+--       8 the worker that holds   9 the number of its last take   10 how long a lease lasts, in s
+--       11.. for each queue its name as JSON, "" where nothing has to be held
 --       then the delivery tags of what is acknowledged
 --
--- Returns {1 if there may be more, list, message, list, message, ...}; the n-th message has the
--- delivery tag that ends with n. The lists are read last, when all of them are empty: that is what
--- CLIENT TRACKING remembers, and what the next message in any of them is told by.
+-- Returns {1 if there may be more, the number of this take, list, message, list, message, ...}; the
+-- n-th message has the delivery tag that ends with n. The lists are read last, when all of them are
+-- empty: that is what CLIENT TRACKING remembers, and what the next message in any of them is told
+-- by.
 local most, bytes, queues = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
-local found, taken = {0}, 0
+local found, taken = {0, 0}, 0
 
-if #ARGV >= 8 + queues then
-  redis.call("HDEL", KEYS[1], unpack(ARGV, 8 + queues))
+if #ARGV >= 11 + queues then
+  redis.call("HDEL", KEYS[1], unpack(ARGV, 11 + queues))
   if ARGV[6] ~= "" then
-    redis.call("ZREM", KEYS[2], unpack(ARGV, 8 + queues))
+    redis.call("ZREM", KEYS[2], unpack(ARGV, 11 + queues))
   end
 end
 if most == 0 then
   return found
 end
 
-if redis.call("EXISTS", unpack(KEYS, 3)) == 0 then
+if redis.call("EXISTS", unpack(KEYS, 5)) == 0 then
   return found
 end
 
 -- A server whose memory is full refuses a script's first write if that takes room, and no later
 -- one: workers have to be able to empty it.
-redis.call("HDEL", KEYS[1], "")
+call("HDEL", KEYS[1], "")
+if ARGV[6] == "" then
+  found[2] = count_take(KEYS[3], KEYS[4], ARGV[8], ARGV[9], ARGV[10])
+end
 
 local function hold(key, message, queue)
   local tag = ARGV[5] .. taken + 1
   if ARGV[6] == "" then
     local list = string.sub(key, ARGV[7] + 1)
-    redis.call("HSET", KEYS[1], tag, list .. "\n" .. message)
+    call("HSET", KEYS[1], tag, list .. "\n" .. message)
   else
-    redis.call("ZADD", KEYS[2], ARGV[6], tag)
-    redis.call("HSET", KEYS[1], tag, "[" .. message .. ',"",' .. queue .. "]")
+    call("ZADD", KEYS[2], ARGV[6], tag)
+    call("HSET", KEYS[1], tag, "[" .. message .. ',"",' .. queue .. "]")
   end
 end
 
 local function take(list)
-  local key = KEYS[list + 2]
+  local key = KEYS[list + 4]
   local message = redis.pcall("LINDEX", key, -1)
   if type(message) ~= "string" then
+    if taken == 0 and message and not string.find(message.err, "WRONGTYPE", 1, true) then
+      error({err = message.err .. " (LINDEX " .. key .. ")"})
+    end
     return false -- it is empty, or something that is no list has its name
   end
-  local queue = ARGV[8 + (list - 1) % queues]
+  local queue = ARGV[11 + (list - 1) % queues]
   if queue ~= "" then
     hold(key, message, queue)
   end
-  redis.call("RPOP", key)
+  local popped, problem = pcall(call, "RPOP", key)
+  if not popped then -- it stays where it is, and is not held
+    redis.pcall("HDEL", KEYS[1], ARGV[5] .. taken + 1)
+    if taken > 0 then
+      return false
+    end
+    error(problem)
+  end
   taken, bytes = taken + 1, bytes - #message
   found[#found + 1] = list
   found[#found + 1] = message
   return true
 end
 
-for first = 1, #KEYS - 2, queues do
+for first = 1, #KEYS - 4, queues do
   local turns = {}
   for list = first, first + queues - 1 do
     turns[#turns + 1] = list
@@ -86,5 +102,5 @@ for first = 1, #KEYS - 2, queues do
   end
 end
 
-redis.call("EXISTS", unpack(KEYS, 3))
+redis.call("EXISTS", unpack(KEYS, 5))
 return found

@@ -8,7 +8,8 @@ from kombu.transport import redis as _redis
 from kombu.transport import virtual as _virtual
 from kombu.utils.json import loads
 
-from celery_resilience.brokers.held import HeldQoS
+from celery_resilience.brokers.held import Left
+from celery_resilience.brokers.held_qos import HeldQoS, list_of
 
 __all__ = ["Message", "QoS", "Taken", "Undecodable"]
 
@@ -28,6 +29,8 @@ class Taken(NamedTuple):
     queue: str
     payload: bytes
     held: bool
+    #: The number of the take, where a worker holds it.
+    number: int = 0
 
     def decoded(self) -> Any:
         """The payload as kombu's virtual transports pass it on, with its fresh tag."""
@@ -57,7 +60,7 @@ class QoS(HeldQoS):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.popped = set()
+        self.popped = {}
 
     def append(self, message: Any, delivery_tag: str) -> None:
         if self.channel.holder is not None or delivery_tag in self.popped:
@@ -91,6 +94,15 @@ class QoS(HeldQoS):
             with self.channel.conn_or_acquire() as client:
                 client.rpush(self.channel._q_for_pri(taken.queue, 0), taken.payload)
         elif self.channel.holder is not None:
-            self._give_back([taken.tag])
+            leases = self._leases()
+            if not leases.give_back(self.channel.holder.id, [taken.tag]):
+                leases.write_again(self.channel.holder.id, {taken.tag: self._undelivered(taken)})
         else:
             self.restore_by_tag(taken.tag)
+
+    def _undelivered(self, taken: Taken) -> Left:
+        try:
+            place = list_of(self.channel, taken.decoded(), taken.queue)
+        except Exception:  # it is no message
+            place = self.channel._q_for_pri(taken.queue, 0)
+        return Left(taken.number, f"{place}\n".encode() + taken.payload)

@@ -73,6 +73,10 @@ class Door:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
+    def lead_to(self, port: int) -> None:
+        """Pass on to *port* from now on what connects."""
+        self._target = port
+
     def jam(self) -> None:
         """Let nothing pass, and say nothing."""
         self._flows.clear()

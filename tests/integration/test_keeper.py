@@ -14,7 +14,8 @@ import redis
 from redis.exceptions import RedisError
 
 from celery_resilience.brokers import held
-from celery_resilience.brokers.held import Holder, Leases, take_over
+from celery_resilience.brokers.held import Holder, Leases
+from celery_resilience.brokers.held_qos import take_over
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.redis import RedisBroker
 from celery_resilience.embedded import EmbeddedServer

@@ -17,7 +17,8 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience.brokers.held import Holder, Leases, take_over
+from celery_resilience.brokers.held import Holder, Leases
+from celery_resilience.brokers.held_qos import take_over
 from celery_resilience.decision import Reason
 from celery_resilience.embedded import EmbeddedServer
 from celery_resilience.envelope import Envelope
@@ -339,13 +340,14 @@ def test_what_is_no_message_is_a_dead_letter(reader, put, db) -> None:
 
 
 def test_a_worker_may_have_its_own_idea_of_garbage(reader, db) -> None:
-    consumer, seen = reader("a"), []
-    consumer.channel.on_garbage = lambda *args: seen.append(args)
+    consumer = reader("a")
+    seen: list[Any] = []
+    consumer.channel.on_garbage = seen.append
     db.lpush("a", b"nonsense")
     consumer.nothing()
-    ((raw, queue, tag),) = seen
-    assert (raw, queue) == (b"nonsense", "a")
-    assert db.hkeys("unacked") == [tag.encode()], "still held"
+    (taken,) = seen
+    assert (taken.payload, taken.queue) == (b"nonsense", "a")
+    assert db.hkeys("unacked") == [taken.tag.encode()], "still held"
 
 
 def test_scripts_that_the_server_has_forgotten_are_sent_again(reader, put, db) -> None:
