@@ -54,7 +54,8 @@ class Pause:
 
 #: What the broker says, and what to do about it.
 _ADVICE = (
-    (("403", "ACCESS_REFUSED", "NOPERM"), "let the worker's user configure and write this queue"),
+    (("NOPERM", "ACL failure"), "let the worker's Redis user run this command on this key"),
+    (("403", "ACCESS_REFUSED"), "let the worker's user configure and write this queue"),
     (("406", "PRECONDITION"), "delete the queue, or name another with --dead-letter-queue"),
     (("405", "RESOURCE_LOCKED"), "another connection owns the queue: name another one"),
     (("full or unavailable",), "replay or export some of its letters, or raise its x-max-length"),
@@ -62,7 +63,7 @@ _ADVICE = (
     (("OOM", "maxmemory"), "raise Redis' maxmemory, or replay some dead letters"),
     (
         ("WRONGTYPE",),
-        "a Redis key of the queue's name is no list: remove it, or name another queue",
+        "this Redis key has another type than it should: remove it, or name another queue",
     ),
     (("READONLY",), "this Redis is a replica: broker_url has to lead to the master"),
 )

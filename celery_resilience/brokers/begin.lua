@@ -26,10 +26,7 @@ end
 -- after the server has forgotten some.
 local EPOCH = 2 ^ 40
 
--- Count a take of *worker*, whose *last* one had that number; returns the number of this one. A
--- worker that the server does not know, or no more, is also said to be alive for *lease* seconds.
-local function count_take(takes, workers, worker, last, lease)
-  last = tonumber(last)
+local function count(takes, workers, worker, last, lease)
   local number = call("HINCRBY", takes, worker, 1)
   if number > last and number > 1 then
     return number
@@ -44,14 +41,22 @@ local function count_take(takes, workers, worker, last, lease)
   return number
 end
 
+-- Count a take of *worker*, whose *last* one had that number; returns the number of this one, 0 if
+-- that may not be written: what is taken is more than its number. A worker that the server does not
+-- know, or no more, is also said to be alive for *lease* seconds.
+local function count_take(takes, workers, worker, last, lease)
+  local counted, number = pcall(count, takes, workers, worker, tonumber(last), lease)
+  return counted and number or 0
+end
+
 -- Whose a message is: 1 *worker* holds it, 2 the server has forgotten that it did, 0 it was put
--- back meanwhile. *number* is that of its take; "": there is none, and nobody can tell.
+-- back meanwhile. *number* is that of its take; "" or 0: there is none, and nobody can tell.
 local function whose(held, tag, takes, worker, number)
   if call("HEXISTS", held, tag) == 1 then
     return 1
   end
-  number = tonumber(number)
-  if not number then
+  number = tonumber(number) or 0
+  if number == 0 then
     return 0
   end
   local known = math.abs(tonumber(call("HGET", takes, worker) or 0))

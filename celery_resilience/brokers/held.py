@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 import time
 import uuid
@@ -52,6 +53,18 @@ class Holder:
         self.last_take = 0
         #: What was neither let go nor settled when its channel closed, by its tag.
         self.left: dict[str, Left] = {}
+        self._warned = False
+
+    def taken(self, number: int) -> None:
+        """Note that a take had this *number*; 0: the server could not count it."""
+        if number:
+            self.last_take = number
+        elif not self._warned:
+            self._warned = True
+            logger.warning(
+                "this worker's takes can't be counted (HINCRBY, HSET %stakes; ZADD %sworkers): "
+                "what Redis forgets of them, as in a failover, is lost if it fails", KEYS, KEYS,
+            )  # fmt: skip
 
 
 class Left(NamedTuple):
@@ -127,13 +140,48 @@ class Leases:
         return {_text(name): float(until) - now for name, until in rows}
 
     def orphans(self, over: float = 0.0) -> dict[str, int]:
-        """The workers whose lease is *over* for so many seconds, and how many messages each holds;
-        none soon after the server's start, when everybody's has run out."""
+        """The workers whose lease is *over* for so many seconds, or that have none though they hold
+        something, and how many messages each holds; none soon after the server's start, when
+        everybody's has run out. For an operator: it looks through all keys of the database."""
         if self.up_for() < 2 * GRACE:
             return {}
         dead = [worker for worker, left in self.workers().items() if left <= -over]
-        held = {worker: int(self._client.hlen(self._hash(worker))) for worker in dead}
+        held = {worker: self.held(worker) for worker in [*dead, *self.unregistered()]}
         return {worker: number for worker, number in held.items() if number}
+
+    def unregistered(self) -> list[str]:
+        """The workers that hold something though nobody knows of them: no other would ever give it
+        back. For an operator: it looks through all keys of the database."""
+        cursor, found = self._unregistered(0)
+        while cursor:
+            cursor, more = self._unregistered(cursor)
+            found += more
+        return list(dict.fromkeys(found))
+
+    def register_unknown(self, cursor: int = 0) -> int:
+        """Look through some keys for workers that nobody knows of, and give each a lease: one that
+        lives renews it, what the others hold is given back when it has run out.
+
+        Where to go on (*cursor*) is returned, 0 at the end.
+        """
+        cursor, found = self._unregistered(cursor)
+        for worker in found:
+            seconds, micros = self._client.time()
+            until = seconds + micros / 1e6 + LEASE
+            if self._client.zadd(self._workers, {worker: until}, nx=True):
+                logger.warning(
+                    "worker %s holds %d messages and no lease: they are given back in %g s if it "
+                    "does not live", worker, self.held(worker), LEASE,
+                )  # fmt: skip
+        return cursor
+
+    def _unregistered(self, cursor: int) -> tuple[int, list[str]]:
+        pattern = re.sub(r"([][*?\\])", r"\\\1", self._hash("")) + "*"
+        cursor, keys = self._client.scan(cursor, match=pattern, count=1000, _type="hash")
+        workers = [_text(key)[len(self._hash("")) :] for key in keys]
+        return cursor, [
+            each for each in workers if self._client.zscore(self._workers, each) is None
+        ]
 
     def up_for(self) -> float:
         """How long the server has been up, in seconds; 0 if it does not tell."""

@@ -48,7 +48,7 @@ class HeldQoS(_redis.QoS):
         prefix = channel.global_keyprefix or ""
         keys = [prefix + holder.key, f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers"]
         number = int(script(keys=keys, args=[tag, value, holder.id, holder.last_take, held.LEASE]))
-        holder.last_take = number
+        holder.taken(number)
         return number
 
     def ack(self, delivery_tag: str) -> None:

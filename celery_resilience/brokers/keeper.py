@@ -25,6 +25,8 @@ logger = logging.getLogger("celery_resilience")
 
 #: How often a lone worker looks when nothing tells it to, in seconds.
 _IDLE = 1.5
+#: How often it looks for workers that hold something though nobody knows of them, in seconds.
+_SEARCH = 3600.0
 
 
 class Keeper:
@@ -46,6 +48,8 @@ class Keeper:
         self._believe_at: float | None = None
         #: When what this worker has held for a short time is due, by the monotonic clock.
         self._expected: list[float] = []
+        #: When to look for workers that nobody knows of, and where that goes on.
+        self._search_at, self._cursor = 0.0, 0
         #: Called when :meth:`look` should be called earlier than it had said; and what it said.
         self.wake: Any = None
         self._next = 0.0
@@ -96,8 +100,22 @@ class Keeper:
         # What kept us from renewing ours may have kept everybody.
         if now < max(self._believe_at, self._holder.late_at + held.GRACE):
             return
+        if now >= self._search_at:
+            self._search(now)
         for worker in dead:
             given = self._leases.give_back(worker)
             if given:
                 logger.warning("worker %s has died: %d messages are given back", worker, given)
             self._leases.leave(worker, if_dead=True)
+
+    def _search(self, now: float) -> None:
+        """Look through some keys, a part at each renewal: a database may have many."""
+        from redis.exceptions import ResponseError
+
+        try:
+            self._cursor = self._leases.register_unknown(self._cursor)
+        except ResponseError as exc:  # an access list may not allow it
+            logger.info("workers that nobody knows of can't be looked for: %s", exc)
+            self._cursor = 0
+        if not self._cursor:
+            self._search_at = now + _SEARCH

@@ -13,20 +13,23 @@ end
 -- this one takes none.
 call("ZREM", KEYS[1], "")
 call("ZREM", KEYS[2], "")
+local function register()
+  local first = call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
+  if #first == 0 then
+    call("ZREM", KEYS[2], ARGV[3])
+  else
+    call("ZADD", KEYS[2], first[2], ARGV[3])
+  end
+end
+
 if ARGV[4] == "" or ARGV[4] == "-" then
   if ARGV[4] == "" then
     call("LPUSH", KEYS[3], ARGV[2])
   end
   call("ZREM", KEYS[1], ARGV[1])
+  pcall(register) -- what stands there comes too early: no harm
 else
   call("ZADD", KEYS[1], ARGV[4], ARGV[1])
-end
-local first = call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
-if #first == 0 then
-  call("ZREM", KEYS[2], ARGV[3])
-elseif ARGV[4] == "" or ARGV[4] == "-" then
-  redis.pcall("ZADD", KEYS[2], first[2], ARGV[3]) -- what stands there comes too early: no harm
-else
-  call("ZADD", KEYS[2], first[2], ARGV[3])
+  register()
 end
 return 1

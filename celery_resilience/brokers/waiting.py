@@ -7,6 +7,7 @@ earliest due time, so that one look tells what is to be moved, and when to look 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ class Waiting:
     def find(self, ids: Collection[str]) -> Iterator[WaitingFound]:
         """What waits of the tasks with these *ids*, wherever it waits."""
         # Redis compares everything with each pattern: for many it is cheaper to read it all, once.
-        patterns = [_containing(task_id) for task_id in ids] if len(ids) <= _PATTERNS else [None]
+        patterns: list[str | None] = [None]
+        if len(ids) <= _PATTERNS:
+            patterns = [pattern for task_id in ids for pattern in _containing(task_id)]
         for place, pattern in product(self._places(), patterns):
             for payload, due in self._client.zscan_iter(self._set(place), pattern, count=1000):
                 envelope = read(payload, self.queue_of(place))
@@ -187,9 +190,10 @@ class Waiting:
         return f"{self._lists}:{place}"
 
 
-def _containing(task_id: str) -> str:
-    """A pattern of Redis' that fits every payload with this id in it."""
-    return "*" + re.sub(r"([][*?\\^-])", r"\\\1", dumps(task_id)[1:-1]) + "*"
+def _containing(task_id: str) -> set[str]:
+    """Patterns of Redis' that fit every payload with this id in it, as ASCII or as UTF-8."""
+    forms = (dumps(task_id)[1:-1], json.dumps(task_id, ensure_ascii=False)[1:-1])
+    return {"*" + re.sub(r"([][*?\\^-])", r"\\\1", form) + "*" for form in forms}
 
 
 def read(payload: bytes | str, queue: str) -> Envelope:

@@ -179,8 +179,8 @@ class Looking(_redis.Channel):  # type: ignore[misc]
                 self._complained = monotonic()
                 logger.error("Redis refuses to hand out messages; trying on: %s", exc)
             return False
-        if number and self.holder is not None:
-            self.holder.last_take = number
+        if found and self.holder is not None:
+            self.holder.taken(number)
         for n in range(0, len(found), 2):
             queue = queues[(found[n] - 1) % len(queues)]
             tag, is_held = f"{tags}{n // 2 + 1}", not self._is_unheld(queue)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
@@ -13,19 +14,21 @@ import pytest
 import redis
 from redis.exceptions import RedisError
 
-from celery_resilience.brokers import held
+from celery_resilience.brokers import NotOurs, held
 from celery_resilience.brokers.held import Holder, Leases
 from celery_resilience.brokers.held_qos import take_over
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.redis import RedisBroker
 from celery_resilience.embedded import EmbeddedServer
 from tests.integration.test_brokers import Result, Rig, rig
+from tests.servers import eventually
 from tests.worker import Broker
 
 pytestmark = pytest.mark.parametrize("rig", ["redis"], indirect=True)
 __all__ = ["rig"]
 
 WORKERS = "celery_resilience:workers"
+TAKES = "celery_resilience:takes"
 DEAD = "celery_resilience:held:dead"
 #: For GRACE: the server has been up for longer, or never will be.
 AT_ONCE, NEVER = 0.0, 1e9
@@ -331,3 +334,68 @@ def test_what_ends_while_the_server_is_away_is_let_go_when_it_is_back(
     assert db.hlen(holder.key) == 1
     keeper().look()
     assert db.hlen(holder.key) == 0
+
+
+# Who is known
+
+
+def test_a_worker_that_was_taken_for_dead_is_known_again_with_its_next_take(
+    rig: Rig, db: redis.Redis, holder: Holder
+) -> None:
+    """It may die before it says so itself. What it held was put back, not forgotten."""
+    leases = Leases(db, "")
+    leases.renew(holder)
+    rig.publish([[], {}, {}])
+    first = replace(rig.receive(), let_go=lambda: None)
+    leases.give_back(holder.id)
+    db.zadd(WORKERS, {holder.id: 1.0})
+    assert leases.leave(holder.id, if_dead=True)
+    done = Result()
+    rig.moves.hold(first, first.envelope, 0, done)
+    assert isinstance(done.only, NotOurs)
+    rig.channel.basic_qos(0, 2, False)
+    rig.receive()
+    assert (db.hlen(holder.key), db.llen("work")) == (1, 0)
+    assert db.zscore(WORKERS, holder.id) is not None
+    done = Result()
+    rig.moves.hold(first, first.envelope, 0, done)
+    assert isinstance(done.only, NotOurs), "nor does the next take change that"
+
+
+def test_who_was_taken_for_dead_long_ago_is_not_remembered(
+    rig: Rig, db: redis.Redis, holder: Holder
+) -> None:
+    db.hset(TAKES, mapping={"old": 3, "alive": 4})
+    db.zadd(WORKERS, {"old": 1.0, "alive": 1e12})
+    leases = Leases(db, "")
+    assert leases.leave("old", if_dead=True)
+    assert db.hgetall(TAKES) == {b"old": b"-3", b"alive": b"4"}
+    db.zadd("celery_resilience:dead", {"old": 1.0, "alive": 1.0})
+    assert leases.leave("another", if_dead=True)
+    assert db.hgetall(TAKES) == {b"alive": b"4"}
+    assert leases.leave("alive")
+    assert db.exists(TAKES, "celery_resilience:dead") == 0
+
+
+def test_what_a_worker_holds_that_nobody_knows_is_given_back(
+    rig: Rig,
+    db: redis.Redis,
+    holder: Holder,
+    keeper: Callable[[], Keeper],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An operator sees it at once."""
+    db.hset(DEAD, "tag", f"work\n{payload()}")
+    db.mset({f"key-{n}": n for n in range(3000)})
+    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    assert Leases(db, "").orphans() == {"dead": 1}
+    monkeypatch.setattr(held, "LEASE", 0.5)
+    looking = keeper()
+
+    def given_back() -> bool:
+        looking.look()
+        return db.llen("work") == 1
+
+    eventually(given_back)
+    assert db.exists(DEAD) == 0
+    assert Leases(db, "").orphans() == {}

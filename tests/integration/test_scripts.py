@@ -1,0 +1,277 @@
+"""The scripts that run inside Redis, stopped after each of their commands, and repeated.
+
+A key has another type, a right is missing, the memory is full: whatever it is, afterwards the
+message is in one place, and in the one where it belongs. Never two, never none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from celery_resilience.brokers import Received
+from celery_resilience.brokers.held import Holder, Leases
+from celery_resilience.brokers.held_qos import take_over
+from celery_resilience.brokers.lua import lua
+from celery_resilience.brokers.redis import RedisBroker
+from celery_resilience.brokers.waiting import Waiting
+from celery_resilience.envelope import Envelope
+from tests.integration.test_brokers import Result, Rig, rig
+from tests.worker import Broker
+
+pytestmark = pytest.mark.parametrize("rig", ["redis"], indirect=True)
+__all__ = ["rig"]
+
+OURS = "celery_resilience:"
+MESSAGE = (
+    '{"body": "", "headers": {"task": "t", "id": "the message"},'
+    ' "properties": {"delivery_tag": "t", "delivery_info": {"routing_key": "work"}}}'
+)
+
+
+@pytest.fixture
+def db(redis_broker: Broker) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_broker.redis_url) as client:
+        yield client
+        client.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+@dataclass
+class Step:
+    """One thing that a script does: *act* raises or succeeds, and is repeated until it does."""
+
+    act: Callable[[], None]
+    #: Where the message is in the end.
+    ends_in: str
+    #: The keys that the script touches.
+    keys: list[str]
+    #: Whether it is a script that fails, and not something before it.
+    names: bool = True
+
+
+def check(problem: BaseException | None) -> None:
+    if problem is not None:
+        raise problem
+
+
+def received(rig: Rig, db: redis.Redis, holder: Holder) -> Received:
+    assert take_over(rig.channel, holder)
+    db.hset(holder.key, "t", f"work\n{MESSAGE}")
+    db.hset(f"{OURS}takes", holder.id, 1)
+    message = SimpleNamespace(channel=rig.channel, delivery_tag="t", take=1)
+    envelope = Envelope.from_wire(json.loads(MESSAGE), "work")
+    return Received(message, envelope, let_go=lambda: None)
+
+
+def settle(rig: Rig, db: redis.Redis) -> Step:
+    holder = Holder()
+    message = received(rig, db, holder)
+
+    def act() -> None:
+        result = Result()
+        rig.moves.bury(message, message.envelope, "dead_letter", {}, result)
+        check(result.only)
+
+    return Step(act, "dead_letter", [holder.key, "unacked_index", "dead_letter", f"{OURS}takes"])
+
+
+def hold(rig: Rig, db: redis.Redis) -> Step:
+    holder = Holder()
+    message = received(rig, db, holder)
+
+    def act() -> None:
+        result = Result()
+        rig.moves.hold(message, message.envelope, 60, result)
+        check(result.only)
+
+    keys = [holder.key, "unacked_index", f"{OURS}waiting", f"{OURS}waiting:work", f"{OURS}takes"]
+    return Step(act, f"{OURS}waiting:work", keys)
+
+
+def note(rig: Rig, db: redis.Redis) -> Step:
+    holder = Holder()
+    message = received(rig, db, holder)
+
+    def act() -> None:
+        assert isinstance(rig.moves, RedisBroker)
+        assert rig.moves.note_start(message, message.envelope)
+
+    return Step(act, holder.key, [holder.key, f"{OURS}takes"])
+
+
+def release(rig: Rig, db: redis.Redis) -> Step:
+    db.lpush("dead_letter", "another", MESSAGE, "a third")
+    _, found, _ = rig.moves.look("dead_letter")
+    return Step(
+        lambda: rig.moves.release(found, found.envelope, "work"), "work", ["dead_letter", "work"]
+    )
+
+
+def waits(db: redis.Redis, due: float) -> list[str]:
+    db.zadd(f"{OURS}waiting:work", {MESSAGE: due})
+    db.zadd(f"{OURS}waiting", {"work": due})
+    return [f"{OURS}waiting", f"{OURS}waiting:work", "work"]
+
+
+def put(rig: Rig, db: redis.Redis) -> Step:
+    assert isinstance(rig.moves, RedisBroker)
+    moves, keys = rig.moves, waits(db, 2e9)
+    (found,) = moves.waiting.look()
+
+    def act() -> None:
+        assert moves.put(found, found.envelope, "work")
+
+    return Step(act, "work", keys)
+
+
+def reschedule(rig: Rig, db: redis.Redis) -> Step:
+    assert isinstance(rig.moves, RedisBroker)
+    moves, keys = rig.moves, waits(db, 2e9)
+    (found,) = moves.waiting.look()
+    return Step(lambda: check_(moves.waiting.delay(found, 3e9)), f"{OURS}waiting:work", keys[:2])
+
+
+def check_(done: object) -> None:
+    assert done, "it has not been done"
+
+
+def due(rig: Rig, db: redis.Redis) -> Step:
+    keys = waits(db, 1.0)
+    waiting = Waiting(db, "", "\x06\x16")
+
+    def act() -> None:
+        for key in (f"{OURS}waiting", f"{OURS}waiting:work"):  # what is stuck is tried in a while
+            with suppress(redis.ResponseError):
+                for member in db.zrange(key, 0, -1):
+                    db.zadd(key, {member: 1.0})
+        moved = waiting.move_due("w")
+        check(redis.ResponseError(moved.why) if moved.why else None)
+
+    return Step(act, "work", [*keys, f"{OURS}turn"])
+
+
+def give_back(rig: Rig, db: redis.Redis) -> Step:
+    db.hset(f"{OURS}held:dead", "t", f"work\n{MESSAGE}")
+    keys = [f"{OURS}held:dead", "work", f"{OURS}takes"]
+    return Step(lambda: check_(Leases(db, "").give_back("dead")), "work", keys, names=False)
+
+
+STEPS = {
+    "settle": settle, "hold": hold, "note": note, "release": release, "put": put,
+    "reschedule": reschedule, "due": due, "giveback": give_back,
+}  # fmt: skip
+SCRIPT = {"reschedule": "put"}
+
+
+def places(db: redis.Redis) -> dict[str, int]:
+    """Every key that the message lies in, and how often."""
+    found = {}
+    for key in db.scan_iter():
+        kind = db.type(key)
+        values: Any = {
+            b"list": lambda key: db.lrange(key, 0, -1),
+            b"hash": lambda key: db.hvals(key),
+            b"zset": lambda key: db.zrange(key, 0, -1),
+        }.get(kind, lambda key: [])(key)
+        if number := sum(b'"the message"' in value for value in values):
+            found[key.decode()] = number
+    return found
+
+
+def commands(script: str) -> list[str]:
+    texts = lua(script) if script != "take" else lua("take", "celery_resilience.transport")
+    found = set(re.findall(r'call\((?:call, )?"([A-Z]+)"', texts.replace("pcall(call,", "call(")))
+    return sorted(found)
+
+
+@contextmanager
+def refused(db: redis.Redis, command: str) -> Iterator[None]:
+    db.execute_command("ACL", "SETUSER", "default", f"-{command.lower()}")
+    try:
+        yield
+    finally:
+        db.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+@contextmanager
+def of_another_type(db: redis.Redis, key: str) -> Iterator[None]:
+    there = db.exists(key)
+    if there:
+        db.rename(key, "aside")
+    db.set(key, "somebody's")
+    try:
+        yield
+    finally:
+        db.delete(key)
+        if there:
+            db.rename("aside", key)
+
+
+@contextmanager
+def full(db: redis.Redis) -> Iterator[None]:
+    db.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        db.config_set("maxmemory", 0)
+
+
+def tries(step: Step) -> bool:
+    """Three times, as it would be repeated; whether it has worked, and what it said if not."""
+    for _ in range(3):
+        try:
+            step.act()
+        except redis.ResponseError as exc:
+            said = str(exc)
+            named = "(" in said or "'time' command" in said or not step.names
+            assert named, f"{said!r} names neither command nor key"
+        except AssertionError:
+            pass
+        else:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_right_is_missing(rig: Rig, db: redis.Redis, name: str) -> None:
+    for command in commands(SCRIPT.get(name, name)):
+        db.flushdb()
+        step = STEPS[name](rig, db)
+        with refused(db, command):
+            worked = tries(step)
+        assert sum(places(db).values()) == 1, f"{command}: {places(db)}"
+        if not worked:
+            step.act()
+        assert places(db) == {step.ends_in: 1}, command
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_key_has_another_type(rig: Rig, db: redis.Redis, name: str) -> None:
+    db.flushdb()
+    for number in range(len(STEPS[name](rig, db).keys)):
+        db.flushdb()
+        step = STEPS[name](rig, db)
+        with of_another_type(db, step.keys[number]):
+            worked = tries(step)
+        assert sum(places(db).values()) == 1, f"{step.keys[number]}: {places(db)}"
+        if not worked:
+            step.act()
+        assert places(db) == {step.ends_in: 1}, step.keys[number]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_memory_is_full(rig: Rig, db: redis.Redis, name: str) -> None:
+    """A copy that takes the place of its original needs no room."""
+    db.flushdb()
+    step = STEPS[name](rig, db)
+    with full(db):
+        step.act()
+    assert places(db) == {step.ends_in: 1}
