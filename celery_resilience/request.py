@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from billiard import einfo as _einfo
@@ -48,6 +47,7 @@ from celery_resilience.result_store import (
     store_revocation,
 )
 from celery_resilience.revocation import recall_revocation
+from celery_resilience.revoking import is_revoked
 from celery_resilience.settle import Settler, settler_of
 from celery_resilience.suspect import watch_start
 
@@ -120,6 +120,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
         def decide(stored: bool | None) -> None:
             if stored:
                 # It died after its success was stored: running it again would be twice.
+                name = f"{self.name}[{self.id}]"
+                logger.info("%s: its process died, but its success is stored: let go", name)
                 self._settled = False
                 state.task_ready(self, successful=True)
                 self.acknowledge()
@@ -141,9 +143,11 @@ class ResilientRequest(Request):  # type: ignore[misc]
         outcome: Outcome, here: bool,
     ) -> None:  # fmt: skip
         """Tell Celery's world of *outcome*, and carry it out."""
-        if self.id in state.revoked and isinstance(outcome.decision, RetryLater):
-            # At once: workers that know of it drop it now, and may have forgotten it later.
-            outcome = replace(outcome, decision=replace(outcome.decision, delay=0.0))
+        if isinstance(outcome.decision, RetryLater) and is_revoked(self):
+            # Here: another worker may not know of it, nor may this one later.
+            logger.info("%s[%s]: dropped: it was revoked while it ran", self.name, self.id)
+            self._announce_revoked("revoked", False, None, False)
+            return
         state.task_ready(self)
         try:
             if isinstance(outcome.decision, RetryLater) or isinstance(exc, _exceptions.Retry):

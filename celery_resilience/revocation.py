@@ -1,17 +1,16 @@
 """A revoked task whose retry waits is dropped, though its workers are restarted meanwhile.
 
 Celery remembers what is revoked in its workers' memory. A retry that waits for an hour would come
-back to workers that know nothing of it, and run. So when workers are told, what waits in Redis is
-looked for and put into its queue: Celery drops it then in its own way, with its state, its event
-and its chord. In RabbitMQ nothing can be looked for: there the result backend is told, and asked
-when a retry has waited.
+back to workers that know nothing of it, and run. So when a worker is told, it looks for what waits
+in Redis, and drops it. In RabbitMQ nothing can be looked for: there the result backend is told, and
+asked when a retry has waited.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from celery.worker.control import Panel
 
 from celery_resilience.headers import HEADER
 from celery_resilience.result_store import ask_for_state, keeps_states
+from celery_resilience.revoking import drop_scheduled, stamps_of
 from celery_resilience.settle import Settler, settler_of
 
 __all__ = ["hear_revocations", "recall_revocation"]
@@ -31,17 +31,24 @@ logger = logging.getLogger("celery_resilience")
 
 def hear_revocations() -> None:
     """Let this worker look for what waits whenever tasks are revoked; twice is once."""
-    for name in ("revoke", "terminate"):
-        command = Panel.data[name]
-        if not hasattr(command, "resilience"):
-            Panel.data[name] = _hearing(command)
+    for name, word in _COMMANDS.items():
+        command = Panel.data.get(name)
+        if command is not None and not hasattr(command, "resilience"):
+            Panel.data[name] = _hearing(command, word)
 
 
-def _hearing(command: Callable[..., Any]) -> Callable[..., Any]:
+#: What tells workers to drop tasks, and the word for which.
+_COMMANDS = {"revoke": "task_id", "terminate": "task_id", "revoke_by_stamped_headers": "headers"}
+
+
+def _hearing(command: Callable[..., Any], word: str) -> Callable[..., Any]:
     def heard(panel: Any, *args: Any, **kwargs: Any) -> Any:
         answer = command(panel, *args, **kwargs)
-        told = kwargs.get("task_id", args[-1] if args else None)
-        _fetch(panel.app, {str(id_) for id_ in maybe_list(told) or ()})
+        told = kwargs.get(word, args[-1] if args else None)
+        if word == "headers":
+            _fetch(panel, set(), stamps_of(told))
+        else:
+            _fetch(panel, {str(id_) for id_ in maybe_list(told) or ()}, {})
         return answer
 
     heard.__dict__.update(getattr(command, "__dict__", {}), resilience=True)
@@ -84,14 +91,17 @@ def recall_revocation(request: Any, settler: Settler) -> None:
     ask_for_state(request, settler.moves.aside, hear)
 
 
-def _fetch(app: Any, ids: set[str]) -> None:
-    settler = settler_of(app)
-    if settler is None or not ids:
+def _fetch(panel: Any, ids: set[str], stamps: Mapping[str, Any]) -> None:
+    settler = settler_of(panel.app)
+    if settler is None or not (ids or stamps):
         return
-    fetch = getattr(settler.moves.broker, "fetch_waiting", None)
-    look_for = partial(_note_in_backend, app) if fetch is None else fetch
+    broker = settler.moves.broker
+    if hasattr(broker, "take_scheduled"):
+        look = partial(drop_scheduled, panel.consumer, broker, ids, stamps)
+    else:
+        look = partial(_note_in_backend, panel.app, ids)
     # Many may wait, and the worker's loop must not: in a thread.
-    threading.Thread(target=_guarded, args=(look_for, ids), daemon=True).start()
+    threading.Thread(target=_guarded, args=(look,), daemon=True).start()
 
 
 def _note_in_backend(app: Any, ids: set[str]) -> int:
@@ -106,11 +116,11 @@ def _note_in_backend(app: Any, ids: set[str]) -> int:
     return len(waiting)
 
 
-def _guarded(look_for: Callable[[set[str]], int], ids: set[str]) -> None:
+def _guarded(look: Callable[[], int]) -> None:
     try:
-        number = look_for(ids)
+        number = look()
     except Exception as exc:
         logger.warning("retries of revoked tasks could not be looked for: %r", exc)
     else:
         if number:
-            logger.info("%d waiting retries of revoked tasks are to be dropped", number)
+            logger.info("%d scheduled retries of revoked tasks are dropped", number)

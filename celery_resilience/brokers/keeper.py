@@ -40,7 +40,7 @@ class Keeper:
         client = Redis(connection_pool=self._pool)
         prefix = channel.global_keyprefix or ""
         self._holder = holder
-        self._waiting = Waiting(client, prefix, channel.sep)
+        self._waiting = Waiting(client, prefix, channel.sep, channel.priority_steps)
         self._leases = Leases(client, prefix)
         self._workers = 1
         self._renew_at = 0.0

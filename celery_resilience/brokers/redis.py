@@ -50,7 +50,7 @@ class RedisBroker:
         self._settle = self._client.register_script(lua("settle"))
         self._release = self._client.register_script(lua("release"))
         self._note = self._client.register_script(lua("note"))
-        self.waiting = Waiting(self._client, self._prefix, channel.sep)
+        self.waiting = Waiting(self._client, self._prefix, channel.sep, channel.priority_steps)
         self.leases = Leases(self._client, self._prefix)
         self._keeper: Keeper | None = None
         _use_one_client(channel)
@@ -173,15 +173,23 @@ class RedisBroker:
         """Put *copy* into *queue*, then remove what was *found* waiting; False: it was gone."""
         return self.waiting.put(found, self._payload(copy, queue), self._list(queue, copy))
 
-    def fetch_waiting(self, ids: Collection[str]) -> int:
-        """Put what waits of the tasks with these *ids* into their queues; how many there were.
+    def take_scheduled(
+        self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
+    ) -> Iterator[WaitingFound]:
+        """Take out what waits of the tasks with these *ids*, and what is *wanted*: of several who
+        do so each gets others. For another thread than the worker's."""
+        waiting = self._waiting_elsewhere()
+        for found in list(waiting.find(ids, wanted)):
+            if waiting.remove(found):
+                yield found
 
-        For another thread than the worker's.
-        """
-        waiting = Waiting(plain_client(self._channel), self._prefix, self._channel.sep)
-        return sum(
-            waiting.put(found, found.key[1], found.key[0]) for found in list(waiting.find(ids))
-        )
+    def schedule_again(self, found: WaitingFound) -> None:
+        """Let what was taken out wait as before; for another thread than the worker's."""
+        self._waiting_elsewhere().add(found)
+
+    def _waiting_elsewhere(self) -> Waiting:
+        channel = self._channel
+        return Waiting(plain_client(channel), self._prefix, channel.sep, channel.priority_steps)
 
     # A worker
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,8 @@ from kombu.utils.json import dumps, loads
 from celery_resilience.brokers import Found
 from celery_resilience.brokers.lua import KEYS, lua
 from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
+from celery_resilience.history import History
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -74,11 +76,14 @@ class Original(NamedTuple):
 class Waiting:
     """The retries that wait in one broker, under one key prefix."""
 
-    def __init__(self, client: Redis, prefix: str, separator: str) -> None:
+    def __init__(
+        self, client: Redis, prefix: str, separator: str, steps: Collection[int] = (3, 6, 9)
+    ) -> None:
         self._client: Any = client  # its types allow for what only other settings bring
         self._prefix = prefix
-        #: What kombu puts between a queue's name and a priority step.
+        #: What kombu puts between a queue's name and a priority step; it has none for step 0.
         self._separator = separator
+        self._steps = {str(step) for step in steps if step}
         self._lists = f"{prefix}{KEYS}waiting"
         self._hold = client.register_script(lua("hold"))
         self._due = client.register_script(lua("due"))
@@ -129,7 +134,7 @@ class Waiting:
         They stay where they are. One that is moved meanwhile may be missed, none comes twice.
         """
         for place in self._places():
-            if queues and self.queue_of(place) not in queues:
+            if queues and not {self.queue_of(place), place}.intersection(queues):
                 continue
             seen: set[bytes] = set()
             low = "-inf"
@@ -138,11 +143,12 @@ class Waiting:
                     self._set(place), low, "+inf", 0, _PAGE + len(seen), withscores=True
                 )
                 fresh = [(payload, due) for payload, due in page if payload not in seen]
-                for payload, due in fresh[:limit]:
-                    envelope = read(payload, self.queue_of(place))
-                    yield WaitingFound(envelope, key=(place, payload), due=float(due))
-                if limit is not None:
-                    limit -= min(limit, len(fresh))
+                for payload, due in fresh:
+                    envelope = self._read(place, payload)
+                    meant = not queues or envelope.queue in queues
+                    if meant and (limit is None or limit > 0):
+                        yield WaitingFound(envelope, key=(place, payload), due=float(due))
+                        limit = None if limit is None else limit - 1
                 if not fresh:
                     break
                 # By due time, not by position: what was moved meanwhile shifts no other.
@@ -150,16 +156,19 @@ class Waiting:
                 low = repr(last)
                 seen = {payload for payload, due in page if float(due) == last}
 
-    def find(self, ids: Collection[str]) -> Iterator[WaitingFound]:
-        """What waits of the tasks with these *ids*, wherever it waits."""
+    def find(
+        self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
+    ) -> Iterator[WaitingFound]:
+        """What waits of the tasks with these *ids*, or is *wanted*, wherever it waits."""
         # Redis compares everything with each pattern: for many it is cheaper to read it all, once.
         patterns: list[str | None] = [None]
-        if len(ids) <= _PATTERNS:
+        if len(ids) <= _PATTERNS and wanted is None:
             patterns = [pattern for task_id in ids for pattern in _containing(task_id)]
         for place, pattern in product(self._places(), patterns):
             for payload, due in self._client.zscan_iter(self._set(place), pattern, count=1000):
-                envelope = read(payload, self.queue_of(place))
-                if envelope.properties.get("correlation_id") in ids:
+                envelope = self._read(place, payload)
+                id_ = envelope.properties.get("correlation_id")
+                if id_ in ids or (wanted is not None and wanted(envelope)):
                     yield WaitingFound(envelope, key=(place, payload), due=float(due))
 
     def put(self, found: WaitingFound, payload: str | bytes, to: str) -> bool:
@@ -172,6 +181,18 @@ class Waiting:
             )
         )
 
+    def remove(self, found: WaitingFound) -> bool:
+        """Remove what was *found*; False: it was gone."""
+        place, original = found.key
+        keys = [self._set(place), self._lists, self._lists]
+        return bool(self._put(keys=keys, args=[original, "", place, "-"]))
+
+    def add(self, found: WaitingFound) -> None:
+        """Let what was removed wait again until it is due."""
+        place, original = found.key
+        self._client.zadd(self._lists, {place: found.due}, lt=True)
+        self._client.zadd(self._set(place), {original: found.due})
+
     def delay(self, found: WaitingFound, due: float) -> bool:
         """Let what was *found* wait until *due*, in seconds since the epoch; False: it was gone."""
         place, original = found.key
@@ -179,9 +200,16 @@ class Waiting:
         return bool(self._put(keys=keys, args=[original, original, place, f"{due:.6f}"]))
 
     def queue_of(self, place: str) -> str:
-        """The queue that the list *place* belongs to."""
+        """The queue that the list *place* belongs to, as far as its name tells."""
         queue, _, step = place.rpartition(self._separator)
-        return queue if step.isdigit() else place  # the name may have the separator in it
+        return queue if queue and step in self._steps else place
+
+    def _read(self, place: str, payload: bytes) -> Envelope:
+        """The message in *payload*, with its queue; that one's name may end like a priority's."""
+        envelope = read(payload, self.queue_of(place))
+        if envelope.queue != place and History.loads(envelope.headers.get(HEADER)).queue == place:
+            return replace(envelope, queue=place)
+        return envelope
 
     def _places(self) -> list[str]:
         return [name.decode() for name in self._client.zrange(self._lists, 0, -1)]

@@ -201,17 +201,44 @@ def test_a_revoked_task_that_waits_is_dropped_though_all_workers_are_restarted(
     assert client.letters() == []
 
 
+def test_what_waits_is_dropped_by_whoever_is_told(
+    broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    """Other workers know nothing of it: they must not get it, and not early. By id or by stamp."""
+    told = start_worker(SHOP, broker, env=client.env)
+    start_worker(SHOP, broker, env=client.env)
+    results = [client.send("parks", f"id-{n}") for n in range(5)]
+    for n in range(5):
+        signature = client.app.signature("tests.apps.shop.parks", (f"stamp-{n}",))
+        signature.stamp(order=f"order-{n % 2}")
+        results.append(signature.apply_async())
+    eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 10)
+    control = client.app.control
+    control.revoke([each.id for each in results[:5]], destination=[told.name])
+    control.revoke_by_stamped_headers({"order": "order-0"}, destination=[told.name])
+    eventually(lambda: db.zcard("celery_resilience:waiting:shop") == 2)
+    dropped = [*results[:6], results[7], results[9]]
+    eventually(lambda: {client.state(each) for each in dropped} == {"REVOKED"})
+    assert client.state(results[6]) == client.state(results[8]) == "RETRY"
+    assert client.count("shop") == 0
+    assert set(client.executions().values()) == {1}
+
+
 def test_a_task_that_is_revoked_while_it_runs_is_not_retried(
     broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
+    """Not by a worker that has not heard of it either."""
     worker = start_worker(SHOP, broker, env=client.env)
     gate = client.record.with_name("gate")
     result = client.send("waits", "w", str(gate))
     eventually(lambda: client.executions()["w"] == 1)
-    client.app.control.revoke(result.id)
+    client.app.control.revoke(result.id, destination=[worker.name])
     eventually(lambda: "flagged as revoked" in worker.log())
+    start_worker(SHOP, broker, env=client.env)
+    worker.send(signal.SIGTERM)  # so that it is the other one that would take it
     gate.touch()
     eventually(lambda: client.state(result) == "REVOKED")
+    assert worker.wait() == 0
     assert db.exists("celery_resilience:waiting") == 0
     assert client.executions() == {"w": 1}
 

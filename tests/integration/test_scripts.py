@@ -150,7 +150,8 @@ def due(rig: Rig, db: redis.Redis) -> Step:
     def act() -> None:
         for key in (f"{OURS}waiting", f"{OURS}waiting:work"):  # what is stuck is tried in a while
             with suppress(redis.ResponseError):
-                for member in db.zrange(key, 0, -1):
+                members: Any = db.zrange(key, 0, -1)
+                for member in members:
                     db.zadd(key, {member: 1.0})
         moved = waiting.move_due("w")
         check(redis.ResponseError(moved.why) if moved.why else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -208,10 +209,28 @@ def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None
     assert db.llen("work") == 1
 
 
-@pytest.mark.parametrize("place", ["eu:mail", "eu:mail:3", "mail", "mail:3"])
+@pytest.mark.parametrize("place", ["eu:mail", "eu:mail:3", "mail", "mail:3", "mail:2", "0", "3"])
 def test_a_queue_may_have_the_separator_in_its_name(db: redis.Redis, rig: Rig, place: str) -> None:
-    """``sep=":"`` is what Celery's documentation shows."""
+    """``sep=":"`` is what Celery's documentation shows. A number is a name too."""
     assert Waiting(db, "", ":").queue_of(place) == place.removesuffix(":3")
+
+
+@pytest.mark.parametrize("name", ["0", "3", "mail\x06\x163"])
+def test_a_queue_whose_name_looks_like_a_priority_gets_its_retries_back(
+    rig: Rig, db: redis.Redis, name: str
+) -> None:
+    assert isinstance(rig.moves, RedisBroker)
+    rig.publish([[], {}, {}])
+    received = rig.receive()
+    received = replace(received, envelope=replace(received.envelope, queue=name))
+    copy = received.envelope.with_header(replace(History(), queue=name).dumps())
+    result = Result()
+    rig.moves.hold(received, copy, 60, result)
+    let_go(received, result)
+    (found,) = waiting(rig).look([name])
+    assert found.envelope.queue == name
+    assert rig.moves.put(found, found.envelope, found.envelope.queue)
+    assert db.llen(name) == 1
 
 
 @pytest.mark.parametrize("others", [0, 100])
@@ -223,10 +242,16 @@ def test_those_that_are_revoked_together_are_looked_for_together(
     for id_ in [*ids, "left"]:
         hold(rig, 60, headers={"task": "t", "id": id_}, correlation_id=id_)
     before = _scans(db)
-    rig.moves.fetch_waiting({*ids, *map(str, range(others))})  # type: ignore[attr-defined]
-    assert db.llen("work") == len(ids)
+    assert isinstance(rig.moves, RedisBroker)
+    taken = list(rig.moves.take_scheduled({*ids, *map(str, range(others))}))
+    assert {f.envelope.headers["id"] for f in taken} == {*ids}
     assert [f.envelope.headers["id"] for f in waiting(rig).look()] == ["left"]
-    assert _scans(db) - before <= len(ids)
+    assert _scans(db) - before <= len(ids) + 1, "one may be written in two ways"
+    assert db.llen("work") == 0
+    for found in taken:
+        rig.moves.schedule_again(found)
+    assert sorted(waiting(rig).look(), key=str) == sorted(waiting(rig).look(), key=str)
+    assert waiting(rig).counts() == {"work": 4}
 
 
 def _scans(db: redis.Redis) -> int:

@@ -29,6 +29,7 @@ FLOORS = {
     4: "reporting asking body attach "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
+    "revoking "
     "origin pause rejection revocation leaving aside result_store",
     5: "burial deadletters doctor embedded archive filters ids replay retries "
     "waiting_retry journal metrics notify report tune",
