@@ -17,6 +17,7 @@ from celery.exceptions import NotRegistered
 
 from celery_resilience.brokers import Received
 from celery_resilience.brokers.frames import UNREADABLE
+from celery_resilience.comeback import puts_back
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
@@ -50,7 +51,7 @@ class Guard:
             def on_task_received(message: Any) -> Any:
                 readdress(message, c.app)
                 try:
-                    return handle(message)
+                    return None if puts_back(message, c, self._settler) else handle(message)
                 except Exception as exc:
                     if _is_the_connections(exc, c) or _is_the_loops(exc):
                         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received, Unroutable, queues
@@ -13,16 +14,21 @@ from celery_resilience.brokers.delay import (
     USUAL,
     Delay,
     Refused,
+    absent,
     forget,
     level_name,
     routing_key,
     waiting_levels,
+    warn_once,
 )
 from celery_resilience.brokers.looks import Look
 from celery_resilience.brokers.ownership import on_rabbitmq
+from celery_resilience.brokers.queues import QueueFacts, fits
+from celery_resilience.brokers.upkeep import Upkeep
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
-from celery_resilience.settings import Settings
+from celery_resilience.headers import ASTRAY
+from celery_resilience.settings import LONGEST_NAME, Settings
 
 __all__ = ["AmqpBroker"]
 
@@ -36,7 +42,11 @@ class AmqpBroker:
         self._theirs = connection
         self._confirms = Confirms(connection, hub)
         self._settings = settings or Settings()
-        self._delay = Delay()
+        arguments = self._settings.dead_letter_queue_arguments
+        self._delay = Delay(str(arguments.get("x-queue-type", "classic")))
+        #: How many levels are made for retries of each queue, by its name and their priority.
+        self._prepared: dict[tuple[str, object], int] = {}
+        self._upkeep = Upkeep(self._confirms.another, self._prepare_again)
         self._looks: list[Look] = []
 
     # Moves
@@ -53,16 +63,45 @@ class AmqpBroker:
                 continue  # it has been said
             except Exception as exc:
                 logger.warning("%s: nothing is ready for its retries yet: %r", queue, exc)
+        self._upkeep.begin()
 
-    def _prepare(
-        self, connection: Any, known: set[str], queue: str, levels: int, priority: object = None
-    ) -> None:
-        letters = self._settings.queue_for(queue)
+    def _prepare_again(self, connection: Any) -> None:
+        """Make again what somebody has deleted meanwhile."""
+        prepared, known = dict(self._prepared), set[str]()
+        for queue in {queue for queue, _ in prepared}:
+            if queues.size(connection, queue) is None:  # with its owner's will, for all we know
+                prepared = {key: levels for key, levels in prepared.items() if key[0] != queue}
+        for queue, _ in prepared:
+            self._make_letters(connection, known, self._letters(queue))
+        for (queue, priority), levels in prepared.items():
+            with suppress(Refused, Unroutable):
+                self._prepare(connection, known, queue, levels, priority)
+
+    def _letters(self, queue: str, *choices: str) -> str:
+        """Where letters of messages from *queue* go, or the first of *choices*."""
+        name = self._settings.queue_for(queue, *choices)
+        if fits(name):
+            return name
+        warn_once(
+            f"letters of {queue} go to {ASTRAY}, for their own queue's name would have more than "
+            f"{LONGEST_NAME} bytes"
+        )
+        return ASTRAY
+
+    def _make_letters(self, connection: Any, known: set[str], letters: str) -> None:
         if letters not in known:
             forget(known)  # a queue that was deleted has lost its binding too
             queues.make(connection, letters, self._settings.dead_letter_queue_arguments)
             known.add(letters)
+
+    def _prepare(
+        self, connection: Any, known: set[str], queue: str, levels: int, priority: object = None
+    ) -> None:
+        letters = self._letters(queue)
+        self._make_letters(connection, known, letters)
         self._delay.prepare(connection, known, queue, letters, levels, priority)
+        made = self._prepared.get((queue, priority), 0)
+        self._prepared[queue, priority] = max(levels, made)
 
     def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
         queue, settings = received.envelope.queue, self._settings
@@ -92,12 +131,13 @@ class AmqpBroker:
 
         self._move(
             received, copy.due(None), level_name(levels - 1, priority),
-            routing_key(seconds, queue, settings.queue_for(queue)), over, prepare,
+            routing_key(seconds, queue, self._letters(queue)), over, prepare,
         )  # fmt: skip
 
     def bury(
         self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
+        queue = self._letters(received.envelope.queue, queue)
         self._move(received, letter, "", queue, done, lambda: self._make(queue, arguments))
 
     def _move(
@@ -143,6 +183,22 @@ class AmqpBroker:
             self._confirms.open()
             return queues.size(self._confirms.connection, queue) or 0
 
+    def facts(self, queue: str) -> QueueFacts | None:
+        """What *queue* was declared as; None if it is not there, or nobody can say."""
+        with self._confirms.lock:
+            self._confirms.open()
+            return queues.facts(self._confirms.connection, queue)
+
+    def absent(self) -> list[str]:
+        """What waiting retries need on their way, and what is not there: for a person."""
+        with self._confirms.lock:
+            self._confirms.open()
+            return absent(self._confirms.connection)
+
+    def astray(self) -> int:
+        """How many messages had nowhere else to go: queue and dead-letter queue have gone."""
+        return self.count(ASTRAY)
+
     def waiting_levels(self) -> list[tuple[float, int]]:
         """Each level of the delay: its seconds, and how many retries wait in it.
 
@@ -175,6 +231,7 @@ class AmqpBroker:
             for look in self._looks:
                 look.give_back()
             self._looks.clear()
+            self._upkeep.end()
             self._confirms.disconnect(BrokerError("closed"))
 
 

@@ -195,8 +195,7 @@ class Confirms:
         if self._is_open:
             return self._channel
         self.disconnect(BrokerError("the channel was closed"))
-        # Without heartbeats: nobody would answer them while there is nothing to settle.
-        self.connection = self._theirs.clone(connect_timeout=_CONNECT, heartbeat=0)
+        self.connection = self.another()
         self.connection.connect()
         self.connection.connection.on_blocked = partial(self._set_blocked, True)
         self.connection.connection.on_unblocked = partial(self._set_blocked, False)
@@ -216,6 +215,13 @@ class Confirms:
             self._watched = os.dup(self.connection.connection.sock.fileno())
             self._hub.add_reader(self._watched, self._on_readable)
         return channel
+
+    def another(self) -> Any:
+        """A kombu connection to the same broker, still to be opened.
+
+        Without heartbeats: nobody would answer them while there is nothing to settle.
+        """
+        return self._theirs.clone(connect_timeout=_CONNECT, heartbeat=0)
 
     def _on_readable(self) -> None:
         with self.lock:

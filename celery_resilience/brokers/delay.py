@@ -3,7 +3,9 @@
 Level *n* is a queue that keeps each message for 2 ** n seconds. The bits of a delay, which its
 routing key begins with, say which levels a message passes on its way down; after the last one it
 comes to :data:`~celery_resilience.envelope.DUE`, and from there into its queue, or if that has
-gone, through :data:`UNROUTABLE` into the dead-letter queue that its key names.
+gone, through :data:`UNROUTABLE` into the dead-letter queue that its key names. If that has gone as
+well, it comes into :data:`~celery_resilience.headers.ASTRAY`: a level that can't get rid of a few
+messages stops, and with it the retries of all other queues.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, Resourc
 
 from celery_resilience.brokers import Unroutable, queues
 from celery_resilience.errors import BrokerError
-from celery_resilience.headers import DUE
+from celery_resilience.headers import ASTRAY, DUE
 from celery_resilience.policy import LONGEST_DELAY
 
 __all__ = [
@@ -27,10 +29,12 @@ __all__ = [
     "USUAL",
     "Delay",
     "Refused",
+    "absent",
     "forget",
     "level_name",
     "routing_key",
     "waiting_levels",
+    "warn_once",
     "word",
 ]
 
@@ -90,7 +94,8 @@ def level_name(level: int, priority: object = None) -> str:
 class Delay:
     """Makes, and makes again, what retries of a worker's queues need for their wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue_type: str = "classic") -> None:
+        self._queue_type = queue_type
         self._refused: set[str] = set()
 
     def takes(self, queue: str) -> bool:
@@ -124,16 +129,17 @@ class Delay:
                 _bind(connection, queue)
                 known.add(f"{DUE} {queue}")
             if f"{UNROUTABLE} {dead_letter_queue}" not in known:
+                ending = "*." * (LEVELS + 1) + word(dead_letter_queue)
                 with connection.channel() as channel:
-                    ending = "*." * (LEVELS + 1) + word(dead_letter_queue)
                     channel.queue_bind(dead_letter_queue, UNROUTABLE, ending)
+                _make_last_way_out(connection, dead_letter_queue, ending, self._queue_type)
                 known.add(f"{UNROUTABLE} {dead_letter_queue}")
         except NotFound:  # it was deleted a moment ago
             known.discard(dead_letter_queue)
             raise
         except (AccessRefused, PreconditionFailed, ResourceLocked) as exc:
             self._refused.add(queue)
-            _warn_once(
+            warn_once(
                 f"retries of {queue} can't wait in RabbitMQ: workers hold them, unacknowledged, "
                 "until they are due",
                 exc,
@@ -159,6 +165,40 @@ def waiting_levels(connection: Any) -> list[tuple[float, int]]:
     return [(float(2**level), found[level]) for level in sorted(found)]
 
 
+def absent(connection: Any) -> list[str]:
+    """The exchanges and queues that waiting retries need, and that are not there.
+
+    None of them where no retry has ever waited. Bindings RabbitMQ tells to nobody.
+    """
+    made = []
+    for priority in range(_HIGHEST + 1):
+        lowest = level_name(0, priority)  # few have levels of their own
+        if not priority or queues.size(connection, lowest) is not None:
+            made += [level_name(level, priority) for level in range(LEVELS)]
+    exchanges = {name for name in (DUE, UNROUTABLE, *made) if _is_exchange(connection, name)}
+    levels = {name for name in made if queues.size(connection, name) is not None}
+    if not exchanges and not levels:
+        return []
+    needed: set[str] = {DUE, UNROUTABLE}
+    for priority in range(_HIGHEST + 1):
+        own = [level_name(level, priority) for level in range(LEVELS)]
+        highest = max((n for n, name in enumerate(own) if name in exchanges | levels), default=-1)
+        needed.update(own[: highest + 1])
+    lost = [f"the exchange {name}" for name in needed - exchanges]
+    return sorted(lost + [f"the queue {name}" for name in needed - levels - {DUE, UNROUTABLE}])
+
+
+def _is_exchange(connection: Any, name: str) -> bool:
+    channel = connection.channel()
+    try:
+        channel.exchange_declare(name, "topic", passive=True)
+    except NotFound:
+        queues.leave(channel)
+        return False
+    channel.close()
+    return True
+
+
 def _own_levels(priority: object) -> int:
     return min(max(priority, 0), _HIGHEST) if isinstance(priority, int) else 0
 
@@ -170,6 +210,32 @@ def _make_exchanges(connection: Any) -> None:
             DUE, "topic", durable=True, auto_delete=False,
             arguments={"alternate-exchange": UNROUTABLE},
         )  # fmt: skip
+
+
+def _make_last_way_out(connection: Any, letters: str, ending: str, queue_type: str) -> None:
+    """Let what is meant for the dead-letter queue *letters* have a place if that has gone.
+
+    UNROUTABLE can't have an alternate exchange of its own: older workers declare it without. So
+    what leads to *letters* is, beside its binding, an exchange that has one, and that stays.
+    """
+    own = f"celery_resilience.letters.{word(letters)}"
+    try:
+        queues.make(connection, ASTRAY, {"x-queue-type": queue_type})
+        with connection.channel() as channel:
+            channel.exchange_declare(ASTRAY, "fanout", durable=True, auto_delete=False)
+            channel.queue_bind(ASTRAY, ASTRAY)
+            channel.exchange_declare(
+                own, "fanout", durable=True, auto_delete=False,
+                arguments={"alternate-exchange": ASTRAY},
+            )  # fmt: skip
+            channel.queue_bind(letters, own)
+            channel.exchange_bind(own, UNROUTABLE, ending)
+    except (AccessRefused, PreconditionFailed, ResourceLocked) as exc:
+        warn_once(
+            "retries whose queue is deleted together with its dead-letter queue will be in the way "
+            f"of others: this user may not make {ASTRAY}",
+            exc,
+        )
 
 
 def _make_level(connection: Any, level: int, priority: object) -> None:
@@ -184,7 +250,7 @@ def _make_level(connection: Any, level: int, priority: object) -> None:
     except PreconditionFailed as exc:
         # One that is there with other arguments is taken as it is.
         if queues.size(connection, name) is None:
-            _warn_once(
+            warn_once(
                 "this RabbitMQ makes no quorum queue with a delay: retries wait in classic ones, "
                 "and one that is on its way in the moment that RabbitMQ is killed may be lost",
                 exc,
@@ -212,7 +278,8 @@ def _bind(connection: Any, queue: str) -> None:
 _warned: set[str] = set()
 
 
-def _warn_once(what: str, why: Exception) -> None:
+def warn_once(what: str, why: Exception | None = None) -> None:
+    """Log *what*, and *why*, the first time in this process."""
     if what not in _warned:
         _warned.add(what)
-        logger.warning("%s (%s)", what, why)
+        logger.warning("%s%s", what, f" ({why})" if why else "")

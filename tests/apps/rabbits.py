@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 from celery import Celery
@@ -33,7 +34,7 @@ def record(*words: Any) -> None:
 
 @app.task
 def good(name: str) -> str:
-    record(name)
+    record(name, time.time())
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,10 +13,19 @@ from celery.exceptions import ImproperlyConfigured
 from kombu import Queue
 
 from celery_resilience import install
+from celery_resilience.brokers import Received, upkeep
+from celery_resilience.brokers.amqp import AmqpBroker
+from celery_resilience.brokers.delay import level_name
+from celery_resilience.brokers.queues import QueueFacts
 from celery_resilience.decision import Reason
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import ASTRAY, DUE
+from celery_resilience.history import History
+from celery_resilience.letter import DeadLetter
 from celery_resilience.settings import Settings, refuse_long_names
 from tests.client import Client
 from tests.integration.test_brokers import Result, Rig
+from tests.integration.test_delay import DelayRig, levels
 from tests.servers import RabbitServer, eventually
 from tests.worker import Broker, Worker
 
@@ -43,6 +53,11 @@ def server(broker: Broker, request: pytest.FixtureRequest) -> RabbitServer:
     """The one that *broker* is on."""
     made: RabbitServer = request.getfixturevalue(f"{broker.name.split('-')[0]}_server")
     return made
+
+
+def amqp(rig: Rig) -> AmqpBroker:
+    assert isinstance(rig.moves, AmqpBroker)
+    return rig.moves
 
 
 def send(client: Client, task: str, *args: Any, **options: Any) -> Any:
@@ -145,6 +160,50 @@ def test_whatever_a_message_was_its_copies_are_persistent(rig: Rig) -> None:
     assert letter.properties["delivery_mode"] == 2
 
 
+# Tasks that wait in a worker
+
+
+@pytest.mark.parametrize("holds", ["eta", "queue"])
+@on_4
+def test_what_a_worker_only_held_is_not_destroyed(
+    broker: Broker, client: Client, server: RabbitServer, start_worker: StartWorker, holds: str
+) -> None:
+    """Its workers die again and again before it is its turn: it runs once, and at its time."""
+    with client.app.connection_for_write() as connection:
+        for queue in client.app.conf.task_queues:
+            queue.bind(connection.default_channel).declare()
+    limit_deliveries(server, broker, "shop", 1 if holds == "eta" else 11)
+    env = rabbits(client, broker)
+    sent = time.time()
+    send(client, "good", "g", countdown=12 if holds == "eta" else None, queue="shop")
+    if holds == "queue":  # as often as it would take a dozen workers
+        come_back(client, "shop", 10)
+    for _ in range(3 if holds == "eta" else 0):
+        worker = start_worker(RABBITS, broker, env=env)
+        with levels(broker) as moves:
+            eventually(
+                lambda worker=worker, moves=moves: "] received" in worker.log() or waits(moves)
+            )
+        worker.kill()
+    start_worker(RABBITS, broker, env=env)
+    eventually(lambda: client.executions()["g"] == 1, timeout=40)
+    assert holds == "queue" or float(client.lines()[0].split()[1]) >= sent + 12
+    assert client.count("dead_letter") == 0
+
+
+def waits(moves: AmqpBroker) -> bool:
+    return any(count for _, count in moves.waiting_levels())
+
+
+def come_back(client: Client, queue: str, times: int) -> None:
+    """Let the first message of *queue* be given back so often."""
+    with client.app.connection_for_read() as connection:
+        channel = connection.default_channel
+        for _ in range(times):
+            message = eventually(lambda: channel.basic_get(queue))
+            channel.basic_reject(message.delivery_tag, requeue=True)
+
+
 # Looking
 
 
@@ -196,7 +255,111 @@ def test_a_look_never_costs(
         )
 
 
+# Waiting retries
+
+
+@both_versions
+def test_what_has_nowhere_to_go_holds_nobody_up(broker: Broker) -> None:
+    """A queue is deleted with its dead-letter queue while more retries wait than a level can hold
+    back: those of other queues go on, and theirs are found in the last place there is."""
+    rig = DelayRig(broker, dead_letter_queue="dead.{queue}")
+    old = rig.declare("old")
+    for n in range(40):
+        headers = {"task": "t", "id": f"old-{n}"}
+        rig.connection.Producer().publish([[n], {}, {}], routing_key="old", headers=headers)
+    for _ in range(40):
+        message = eventually(old.get)
+        copy = Envelope.received(message, "old")
+        copy = copy.with_header(History(queue="old").dumps())
+        result = Result()
+        rig.moves.hold(Received(message, copy, message.ack), copy, 3, result)
+        assert result.only is None
+        message.ack()
+    for queue in ("old", "dead.old"):
+        rig.channel.queue_delete(queue)
+    eventually(lambda: rig.moves.astray() == 40)
+    for n in range(3):
+        assert rig.hold(3, headers={"task": "t", "id": f"good-{n}"}) is None
+    arrived = rig.arrive(3, timeout=15)
+    assert sorted(message.headers["id"] for message in arrived) == ["good-0", "good-1", "good-2"]
+    letters = [DeadLetter.from_envelope(each.envelope) for each in rig.moves.look(ASTRAY)]
+    assert {letter.task_id for letter in letters} == {f"old-{n}" for n in range(40)}
+    assert {(letter.reason, letter.envelope.queue) for letter in letters} == {
+        (Reason.UNROUTABLE, "old")
+    }
+    rig.moves.close()
+    rig.connection.release()
+
+
+@both_versions
+def test_what_is_deleted_while_retries_wait_is_made_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing that is published finds it out; and they are no letters meanwhile."""
+    monkeypatch.setattr(upkeep, "EVERY", 0.2)
+    rig = DelayRig(broker)
+    assert rig.moves.absent() == [], "no retry has ever waited here"
+    rig.moves.prepare(["work"])
+    assert rig.moves.absent() == []
+    for n in range(3):
+        assert rig.hold(12, headers={"task": "t", "id": str(n)}) is None
+    make, rig.moves._upkeep._make = rig.moves._upkeep._make, lambda connection: None
+    rig.channel.exchange_delete(DUE)
+    rig.channel.exchange_delete(level_name(1))
+    rig.channel.queue_delete(level_name(2))
+    lost = [f"the exchange {DUE}", f"the exchange {level_name(1)}", f"the queue {level_name(2)}"]
+    assert rig.moves.absent() == sorted(lost)
+    rig.moves._upkeep._make = make
+    eventually(lambda: rig.moves.absent() == [])
+    arrived = rig.arrive(3)
+    assert sorted(message.headers["id"] for message in arrived) == ["0", "1", "2"]
+    assert rig.moves.count("dead_letter") == 0
+    rig.moves.close()
+    rig.connection.release()
+
+
+@both_versions
+def test_what_a_queue_was_declared_as_can_be_known(broker: Broker, rig: Rig) -> None:
+    """For doctor: the type, and how often a message may come back."""
+    moves = amqp(rig)
+    four = 20 if broker.name.startswith("rabbitmq4") else -1
+    quorum: dict[str, Any] = {"x-queue-type": "quorum"}
+    for name, arguments, expected in (
+        ("untold", {}, QueueFacts("classic", -1)),
+        ("classic", {"x-queue-type": "classic"}, QueueFacts("classic", -1)),
+        ("quorum", quorum, QueueFacts("quorum", four)),
+        ("limited", {**quorum, "x-delivery-limit": 5}, QueueFacts("quorum", 5)),
+        ("unlimited", {**quorum, "x-delivery-limit": -1}, QueueFacts("quorum", -1)),
+    ):
+        Queue(name, queue_arguments=arguments).bind(rig.channel).declare()
+        assert moves.facts(name) == expected, name
+    assert moves.facts("nowhere") is None
+
+
 # Names
+
+
+@on_classic
+def test_letters_of_a_queue_with_too_long_a_name_go_to_the_last_place(broker: Broker) -> None:
+    """Told of it when it ran, a worker neither keeps its letters for ever nor its retries."""
+    rig = DelayRig(broker, dead_letter_queue="dead.{queue}")
+    queue = rig.declare(LONG)
+    for move in ("bury", "hold"):
+        headers = {"task": "t", "id": "1"}
+        rig.connection.Producer().publish([[], {}, {}], routing_key=LONG, headers=headers)
+        message = eventually(queue.get)
+        received = Received(message, Envelope.received(message, LONG), message.ack)
+        result = Result()
+        if move == "bury":
+            rig.moves.bury(received, received.envelope, f"dead.{LONG}", {}, result)
+        else:
+            rig.moves.hold(received, received.envelope, 1, result)
+        assert result.only is None
+        message.ack()
+    assert rig.moves.astray() == 1
+    eventually(lambda: rig.moves.count(LONG) == 1)
+    rig.moves.close()
+    rig.connection.release()
 
 
 LONG = "a" * 252
