@@ -160,10 +160,10 @@ def test_there_is_no_lock_file():
 
 
 def test_the_commands_of_the_readme_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     readme = (ROOT / "README.md").read_text()
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
-    named = set(re.findall(r"^\$? *make ([a-z]+)", readme + contributing, re.MULTILINE))
+    named = set(re.findall(r"^\$? *make ([a-z-]+)", readme + contributing, re.MULTILINE))
     assert {"demo", "test"} <= set(re.findall(r"make ([a-z]+)", readme))
     assert named <= targets
 
