@@ -13,6 +13,7 @@ from kombu.common import ignore_errors
 
 from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.channels import notice_reopening
+from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.frames import read_on
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
@@ -67,7 +68,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         )
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
-        self.holding = Holding()
+        self.holding = Holding(self.settler.moves)
         self.guard = Guard(c, self.settler)
         self._checks: Any = None
         #: It came when the worker consumed already: messages were received without it.
@@ -75,6 +76,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         #: What was received and not started when the worker began to go down.
         self._unstarted: list[Any] = []
         self.holding.watch(c)
+        _bound_connections(c)
         self._stay_paused(c)
         self._remember_unstarted(c)
         _set_prefetch_in_the_loop(c)
@@ -193,6 +195,17 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.holding.leave()
         self.settler.moves.close()
         self.settler.end()
+
+
+def _bound_connections(c: Any) -> None:
+    """No connection of the worker's waits for ever: a loop that stands settles nothing."""
+    ensure = c.ensure_connected
+
+    def ensure_connected(connection: Any) -> Any:
+        bound(connection)
+        return ensure(connection)
+
+    c.ensure_connected = ensure_connected
 
 
 def _set_prefetch_in_the_loop(c: Any) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from celery.worker import state
 
 from celery_resilience.mover import Mover
+from celery_resilience.moves import Moves
+from celery_resilience.pause import Why
 
 __all__ = ["Holding"]
 
@@ -23,11 +26,12 @@ logger = logging.getLogger("celery_resilience")
 class Holding:
     """The holder of one worker's messages, on brokers that know holders."""
 
-    def __init__(self) -> None:
+    def __init__(self, moves: Moves) -> None:
+        self._moves = moves
         self._holder: Any = None
         self._broker: Any = None
         self._channel: Any = None
-        self._mover = Mover()
+        self._mover = Mover(self._known_alive)
         #: The delivery tags of what went on while there was no connection.
         self._running: set[str] = set()
 
@@ -68,6 +72,11 @@ class Holding:
         self._running.clear()
         self._channel = c.task_consumer.channel
         self._mover.use(broker.keeper(self._holder))
+
+    def _known_alive(self, alive: bool) -> None:
+        """What this worker took now would be given to another one soon, and run twice."""
+        pause = self._moves.pause
+        self._moves.in_loop(partial(pause.end if alive else pause.begin, Why.LEASE))
 
     def leave(self) -> None:
         """The worker goes down, its pool has ended: give back what was not let go."""

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Mover"]
+__all__ = ["DOUBTED", "Mover"]
 
 logger = logging.getLogger("celery_resilience")
 
+#: For so long a worker may not have said that it is alive before it takes no more messages, in
+#: seconds: its lease ends later.
+DOUBTED = 20.0
 #: How long to wait after a failure, in seconds.
 _PAUSE = 1.0
 
@@ -21,7 +26,10 @@ _PAUSE = 1.0
 class Mover:
     """Calls the ``look`` of a broker's keeper whenever that is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, known_alive: Callable[[bool], None] = lambda alive: None) -> None:
+        #: Told when the others are about to count this worker as dead, and when that is over.
+        self._known_alive = known_alive
+        self._doubted = False
         self._keeper: Any = None
         self._wake = threading.Event()
         self._ended = False
@@ -66,8 +74,13 @@ class Mover:
             if not self._failing:
                 logger.warning("due retries can't be moved for now: %r", exc)
             self._failing = True
-            return _PAUSE
-        if self._failing:
-            logger.warning("due retries are moved again")
-        self._failing = False
+            pause = _PAUSE
+        else:
+            if self._failing:
+                logger.warning("due retries are moved again")
+            self._failing = False
+        doubted = time.monotonic() - self._keeper.renewed_at > DOUBTED
+        if doubted is not self._doubted:
+            self._doubted = doubted
+            self._known_alive(not doubted)
         return pause

@@ -20,7 +20,7 @@ from celery import bootsteps
 
 from celery_resilience.aside import Aside
 from celery_resilience.brokers import Broker, Done, NotOurs, Received, TooLarge, Unroutable
-from celery_resilience.pause import Pause, how_to_mend
+from celery_resilience.pause import Pause, Why, how_to_mend
 
 __all__ = ["Move", "Moves"]
 
@@ -70,7 +70,7 @@ class Moves:
         self._lock = threading.RLock()
         #: What has been logged of moves that fail.
         self._said: set[str] = set()
-        self._pause = Pause(consumer)
+        self.pause = Pause(consumer)
         #: For what this worker's loop must not wait for.
         self.aside = Aside(self)
 
@@ -82,13 +82,13 @@ class Moves:
         self._thread = threading.get_ident()
         if old is not None:
             old.close()
-        self._pause.forget()
+        self.pause.forget()
         for move in list(self._moves.values()):
             self._repeat(move)
 
     def consumes_again(self) -> None:
         """The worker consumes, whether it is paused or not: if it is, it stops again."""
-        self._pause.forget()
+        self.pause.forget()
 
     def watch(self, hub: Any) -> None:
         """Let *hub*, the worker's event loop, run what other threads post."""
@@ -194,7 +194,7 @@ class Moves:
         if self._moves.pop(move.number, None) is None:
             return
         if move.is_letter and not any(other.is_letter for other in self._waiting()):
-            self._pause.end()
+            self.pause.end(Why.LETTERS)
         if problem is None:
             if move.tries > 1:
                 logger.warning("%s: settled at try %d", move.subject, move.tries)
@@ -229,7 +229,7 @@ class Moves:
             move.pending()
         self._moves[move.number], move.waiting = move, True
         if move.is_letter and self.looping:
-            self._pause.begin()
+            self.pause.begin(Why.LETTERS)
         if self.looping:
             self._consumer.timer.call_after(pause, self._repeat, (move,))
 

@@ -1,4 +1,5 @@
-"""A worker whose dead letters can't be written takes no more messages until they can.
+"""A worker takes no more messages while it could not see to them: its dead letters can't be
+written, or it can't say that it is alive.
 
 What has been decided stays in memory meanwhile, and nobody can say how much that would become.
 What is running goes on, and so does the worker when the way is free again.
@@ -7,11 +8,23 @@ What is running goes on, and so does the worker when the way is free again.
 from __future__ import annotations
 
 import logging
+from enum import Enum
 from typing import Any
 
-__all__ = ["Pause", "how_to_mend"]
+__all__ = ["Pause", "Why", "how_to_mend"]
 
 logger = logging.getLogger("celery_resilience")
+
+
+class Why(Enum):
+    """Why a worker takes no more messages: what is said then, and afterwards."""
+
+    LETTERS = "dead letters can't be written", "dead letters are written again"
+    LEASE = (
+        "this worker can't tell Redis that it is alive, and others will soon be given what it "
+        "holds",
+        "this worker is known to be alive again",
+    )
 
 
 class Pause:
@@ -19,37 +32,39 @@ class Pause:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._wanted = self._paused = False
+        self._wanted: set[Why] = set()
+        self._paused = False
 
-    def begin(self) -> None:
+    def begin(self, why: Why) -> None:
         """Take no more messages; what was received already is still begun."""
-        if not self._wanted:
-            self._wanted = True
-            self._consumer.call_soon(self._look)
+        if why not in self._wanted:
+            self._wanted.add(why)
+            self._consumer.call_soon(self._look, why)
 
-    def end(self) -> None:
-        """Go on."""
-        if self._wanted:
-            self._wanted = False
-            self._consumer.call_soon(self._look)
+    def end(self, why: Why) -> None:
+        """Go on, as far as *why* is concerned."""
+        if why in self._wanted:
+            self._wanted.discard(why)
+            self._consumer.call_soon(self._look, why)
 
     def forget(self) -> None:
         """It consumes again: the connection is a new one, or a queue was added."""
         self._paused = False
-        if self._wanted:
-            self._consumer.call_soon(self._look)
+        for why in list(self._wanted)[:1]:
+            self._consumer.call_soon(self._look, why)
 
-    def _look(self) -> None:
+    def _look(self, why: Why) -> None:
         tasks = self._consumer.task_consumer
-        if tasks is None or self._wanted == self._paused:
+        if tasks is None or bool(self._wanted) == self._paused:
             return
-        self._paused = self._wanted
+        self._paused = bool(self._wanted)
+        problem, mended = why.value
         if self._paused:
             tasks.cancel()
-            logger.error("dead letters can't be written: no more messages are taken until they can")
+            logger.error("%s: no more messages are taken until that is over", problem)
         else:
             tasks.consume()
-            logger.warning("dead letters are written again: messages are taken again")
+            logger.warning("%s: messages are taken again", mended)
 
 
 #: What the broker says, and what to do about it.

@@ -76,13 +76,13 @@ class Left(NamedTuple):
     value: bytes
 
 
-def plain_client(channel: Any, *, single: bool = False) -> Redis:
-    """A client on *channel*'s own connections that adds no prefix to any key: kombu's adds it to
-    some commands and some keys only. A *single* one keeps its connection, for one command at a
-    time."""
+def plain_client(channel: Any, pool: Any = None, *, single: bool = False) -> Redis:
+    """A client on the connections of *pool*, by default *channel*'s own, that adds no prefix to any
+    key: kombu's adds it to some commands and some keys only. A *single* one keeps its connection,
+    for one command at a time."""
     from redis import Redis
 
-    client = Redis(connection_pool=channel.pool, single_connection_client=single)
+    client = Redis(connection_pool=pool or channel.pool, single_connection_client=single)
     if single and not hasattr(client, "single_connection_lock"):  # an older redis-py
         _let_one_command_wait_for_the_other(client)
     return client

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from celery_resilience.brokers import held
+from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.held import Holder, Leases
 from celery_resilience.brokers.waiting import Waiting
 
@@ -36,7 +37,7 @@ class Keeper:
         from redis import Redis
 
         # Not the channel's: it closes with a connection that is lost, and a lease must not.
-        self._pool = channel._get_pool()
+        self._pool = pool_of(channel)
         client = Redis(connection_pool=self._pool)
         prefix = channel.global_keyprefix or ""
         self._holder = holder
@@ -44,6 +45,8 @@ class Keeper:
         self._leases = Leases(client, prefix)
         self._workers = 1
         self._renew_at = 0.0
+        #: When this worker last said that it is alive, by the monotonic clock.
+        self.renewed_at = time.monotonic()
         #: When leases that have run out can be believed, by the monotonic clock.
         self._believe_at: float | None = None
         #: When what this worker has held for a short time is due, by the monotonic clock.
@@ -96,6 +99,7 @@ class Keeper:
         except Exception:
             self._believe_at = None
             raise
+        self.renewed_at = now
         self._renew_at = now + held.RENEW
         # What kept us from renewing ours may have kept everybody.
         if now < max(self._believe_at, self._holder.late_at + held.GRACE):

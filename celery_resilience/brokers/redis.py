@@ -16,6 +16,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from celery_resilience.brokers import Done, Found, NotOurs, Received
+from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.held import Holder, Leases, plain_client
 from celery_resilience.brokers.held_qos import take_over
 from celery_resilience.brokers.keeper import Keeper
@@ -41,7 +42,8 @@ class RedisBroker:
 
     def __init__(self, connection: Any, settings: Settings | None = None) -> None:
         channel = connection.default_channel
-        self._client: Redis = plain_client(channel, single=True)
+        self._pool = pool_of(channel)
+        self._client: Redis = plain_client(channel, self._pool, single=True)
         self._channel = channel
         self._settings = settings or Settings()
         self._prefix: str = channel.global_keyprefix or ""
@@ -188,8 +190,8 @@ class RedisBroker:
         self._waiting_elsewhere().add(found)
 
     def _waiting_elsewhere(self) -> Waiting:
-        channel = self._channel
-        return Waiting(plain_client(channel), self._prefix, channel.sep, channel.priority_steps)
+        channel, client = self._channel, plain_client(self._channel, self._pool)
+        return Waiting(client, self._prefix, channel.sep, channel.priority_steps)
 
     # A worker
 
@@ -208,7 +210,8 @@ class RedisBroker:
         return self._keeper
 
     def close(self) -> None:
-        """The pool is the connection's: it closes with it."""
+        """Give back our connections."""
+        self._pool.disconnect()
 
     def _keys(self, queue: str) -> list[str]:
         channel = self._channel

@@ -12,11 +12,11 @@ from typing import Any
 
 from kombu.utils.json import dumps
 
+from celery_resilience.brokers.connections import ANSWER
 from celery_resilience.brokers.lua import KEYS, lua
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.letter import DeadLetter
-from celery_resilience.transport.looker import ANSWER
 from celery_resilience.transport.looking import Looking
 from celery_resilience.transport.taken import Message, QoS, Taken, Undecodable
 

@@ -7,13 +7,10 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+from celery_resilience.brokers.connections import ANSWER
 from celery_resilience.transport.wakeup import Wakeup
 
-__all__ = ["ANSWER", "Looker"]
-
-#: How long the server may take to answer before it counts as gone, where the connection's options
-#: don't say: a half-open connection must not stop a worker for ever. In seconds.
-ANSWER = 30.0
+__all__ = ["Looker"]
 
 
 class Looker:

@@ -15,8 +15,9 @@ from kombu.utils.json import dumps
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cycle
 
 from celery_resilience.brokers import held
+from celery_resilience.brokers.connections import ANSWER
 from celery_resilience.brokers.lua import KEYS, lua
-from celery_resilience.transport.looker import ANSWER, Looker
+from celery_resilience.transport.looker import Looker
 from celery_resilience.transport.taken import Taken
 from celery_resilience.transport.wakeup import EVERY, SAFETY
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.row import row
+from tests.faults.row import RABBITS, REDIS, row
 from tests.faults.scene import Scene
 
 
@@ -31,3 +31,167 @@ def results_hang(scene: Scene) -> None:
     scene.wait(lambda: scene.client.count("dead_letter") == 2, 40, "2 letters are written")
     scene.expect(worker.log().count("no answer for") == 1, "the log says once what hangs")
     scene.results_door.mend()
+
+
+# One connection of a worker's goes half open; what is sent on it tells which
+
+
+def _half_open(scene: Scene, *sent: bytes) -> None:
+    scene.deaths += 1
+    scene.wait(lambda: scene.door.jam_those(*sent), message="there is such a connection")
+
+
+def _traffic(scene: Scene) -> None:
+    for _ in range(10):
+        scene.send("good", 0.05)
+        scene.send("flaky", 1, starts=2)
+    for _ in range(3):
+        scene.send("refuses", ends="letter")
+
+
+def _first_of_each(scene: Scene) -> None:
+    """Let every connection of the worker's be open."""
+    scene.send("flaky", 1, starts=2)
+    scene.send("refuses", ends="letter")
+    scene.wait(scene.places.are_final, message="the first of each")
+
+
+@row(
+    "16-settlement",
+    "the connection of the settlements goes half open",
+    brokers=REDIS,
+    pools=("prefork", "threads", "solo", "gevent"),
+    patience=40,
+    ci=("redis/threads",),
+)
+def settlement(scene: Scene) -> None:
+    worker = scene.worker(concurrency=4)
+    _first_of_each(scene)
+    _half_open(scene, b"dead_letter")
+    _traffic(scene)
+    scene.wait(scene.places.are_final, scene.patience)
+    scene.expect("could not be settled (Timeout" in worker.log(), "no line says what hangs")
+
+
+@row(
+    "16-lease",
+    "the connection of the lease goes half open; another worker waits for its end",
+    brokers=REDIS,
+    pools=("prefork", "threads"),
+    patience=120,
+)
+def lease(scene: Scene) -> None:
+    worker = scene.worker()
+    _first_of_each(scene)
+    scene.send("slow", 60.0)
+    scene.wait(lambda: len(list(scene.lines("start"))) == 4)
+    _half_open(scene, b"celery_resilience:turn")
+    scene.worker()
+    _traffic(scene)
+    scene.wait(scene.places.are_final, scene.patience)
+    scene.expect("due retries can't be moved for now: Timeout" in worker.log(), "no line says so")
+
+
+@row(
+    "16-consumer",
+    "the connection that messages come in at goes half open",
+    brokers=REDIS,
+    pools=("prefork", "threads", "gevent"),
+    doubles=1,
+    window=True,
+    patience=90,
+)
+def consumer(scene: Scene) -> None:
+    scene.worker(concurrency=4)
+    _first_of_each(scene)
+    _half_open(scene, b"BRPOP", b"TRACKING")
+    _traffic(scene)
+
+
+@row(
+    "16-wakeup",
+    "the connection on which Redis tells of new messages goes half open",
+    brokers=("resilient-redis",),
+    patience=40,
+)
+def wakeup(scene: Scene) -> None:
+    scene.worker(concurrency=4)
+    _first_of_each(scene)
+    _half_open(scene, b"CLIENT\r\n$2\r\nID")
+    _traffic(scene)
+
+
+@row("16-remote", "the connection of remote control goes half open", brokers=REDIS, patience=40)
+def remote(scene: Scene) -> None:
+    scene.worker(concurrency=4)
+    _first_of_each(scene)
+    _half_open(scene, b"PSUBSCRIBE")
+    _traffic(scene)
+
+
+@row(
+    "16-confirms",
+    "the connection that retries and letters are published on goes half open",
+    brokers=RABBITS,
+    pools=("prefork", "threads", "gevent"),
+    # RabbitMQ may have them: whoever is told so too late publishes them again.
+    doubles=1,
+    forks=True,
+    patience=120,
+)
+def confirms(scene: Scene) -> None:
+    worker = scene.worker(concurrency=4)
+    _first_of_each(scene)
+    _half_open(scene, b"\x00\x55\x00\x0a\x00")  # confirm.select
+    good = [scene.send("good", 0.05) for _ in range(10)]
+    _traffic(scene)
+    if scene.cell.pool != "gevent":
+        scene.wait(lambda: _ended(scene, good) == 10, 20, "the others go on")
+    scene.wait(scene.places.are_final, scene.patience)
+    scene.expect("no confirm within" in worker.log(), "no line says what hangs")
+
+
+@row(
+    "16-delivery",
+    "the connection that messages come in at goes half open, with a heartbeat of 10 s",
+    brokers=RABBITS,
+    pools=("prefork", "threads"),
+    doubles=1,
+    forks=True,
+    patience=120,
+)
+def delivery(scene: Scene) -> None:
+    scene.worker(concurrency=4, conf={"broker_heartbeat": 10})
+    _first_of_each(scene)
+    _half_open(scene, b"\x00\x3c\x00\x14")  # basic.consume
+    _traffic(scene)
+
+
+@row(
+    "16-broker",
+    "the broker hangs for 25 s: no connection passes anything",
+    pools=("prefork", "threads"),
+    doubles=1,
+    window=True,
+    forks=True,
+    patience=150,
+)
+def broker_hangs(scene: Scene) -> None:
+    scene.worker(concurrency=4, conf={"broker_heartbeat": 10})
+    _first_of_each(scene)
+    _traffic(scene)
+    scene.deaths += 1
+    scene.door.jam()
+    scene.pause(25)
+    scene.door.mend()
+
+
+@row(
+    "16-single",
+    "max_connections: 1",
+    brokers=REDIS,
+    ci=("redis/prefork",),
+)
+def single(scene: Scene) -> None:
+    scene.worker(concurrency=4, broker_options={"max_connections": 1})
+    _traffic(scene)
