@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from celery_resilience.brokers import Broker, Found
-from celery_resilience.brokers.reach import Reached, Unreachable
+from celery_resilience.brokers.reach import TIMEOUT, NoAnswer, Reached, Unreachable
 from celery_resilience.filters import Filters
 from celery_resilience.ids import AmbiguousId, NoSuchId, meant
 from celery_resilience.letter import DeadLetter
@@ -32,6 +32,7 @@ __all__ = [
     "AmbiguousId",
     "DeadLetters",
     "Filed",
+    "NoAnswer",
     "NoSuchId",
     "ReplayResult",
     "Replayed",
@@ -61,7 +62,8 @@ class DeadLetters:
     died, so finish one iteration before the next begins, and don't keep one open.
 
     *dead_letter_queue* takes the place of all that settings, tasks and rules name; *queues* are
-    what ``{queue}`` stands for, by default every queue that the app knows.
+    what ``{queue}`` stands for, by default every queue that the app knows. Each answer of the
+    broker may take *timeout* seconds; then NoAnswer is raised.
     """
 
     def __init__(
@@ -69,13 +71,14 @@ class DeadLetters:
         app: Any,
         queues: Iterable[str] | None = None,
         dead_letter_queue: str | None = None,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._app = app
         self.settings = Settings.of(app)
         self._work_queues = None if queues is None else tuple(queues)
         self._own = dead_letter_queue and queue_name(dead_letter_queue, "--dead-letter-queue")
         self._queues: tuple[str, ...] | None = None
-        self._reached = Reached(app)
+        self._reached = Reached(app, timeout)
         self._parameters = parameters_of(app)
 
     @property

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from celery_resilience.brokers.reach import TIMEOUT
+from celery_resilience.brokers.within import within
 from celery_resilience.deadletters import DeadLetters
 from celery_resilience.filters import Filters
 from celery_resilience.retries import NotListed, Retries
@@ -54,12 +56,14 @@ class Ward:
     app: Any
     #: How the app is named on a command line: ``celery -A shop``.
     command: str = "celery"
+    #: How long an answer of the broker may take, in seconds.
+    timeout: float = TIMEOUT
     unknown: list[str] = field(default_factory=list)
 
     @cached_property
     def retries(self) -> Retries:
         """The waiting retries."""
-        return Retries(self.app)
+        return Retries(self.app, self.timeout)
 
     @cached_property
     def waiting(self) -> Mapping[str, int] | None:
@@ -80,7 +84,8 @@ class Ward:
     def consumed(self) -> Mapping[str, tuple[str, ...]] | None:
         """The queues that workers say they consume, each with their names; None: none answered."""
         try:
-            answers = self.app.control.inspect(timeout=_PATIENCE).active_queues()
+            ask = self.app.control.inspect(timeout=_PATIENCE).active_queues
+            answers = within(self.timeout, ask, "the broker")
         except Exception as exc:  # a transport without remote control says so in its own way
             logger.debug("workers can't be asked", exc_info=True)
             self.unknown.append(f"what workers consume: they can't be asked ({exc})")
@@ -99,9 +104,10 @@ class Ward:
 Check = Callable[[Ward], Iterator[Finding]]
 
 
-def examine(app: Any, command: str = "celery") -> Report:
-    """Carry out every check on *app*; raises Unreachable where its broker does not answer."""
-    ward = Ward(app, command)
+def examine(app: Any, command: str = "celery", timeout: float = TIMEOUT) -> Report:
+    """Carry out every check on *app*; raises Unreachable where its broker can't be reached, and
+    NoAnswer where it does not answer for *timeout* seconds."""
+    ward = Ward(app, command, timeout)
     with ward.retries:
         findings = tuple(finding for check in CHECKS for finding in check(ward))
     return Report(findings, tuple(ward.unknown))

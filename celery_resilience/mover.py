@@ -72,7 +72,9 @@ class Mover:
             pause: float = self._keeper.look()
         except Exception as exc:
             if not self._failing:
-                logger.warning("due retries can't be moved for now: %r", exc)
+                logger.warning(
+                    "due retries can't be moved for now: %s: %s", type(exc).__name__, exc
+                )
             self._failing = True
             pause = _PAUSE
         else:

@@ -22,7 +22,7 @@ from kombu.serialization import prepare_accept_content
 
 from celery_resilience.brokers import Broker
 from celery_resilience.brokers.plain import PlainBroker
-from celery_resilience.brokers.reach import Reached
+from celery_resilience.brokers.reach import TIMEOUT, Reached
 from celery_resilience.brokers.waiting import WaitingFound
 from celery_resilience.burial import Burials
 from celery_resilience.deadletters import known_queues, load_tasks, parameters_of
@@ -59,13 +59,14 @@ class Retries:
     id, ids, or ``"all"``, which means those that *filters* accept and that waited when it began;
     nothing happens before the first result is asked for.
 
-    On brokers that can't tell which retries wait, each raises NotListed.
+    On brokers that can't tell which retries wait, each raises NotListed; where the broker does not
+    answer for *timeout* seconds, NoAnswer.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, timeout: float = TIMEOUT) -> None:
         self._app = app
         self.settings = Settings.of(app)
-        self._reached = Reached(app)
+        self._reached = Reached(app, timeout)
         self._parameters = parameters_of(app)
 
     # Looking

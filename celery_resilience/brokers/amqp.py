@@ -234,6 +234,11 @@ class AmqpBroker:
             self._upkeep.end()
             self._confirms.disconnect(BrokerError("closed"))
 
+    def abandon(self) -> None:
+        """Close without a word to RabbitMQ, which does not answer."""
+        self._looks.clear()
+        self._confirms.disconnect(BrokerError("closed"))
+
 
 def _forget(message: Any) -> None:
     """Make *message*'s acknowledgement local: RabbitMQ knows nothing of it any more."""

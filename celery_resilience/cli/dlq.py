@@ -24,6 +24,7 @@ from celery_resilience.cli.verbs import (
     json_option,
     limit_option,
     option,
+    timeout_option,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
     """Give a verb the app's letters, and end it with the exit code of whatever goes wrong."""
 
     @functools.wraps(command)
-    def run(ctx: click.Context, /, dead_letter_queue: str | None, **options: Any) -> None:
+    def run(
+        ctx: click.Context, /, dead_letter_queue: str | None, timeout: float, **options: Any
+    ) -> None:
         from celery_resilience.deadletters import DeadLetters
         from celery_resilience.redact import Redactor
 
@@ -59,11 +62,13 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
             dead_letter_queue = ctx.parent.params.get("dead_letter_queue")
         with (
             ending(),
-            DeadLetters(ctx.obj.app, dead_letter_queue=dead_letter_queue) as letters,
+            DeadLetters(
+                ctx.obj.app, dead_letter_queue=dead_letter_queue, timeout=timeout
+            ) as letters,
         ):
             command(ctx, letters, Redactor.of(letters.settings), **options)
 
-    return queue_option(click.pass_context(run))
+    return queue_option(timeout_option(click.pass_context(run)))
 
 
 @click.group(cls=DYMGroup, epilog=EXIT_CODES)

@@ -13,7 +13,7 @@ from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE
 
-from celery_resilience.cli.verbs import app_of, ending, json_option
+from celery_resilience.cli.verbs import app_of, ending, json_option, timeout_option
 
 if TYPE_CHECKING:
     DYMGroup = click.Group
@@ -95,11 +95,13 @@ Exit codes:
   0   nothing is wrong
   1   something is
   2   wrong usage
+  3   not known: the broker does not answer
   69  the broker can't be reached""",
 )
+@timeout_option
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, /, as_json: bool, **kwargs: Any) -> None:
+def doctor(ctx: click.Context, /, as_json: bool, timeout: float, **kwargs: Any) -> None:
     """Find out what is wrong.
 
     Retries that nobody will run, messages that nobody gives back, dead letters that somebody
@@ -112,7 +114,7 @@ def doctor(ctx: click.Context, /, as_json: bool, **kwargs: Any) -> None:
     from celery_resilience.redact import printable
 
     with ending():
-        report = examine(ctx.obj.app, app_of(ctx))
+        report = examine(ctx.obj.app, app_of(ctx), timeout)
     if as_json:
         findings = [asdict(finding) for finding in report.findings]
         click.echo(json.dumps({"findings": findings, "unknown": report.unknown}, indent=2))

@@ -23,6 +23,7 @@ from celery_resilience.cli.verbs import (
     limit_option,
     option,
     span,
+    timeout_option,
 )
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
     """Give a verb the app's waiting retries, and end it with the right exit code."""
 
     @functools.wraps(command)
-    def run(ctx: click.Context, /, **options: Any) -> None:
+    def run(ctx: click.Context, /, timeout: float, **options: Any) -> None:
         from celery_resilience.redact import Redactor
         from celery_resilience.retries import Retries
 
-        with ending(), Retries(ctx.obj.app) as waiting:
+        with ending(), Retries(ctx.obj.app, timeout) as waiting:
             command(ctx, waiting, Redactor.of(waiting.settings), **options)
 
-    return click.pass_context(run)
+    return timeout_option(click.pass_context(run))
 
 
 @click.group(cls=DYMGroup, epilog=EXIT_CODES)

@@ -32,6 +32,7 @@ __all__ = [
     "limit_option",
     "option",
     "span",
+    "timeout_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +42,11 @@ Exit codes:
   0   done
   1   it failed, nothing was found, or you answered no
   2   wrong usage
+  3   not known: the broker does not answer
   69  the broker can't be reached"""
+
+#: Nobody can say what is asked for: neither yes nor no.
+EX_NOT_KNOWN = 3
 
 #: In which help group an option stands.
 GROUP, _FILTERS = "Options", "Filters"
@@ -57,6 +62,23 @@ def json_option(command: F) -> F:
     return option("-j", "--json", "as_json", is_flag=True, help="Print JSON and nothing else.")(
         command
     )
+
+
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise click.BadParameter("give seconds, more than 0")
+    return value
+
+
+timeout_option = option(
+    "--timeout",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    callback=_seconds,
+    help="How long to wait for an answer of the broker.",
+)
 
 
 limit_option = option(
@@ -206,12 +228,14 @@ def ending() -> Iterator[None]:
     """End a command with the exit code of whatever goes wrong."""
     from celery.exceptions import ImproperlyConfigured
 
-    from celery_resilience.brokers.reach import Unreachable
+    from celery_resilience.brokers.reach import NoAnswer, Unreachable
     from celery_resilience.errors import ResilienceError
     from celery_resilience.redact import printable
 
     try:
         yield
+    except NoAnswer as exc:
+        raise CeleryCommandException(printable(str(exc)), EX_NOT_KNOWN) from exc
     except Unreachable as exc:
         raise CeleryCommandException(printable(str(exc)), EX_UNAVAILABLE) from exc
     except (ResilienceError, ImproperlyConfigured) as exc:

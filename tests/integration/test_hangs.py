@@ -1,0 +1,157 @@
+"""A server that accepts connections and never answers: whoever asks it is told so in time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from redis.connection import Connection
+
+from celery_resilience.brokers import connections
+from celery_resilience.brokers.connections import pool_of
+from celery_resilience.brokers.within import within
+from celery_resilience.deadletters import DeadLetters, NoAnswer
+from celery_resilience.embedded import EmbeddedServer
+from tests.faults.proxy import Door
+from tests.integration.test_brokers import rig
+from tests.worker import ROOT
+
+__all__ = ["rig"]
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that accepts and says nothing."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield server.getsockname()[1]
+
+
+def behind_a_door(stack: contextlib.ExitStack) -> tuple[Door, Any]:
+    """A door to a Redis, and an app that goes through it."""
+    server = stack.enter_context(EmbeddedServer(port=0))
+    assert server.port is not None
+    door = Door(server.port)
+    stack.callback(door.close)
+    app = Celery(broker=f"redis://127.0.0.1:{door.port}/0", set_as_current=False)
+    stack.callback(app.close)
+    return door, app
+
+
+def celery(broker_url: str, *words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """``celery`` with these words, and how many seconds it took."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tests.integration.plain_app", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        env={
+            **os.environ, "BROKER_URL": broker_url, "BACKEND_URL": "cache+memory://",
+            "QUEUE_TYPE": "classic", "PYTHONPATH": str(ROOT),
+        },
+    )  # fmt: skip
+    return done, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("scheme", "verb"),
+    [
+        ("redis", "dlq count --fail-if-any"),
+        ("redis", "retries ls"),
+        ("resilient-redis", "dlq ls"),
+        ("amqp", "dlq count --fail-if-any"),
+        ("amqp", "resilience doctor"),
+    ],
+)
+def test_a_command_ends_in_time_and_tells_silence_from_letters(
+    silent: int, scheme: str, verb: str
+) -> None:
+    done, took = celery(f"{scheme}://127.0.0.1:{silent}//", *verb.split(), "--timeout", "1.5")
+    assert done.returncode == 3, done.stderr
+    assert "has not answered for 1.5 s" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert took < 10  # most of it is the interpreter's start
+
+
+def test_a_server_that_is_not_there_is_another_answer() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
+        done, _ = celery(url, "dlq", "count", "--fail-if-any")
+    assert done.returncode == 69
+
+
+@pytest.mark.parametrize("value", ["0", "nan"])
+def test_a_timeout_that_is_none_is_refused(value: str) -> None:
+    done, _ = celery("redis://127.0.0.1:1/0", "dlq", "count", f"--timeout={value}")
+    assert done.returncode == 2
+
+
+def test_a_connection_that_is_forgotten_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is asked next is answered at once."""
+    monkeypatch.setattr(connections, "SETTLE", 0.3)
+    with contextlib.ExitStack() as stack:
+        door, app = behind_a_door(stack)
+        connection = stack.enter_context(app.connection_for_read())
+        client = redis.Redis(connection_pool=pool_of(connection.default_channel))
+        assert client.echo("ours")
+        assert door.jam_those(b"ECHO") == 1
+        began = time.monotonic()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        assert client.ping()
+        assert time.monotonic() - began < 5
+
+
+def test_a_look_at_letters_that_hangs_midway_says_so() -> None:
+    """Not that there are none."""
+    with contextlib.ExitStack() as stack:
+        door, app = behind_a_door(stack)
+        letters = stack.enter_context(DeadLetters(app, timeout=0.5))
+        assert letters.count() == {"dead_letter": 0}
+        door.jam()
+        for _ in range(2):  # the second on a new connection, which hangs as well
+            with pytest.raises(NoAnswer, match=r"has not answered for 0\.5 s"):
+                letters.count()
+        door.mend()
+        assert letters.count() == {"dead_letter": 0}
+
+
+def test_a_name_server_that_does_not_answer_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "RESOLVE", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: time.sleep(20))
+    connection: Any = connections._resolving(Connection)(host="redis.example", port=6379)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"redis\.example, has not answered for 0\.2 s"):
+        connection.connect()
+    assert time.monotonic() - began < 5
+
+
+def test_what_comes_too_late_is_given_back() -> None:
+    late: list[int] = []
+    gate = threading.Event()
+
+    def call() -> int:
+        gate.wait(20)
+        return 42
+
+    with pytest.raises(TimeoutError, match=r"it has not answered for 0\.05 s"):
+        within(0.05, call, "it", late.append)
+    gate.set()
+    deadline = time.monotonic() + 10
+    while not late and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert late == [42]
+    assert within(5, lambda: 42, "it") == 42
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 / 0, "it")
