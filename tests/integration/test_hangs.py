@@ -49,10 +49,9 @@ def behind_a_door(stack: contextlib.ExitStack) -> tuple[Door, Any]:
     return door, app
 
 
-def celery(broker_url: str, *words: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """``celery`` with these words, and how many seconds it took."""
-    began = time.monotonic()
-    done = subprocess.run(
+def celery(broker_url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """``celery`` with these words; it is not waited for for ever."""
+    return subprocess.run(
         [sys.executable, "-m", "celery", "-A", "tests.integration.plain_app", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         env={
@@ -60,7 +59,6 @@ def celery(broker_url: str, *words: str) -> tuple[subprocess.CompletedProcess[st
             "QUEUE_TYPE": "classic", "PYTHONPATH": str(ROOT),
         },
     )  # fmt: skip
-    return done, time.monotonic() - began
 
 
 @pytest.mark.parametrize(
@@ -76,24 +74,23 @@ def celery(broker_url: str, *words: str) -> tuple[subprocess.CompletedProcess[st
 def test_a_command_ends_in_time_and_tells_silence_from_letters(
     silent: int, scheme: str, verb: str
 ) -> None:
-    done, took = celery(f"{scheme}://127.0.0.1:{silent}//", *verb.split(), "--timeout", "1.5")
+    done = celery(f"{scheme}://127.0.0.1:{silent}//", *verb.split(), "--timeout", "1.5")
     assert done.returncode == 3, done.stderr
     assert "has not answered for 1.5 s" in done.stderr
     assert "Traceback" not in done.stderr
-    assert took < 10  # most of it is the interpreter's start
 
 
 def test_a_server_that_is_not_there_is_another_answer() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
-        done, _ = celery(url, "dlq", "count", "--fail-if-any")
+        done = celery(url, "dlq", "count", "--fail-if-any")
     assert done.returncode == 69
 
 
 @pytest.mark.parametrize("value", ["0", "nan"])
 def test_a_timeout_that_is_none_is_refused(value: str) -> None:
-    done, _ = celery("redis://127.0.0.1:1/0", "dlq", "count", f"--timeout={value}")
+    done = celery("redis://127.0.0.1:1/0", "dlq", "count", f"--timeout={value}")
     assert done.returncode == 2
 
 
