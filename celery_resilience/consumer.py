@@ -11,12 +11,14 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
 from kombu.common import ignore_errors
 
+from celery_resilience.banner import add_to_banner
 from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.channels import notice_reopening
 from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.frames import read_on
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
+from celery_resilience.covered import warn_of_uncovered
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
@@ -97,12 +99,14 @@ class ResilientConsumer(bootsteps.StartStopStep):
             self.guard.stand()
             watch_deletions(c)
             hear_revocations()
+            warn_of_uncovered(c.app)
         else:
             # A policy that is wrong must not be in the way of switching all of them off.
             _refuse_to_execute_letters(consumed, {self.settings.queue_for(q) for q in consumed})
             if is_first:
                 switch_off(c.app)
             logger.warning("celery_resilience is switched off: stock Celery decides")
+        add_to_banner(c, self.settings)
 
     def _stay_paused(self, c: Any) -> None:
         """Celery consumes all queues again when it is told of one more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -77,7 +78,8 @@ class Guard:
         self._bury(message, Reason.UNDECODABLE, exc)
 
     def _on_unknown_task(self, c: Any, body: Any, message: Any, exc: BaseException) -> None:
-        envelope = self._bury(message, Reason.UNREGISTERED, exc)
+        rule = _no_such_task(exc, c.app)
+        envelope = self._bury(message, Reason.UNREGISTERED, exc, rule)
         try:
             fields = envelope.fields()
             id_, name = fields["id"], fields["task"]
@@ -139,6 +141,20 @@ class Guard:
             exception=error,
         )
         return received.envelope
+
+
+def _no_such_task(exc: BaseException, app: Any) -> str:
+    """What whoever has sent it, or deployed the worker, can do about it."""
+    name = str(exc.args[0]) if exc.args else ""
+    near = get_close_matches(name, app.tasks, 1, cutoff=0.8)
+    if near:
+        return f"this worker has no task {name}; did you mean {near[0]}?"
+    module = name.rpartition(".")[0]
+    which = f"the module that defines it (by its name {module})" if module else "its module"
+    return (
+        f"this worker has no task {name}: name {which} in Celery(include=[...]) or in imports, or "
+        "let app.autodiscover_tasks() find it"
+    )
 
 
 class _Unknown:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-from celery import signals
+from celery import Celery, signals
 
+from celery_resilience.covered import INSTALLED, is_meant
 from celery_resilience.flags import add_flags
 from celery_resilience.signals import keep_expiring
 from celery_resilience.task import ResilientTask, watch
@@ -19,7 +23,7 @@ __all__ = ["install"]
 
 logger = logging.getLogger("celery_resilience")
 
-_INSTALLED = "_resilience_installed"
+_NOT_THE_USERS = frozenset({"celery", "celery_resilience", "contextlib"})
 
 
 def install(app: Any, classify: bool = False, only: Iterable[str] | None = None) -> None:
@@ -32,11 +36,15 @@ def install(app: Any, classify: bool = False, only: Iterable[str] | None = None)
 
     Call it right after ``Celery(...)``, before any task is defined: tasks that exist already are
     refused (RuntimeError). Twice is once; a second call that says something else is refused
-    (ValueError). Celery's own tasks (``celery.*``) are left alone.
+    (ValueError). Celery's own tasks (``celery.*``) are left alone, but for those that run the
+    app's tasks on its arguments: ``celery.chunks``, ``celery.map`` and ``celery.starmap``, and
+    ``celery.accumulate``, which carries its results.
     """
+    if not isinstance(app, Celery):
+        raise TypeError(f"install takes the Celery app itself, got {app!r}: install(app)")
     patterns = None if only is None else _patterns(only)
     said = (bool(classify), patterns)
-    before = app.__dict__.get(_INSTALLED)
+    before = app.__dict__.get(INSTALLED)
     if before is not None:
         if before != said:
             raise ValueError(
@@ -45,7 +53,7 @@ def install(app: Any, classify: bool = False, only: Iterable[str] | None = None)
             )
         return
     _refuse_if_late(app)
-    app.__dict__[_INSTALLED] = said
+    app.__dict__[INSTALLED] = said
     add_flags(app)
     watch(app)
     keep_expiring(app)
@@ -86,26 +94,58 @@ def _give_our_base(app: Any, classify: bool, patterns: tuple[str, ...] | None) -
     from_fun: Callable[..., Any] = app._task_from_fun
     register: Callable[..., Any] = app.register_task
 
-    def wanted(name: str) -> bool:
-        if name.startswith("celery."):
-            return False
-        return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
-
     def _task_from_fun(fun: Any, name: Any = None, base: Any = None, **options: Any) -> Any:
         name = name or app.gen_task_name(fun.__name__, fun.__module__)
-        if wanted(name):
+        if is_meant(name, patterns):
             base = _mixed(base or app.Task, classify)
-        return from_fun(fun, name=name, base=base, **options)
+        with _warnings_at_the_users_line(name in app._tasks):
+            return from_fun(fun, name=name, base=base, **options)
 
     def register_task(task: Any, **options: Any) -> Any:
         task = task() if isinstance(task, type) else task
         cls = type(task)
-        if wanted(task.name or app.gen_task_name(cls.__name__, cls.__module__)):
+        name = task.name or app.gen_task_name(cls.__name__, cls.__module__)
+        if is_meant(name, patterns):
             task.__class__ = _mixed(cls, classify)
-        return register(task, **options)
+        with _warnings_at_the_users_line(name in app._tasks):
+            return register(task, **options)
+
+    def into_registry(task: Any) -> None:
+        if task.name is not None and is_meant(task.name, patterns):
+            register_task(task)
+        else:
+            into(task)
 
     app._task_from_fun = _task_from_fun
     app.register_task = register_task
+    into: Callable[..., Any] = app._tasks.register
+    app._tasks.register = into_registry
+    for task in list(app._tasks.values()):  # Celery's own, if it has made them already
+        if is_meant(task.name, patterns):
+            with suppress(AttributeError):
+                del type(task).acks_late  # Celery's default, which nobody has written
+            register_task(task)
+
+
+@contextmanager
+def _warnings_at_the_users_line(is_there: bool) -> Iterator[None]:
+    """What Celery warns of while a task *is_there* already: it takes the first line that is not
+    its own for the user's, and that would be one of ours."""
+    if not is_there:
+        yield
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    frame: Any = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USERS:
+        frame = frame.f_back
+    told = frame.f_globals
+    for each in caught:
+        warnings.warn_explicit(
+            each.message, each.category, frame.f_code.co_filename, frame.f_lineno,
+            told.get("__name__", ""), told.setdefault("__warningregistry__", {}),
+        )  # fmt: skip
 
 
 def _mixed(base: type, classify: bool) -> type:

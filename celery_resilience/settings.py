@@ -8,13 +8,27 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any
 
+from celery.app.utils import Settings as _CelerySettings
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.policy import Policy
 
-__all__ = ["LONGEST_NAME", "PREFIX", "Settings", "dead_letter_queues", "refuse_long_names"]
+__all__ = [
+    "LONGEST_NAME",
+    "PREFIX",
+    "Settings",
+    "dead_letter_queues",
+    "is_stated",
+    "queue_name",
+    "refuse_long_names",
+]
+
+# The stubs do not know what it takes.
+_Conf: Any = _CelerySettings
 
 PREFIX = "resilience_"
+#: What somebody may write for it who means it.
+_WORDS = ("resilience", "resilient", "resiliency")
 #: How many bytes AMQP has for the name of a queue.
 LONGEST_NAME = 255
 
@@ -69,6 +83,7 @@ class Settings:
         Raises ImproperlyConfigured for a setting that does not exist, with what was meant, and
         for a value that can't be used.
         """
+        _refuse_misspelt_prefix(app)
         known = {f.name: f for f in fields(cls)}
         values: dict[str, Any] = {}
         for key in _keys(app):
@@ -119,6 +134,35 @@ def _keys(app: Any) -> list[str]:
         if name.startswith(PREFIX):
             found.add(name)
     return sorted(found)
+
+
+def is_stated(app: Any, name: str) -> bool:
+    """Whether somebody has written the setting *name* of Celery's; its default says nothing."""
+    conf = app.conf
+    conf.get(name)  # a configuration that waits is read now
+    return name in _Conf({}, conf.maps[:-1], conf._keys, conf.prefix)
+
+
+def _refuse_misspelt_prefix(app: Any) -> None:
+    """Celery takes any word for a setting and says nothing."""
+    namespace = (getattr(app, "namespace", None) or "").lower()
+    start = f"{namespace}_" if namespace else ""
+    known = [PREFIX + f.name for f in fields(Settings)]
+    for key in app.conf:
+        name = str(key).lower()
+        if not name.startswith(start):
+            continue
+        name = name[len(start) :]
+        bare = name.removeprefix("celery_")
+        word = bare.partition("_")[0]
+        if name.startswith(PREFIX) or not difflib.get_close_matches(word, _WORDS, 1, cutoff=0.8):
+            continue
+        near = difflib.get_close_matches(bare, known, 1, cutoff=0.8)
+        if near:
+            raise ImproperlyConfigured(
+                f"{key} is no setting of Celery's nor of celery_resilience; did you mean "
+                f"{start}{near[0]}?"
+            )
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -24,6 +24,7 @@ from celery_resilience.policies import policies_of
 from celery_resilience.policy import Policy
 from celery_resilience.results import check_result_options
 from celery_resilience.ruling import Running, running
+from celery_resilience.settings import is_stated, queue_name
 from celery_resilience.switch import OrigRun
 from celery_resilience.tracer import Tracer
 
@@ -58,6 +59,9 @@ class ResilientTask(BaseTask):
 
     What each error deserves is said by :attr:`failure_policy`; without one by Celery's own
     options (``autoretry_for`` and its kin); without those by the classifier.
+
+    The worker's flags, such as ``--dead-letter-queue``, come with ``install(app)``. Without that
+    call there are the settings, and ``add_flags(app)`` of :mod:`celery_resilience.flags`.
     """
 
     abstract = True
@@ -108,6 +112,8 @@ class ResilientTask(BaseTask):
     def on_bound(cls, app: Any) -> None:
         super().on_bound(app)
         watch(app)
+        _have_what_the_apps_have(cls, app)
+        _hear_of_early_acks(cls, app)
         wrap_body(cls)
         _refuse_misspelt(cls)
         check_result_options(cls)
@@ -117,6 +123,8 @@ class ResilientTask(BaseTask):
                 f"{cls.name}: failure_policy takes a Policy or the name of one, "
                 f"got {cls.failure_policy!r}"
             )
+        if cls.dead_letter_queue is not None:
+            queue_name(cls.dead_letter_queue, f"{cls.name}: dead_letter_queue")
         cls.policy_by_options = cls._policy_by_options()
 
     def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
@@ -264,6 +272,19 @@ _OPTIONS = (
     "retry_on_result",
     "throws",
 )
+
+
+def _have_what_the_apps_have(cls: Any, app: Any) -> None:
+    """Mix in the app's own class of tasks, which may say more than Celery's, as Django's does."""
+    if cls.name and any(base not in cls.__mro__ for base in app.Task.__mro__[1:]):
+        cls.__bases__ = (*cls.__bases__, app.Task)
+
+
+def _hear_of_early_acks(cls: Any, app: Any) -> None:
+    """Ours is only a default: ``task_acks_late = False`` that somebody has written is heard."""
+    stated_by = next(base for base in cls.__mro__ if "acks_late" in vars(base))
+    if stated_by is ResilientTask and is_stated(app, "task_acks_late"):
+        cls.acks_late = app.conf.task_acks_late
 
 
 def _refuse_misspelt(cls: type) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 from celery_resilience.classify import classify_name
 from celery_resilience.cli.table import span
+from celery_resilience.covered import why_uncovered
 from celery_resilience.default_policy import UNSTATED, DefaultPolicy
 from celery_resilience.policies import policies_of
 from celery_resilience.policy import DEFAULT, LEAST_UNCOUNTED_DELAY, Policy, Terms
 from celery_resilience.rules import Rule, Treatment
 from celery_resilience.schedule import Horizon, peak_rate, schedule
 from celery_resilience.settings import Settings
+from celery_resilience.task import ResilientTask
 from celery_resilience.verdict import Kind, Verdict
 
 __all__ = ["count", "of_exception", "of_task"]
@@ -26,11 +28,8 @@ _FEW = 5
 
 _HORIZON = tuple(field.name for field in fields(Horizon))
 
-_STOCK = (
-    "nobody: it is a stock Celery task. Celery retries it only where its own options or its body "
-    "ask for that, and when it fails for good its message is gone"
-)
 _COVER_IT = "call install(app) before the tasks are defined, or give it base=ResilientTask"
+_LEAVE_IT = "let its own code catch what fails, or make it a task without a Strategy of its own"
 _STATE_IT = "give it a failure_policy or base=ResilientTask, or call install(app, classify=True)"
 
 
@@ -96,9 +95,11 @@ def of_task(task: Any, settings: Settings, tasks: int) -> dict[str, Any]:
     Raises TypeError or ValueError where its policy or its options are wrong.
     """
     told: dict[str, Any] = {"name": task.name, "is": "task"}
-    policy = getattr(task, "policy_in_force", None)
-    if not isinstance(policy, Policy):
-        return {**told, "decides": _STOCK, "to_change_that": _COVER_IT}
+    why = why_uncovered(task)
+    if why is not None:
+        mend = _LEAVE_IT if isinstance(task, ResilientTask) else _COVER_IT
+        return {**told, "decides": f"nobody: {why}", "to_change_that": mend}
+    policy = task.policy_in_force
     own_queue = getattr(task, "dead_letter_queue", None)
     throws = getattr(task, "throws", ()) or ()
     stated = bool(policy.rules) or policy.unmatched == "classify"

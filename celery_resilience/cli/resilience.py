@@ -78,6 +78,11 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
         near = difflib.get_close_matches(name, app.tasks, 1, cutoff=0.75)
         if name not in app.tasks and near:
             problem = f"there is no task {printable(name)}; did you mean {near[0]}?"
+        elif name not in app.tasks:
+            problem += (
+                ". If it is a task: this app has none of that name, so name its module in "
+                "Celery(include=[...]), or let app.autodiscover_tasks() find it"
+            )
         raise CeleryCommandException(problem, EX_FAILURE) from exc
     if as_json:
         click.echo(json.dumps(told, indent=2))

@@ -132,7 +132,11 @@ def test_a_policy_that_nobody_has_given_is_refused_with_who_names_it() -> None:
 def test_a_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None:
     (tmp_path / "ops.toml").write_text('[policies.a]\n[tasks]\n"shop.fetsh" = "a"\n')
     app = app_with(
-        resilience_policies_by_name={"*.fetch": Policy(), "*.pay": Policy(), "celery.*": Policy()},
+        resilience_policies_by_name={
+            "*.fetch": Policy(),
+            "*.pay": Policy(),
+            "celery.group": Policy(),
+        },
         resilience_failure_policies=str(tmp_path / "ops.toml"),
     )
     task_of(app)
@@ -140,7 +144,7 @@ def test_a_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None
         apply_policies(app, Settings.of(app)).check(app.tasks.values())
     assert [record.getMessage().removeprefix(f"{tmp_path}/") for record in caplog.records] == [
         "resilience_policies_by_name['*.pay'] is for no task of this app",
-        "resilience_policies_by_name['celery.*'] is for no task of this app",
+        "resilience_policies_by_name['celery.group'] is for no task of this app",
         "ops.toml, line 3: 'shop.fetsh' is for no task of this app; did you mean 'shop.fetch'?",
     ]
 
