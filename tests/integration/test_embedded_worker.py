@@ -9,6 +9,7 @@ from typing import Any
 import celery.contrib.testing.tasks  # noqa: F401  the plugin sends a ping
 import pytest
 from celery import Celery, _state
+from celery.result import _set_task_join_will_block
 from celery.worker import WorkController
 
 from celery_resilience import Policy, ResilientTask, TransientError, install
@@ -101,6 +102,7 @@ def test_a_worker_that_is_only_made_leaves_the_one_alone_that_runs(
     flaky, broken = define(celery_app)
     request.getfixturevalue("celery_worker")
     made = WorkController(app=celery_app, pool="solo", hostname="other@tests")
+    _set_task_join_will_block(False)  # as the plugin does
     assert "celery_resilience" in made.consumer.blueprint.steps
     check(celery_app, flaky, broken)
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from celery import Celery, Task, _state
 from celery.exceptions import ImproperlyConfigured
-from celery.worker import WorkController
 
 from celery_resilience import Policy, ResilientTask, install
 from celery_resilience.banner import add_to_banner
@@ -245,11 +244,10 @@ def test_the_banner_says_that_we_are_there() -> None:
     install(app)
     for name in ("shop.a", "shop.b", "shop.bb"):
         app.task(name=name)(nothing)
-    made: Any = WorkController(app=app, pool="solo")
-    consumer = made.consumer
-    consumer.controller = SimpleNamespace(startup_info=lambda artlines: "Celery's\n")
+    worker: Any = SimpleNamespace(startup_info=lambda artlines: "Celery's\n")
+    consumer = SimpleNamespace(app=app, controller=worker, conninfo=app.connection_for_read())
     add_to_banner(consumer, Settings.of(app))
-    banner = consumer.controller.startup_info(artlines=False)
+    banner = worker.startup_info(artlines=False)
     assert banner.startswith("Celery's\n -------------- [resilience]\n")
     lines = [line.strip() for line in banner.splitlines()[2:]]
     assert lines[0].startswith(".> version:")
