@@ -1,8 +1,9 @@
-"""Telling Celery that a task has failed for good which no worker holds: an operator buried it."""
+"""Telling Celery what an operator has done to a task that no worker holds: buried, or dropped."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import app as _app
@@ -32,20 +33,34 @@ class Burials:
 
     def announce(self, letter: DeadLetter) -> None:
         """Tell it of *letter*, which has been written. Raises nothing."""
+        self._tell(letter, "buried", self._mark_failed)
+
+    def announce_drop(self, letter: DeadLetter, because: str = "") -> None:
+        """Tell it that what *letter* is about has been dropped: as if it had been revoked."""
+
+        def mark(backend: Any, task_id: str, error: Exception, **options: Any) -> None:
+            backend.mark_as_revoked(task_id, because or "dropped by an operator", **options)
+
+        self._tell(letter, "dropped", mark)
+
+    def _tell(self, letter: DeadLetter, what: str, mark: Callable[..., None]) -> None:
         if self._failures >= _DOWN or not letter.task_id:
             return
         try:
-            self._mark(letter)
+            self._mark(letter, mark)
             self._failures = 0
         except Exception as exc:
             self._failures += 1
             logger.warning(
-                "%s[%s] is buried, but its state could not be stored (%r)%s",
-                letter.task, letter.task_id, exc,
+                "%s[%s] is %s, but its state could not be stored (%r)%s",
+                letter.task, letter.task_id, what, exc,
                 "; nor is that of the others tried" if self._failures == _DOWN else "",
             )  # fmt: skip
 
-    def _mark(self, letter: DeadLetter) -> None:
+    def _mark_failed(self, backend: Any, task_id: str, error: Exception, **options: Any) -> None:
+        backend.mark_as_failure(task_id, error, **options)
+
+    def _mark(self, letter: DeadLetter, mark: Callable[..., None]) -> None:
         envelope = letter.envelope
         args, kwargs, embedded = envelope.opened() or ((), {}, {})
         request = Context(
@@ -60,4 +75,4 @@ class Burials:
         module, _, name = (letter.error.error or "Exception").rpartition(".")
         error = create_exception_cls(name, module or "builtins")(letter.error.message)
         store = not ignored or even_so
-        backend.mark_as_failure(letter.task_id, error, request=request, store_result=store)
+        mark(backend, letter.task_id, error, request=request, store_result=store)

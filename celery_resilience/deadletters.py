@@ -1,57 +1,60 @@
-"""Dead letters, looked at and replayed: what ``celery dlq`` types, from Python.
+"""Dead letters, looked at, replayed and dropped: what ``celery dlq`` types, from Python.
 
 ::
 
     with DeadLetters(app) as letters:
         for filed in letters.list(limit=20):
-            print(filed.letter.id, filed.letter.task, filed.letter.reason)
+            print(filed.name, filed.letter.task, filed.letter.reason)
         for replayed in letters.replay("4f3a9c01b2d4"):
             print(replayed.result, replayed.why)
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
+from celery_resilience.app_info import known_queues, letter_queues, load_tasks, parameters_of
 from celery_resilience.brokers import Broker, Found
 from celery_resilience.brokers.reach import TIMEOUT, NoAnswer, Reached, Unreachable
+from celery_resilience.drop import Drop, Dropped, DropResult
+from celery_resilience.filed import Filed, Tally, named, registered
 from celery_resilience.filters import Filters
-from celery_resilience.ids import AmbiguousId, NoSuchId, meant
+from celery_resilience.groups import Group, grouped
+from celery_resilience.ids import AmbiguousId, Names, NoSuchId, meant
 from celery_resilience.letter import DeadLetter
 from celery_resilience.replay import Replay, Replayed, ReplayResult
-from celery_resilience.settings import Settings, dead_letter_queues, queue_name
+from celery_resilience.settings import Settings, queue_name
 
 __all__ = [
     "AmbiguousId",
     "DeadLetters",
+    "DropResult",
+    "Dropped",
     "Filed",
     "NoAnswer",
     "NoSuchId",
     "ReplayResult",
     "Replayed",
+    "Tally",
     "Unreachable",
+    "known_queues",
+    "load_tasks",
+    "parameters_of",
 ]
-
-logger = logging.getLogger("celery_resilience")
 
 #: How many letters are held in memory while they are replayed.
 _BATCH = 100
+#: How long somebody else's look is waited for, and how often it is asked after, in seconds.
+_PATIENCE, _AGAIN = 2.0, 0.1
 _EVERY = Filters()
 
-
-@dataclass(frozen=True)
-class Filed:
-    """A letter, and the dead-letter queue that it lies in."""
-
-    letter: DeadLetter
-    queue: str
+#: An id, ids, or ``"all"``.
+Meant = Union[str, Iterable[str], Literal["all"]]  # noqa: UP007
 
 
 class DeadLetters:
@@ -62,8 +65,10 @@ class DeadLetters:
     died, so finish one iteration before the next begins, and don't keep one open.
 
     *dead_letter_queue* takes the place of all that settings, tasks and rules name; *queues* are
-    what ``{queue}`` stands for, by default every queue that the app knows. Each answer of the
-    broker may take *timeout* seconds; then NoAnswer is raised.
+    what ``{queue}`` stands for, by default every queue that the app knows. With *all_queues* those
+    that letters were ever written to belong to them as well, where the broker can tell (Redis).
+
+    Each answer of the broker may take *timeout* seconds; then NoAnswer is raised.
     """
 
     def __init__(
@@ -72,12 +77,16 @@ class DeadLetters:
         queues: Iterable[str] | None = None,
         dead_letter_queue: str | None = None,
         timeout: float = TIMEOUT,
+        *,
+        all_queues: bool = False,
     ) -> None:
         self._app = app
         self.settings = Settings.of(app)
         self._work_queues = None if queues is None else tuple(queues)
         self._own = dead_letter_queue and queue_name(dead_letter_queue, "--dead-letter-queue")
+        self._all_queues = all_queues
         self._queues: tuple[str, ...] | None = None
+        self._problem = ""
         self._reached = Reached(app, timeout)
         self._parameters = parameters_of(app)
 
@@ -90,34 +99,78 @@ class DeadLetters:
             if self._own:
                 found = {self._own.replace("{queue}", queue) for queue in work_queues or ("",)}
             else:
-                found = dead_letter_queues(self._app, self.settings, work_queues)
+                found, self._problem = letter_queues(self._app, self.settings, work_queues)
+            if self._all_queues:
+                with self._reached.turn() as broker:
+                    found |= registered(broker)
             self._queues = tuple(sorted(found))
         return self._queues
 
+    @property
+    def problem(self) -> str:
+        """Why not every queue is known that letters may lie in; empty where that is so."""
+        return self._problem if self.queues else ""
+
     def count(self) -> dict[str, int]:
-        """How many letters lie in each dead-letter queue."""
+        """How many letters lie in each dead-letter queue for everybody to see."""
+        queues = self.queues
         with self._reached.turn() as broker:
-            return {queue: broker.count(queue) for queue in self.queues}
+            return {queue: broker.count(queue) for queue in queues}
+
+    def tally(self, patience: float | None = None) -> list[Tally]:
+        """The same, with what is not known: RabbitMQ does not count what somebody is looking at.
+
+        That is over soon, and is waited for, *patience* seconds at most, by default 2.
+        """
+        wait = _PATIENCE if patience is None else patience
+        queues, until = self.queues, time.monotonic() + wait
+        with self._reached.turn() as broker:
+            tallies = {queue: broker.figures(queue) for queue in queues}
+            while time.monotonic() < until:
+                busy = [queue for queue, figures in tallies.items() if figures.unknown]
+                if not busy:
+                    break
+                time.sleep(_AGAIN)
+                tallies.update({queue: broker.figures(queue) for queue in busy})
+        return [Tally(queue, one.messages, one.unknown) for queue, one in tallies.items()]
+
+    def elsewhere(self) -> dict[str, int]:
+        """How many letters lie in queues that no setting names any more, as far as the broker can
+        tell: Redis remembers them, of RabbitMQ only the default one is asked."""
+        queues = set(self.queues)
+        if self._own or self._all_queues:
+            return {}
+        with self._reached.turn() as broker:
+            counts = {queue: broker.count(queue) for queue in sorted(registered(broker) - queues)}
+        return {queue: number for queue, number in counts.items() if number}
 
     def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[Filed]:
         """The first *limit* letters that *filters* accept, the oldest of each queue first."""
+        queues = self.queues
         with self._reached.turn() as broker:
-            filed = (f for _, f in self._look(broker) if self._accept(filters, f.letter))
-            yield from itertools.islice(filed, limit)
+            looked = (filed for _, filed in self._look(broker, queues))
+            accepted = (filed for filed in looked if self._accept(filters, filed.letter))
+            yield from itertools.islice(accepted, limit)
+
+    def groups(self, filters: Filters = _EVERY) -> Sequence[Group]:
+        """The letters that *filters* accept by their causes, the largest group first."""
+        return grouped(filed.letter for filed in self.list(filters=filters))
 
     def find(self, letter_id: str) -> Filed:
-        """The letter with this id, or the only one whose id begins so (4 characters at least)."""
+        """The letter with this id, or the newest of the task with this id, or the only one whose
+        id, or whose task's, begins so."""
         (filed,) = self.find_all([letter_id])
         return filed
 
     def find_all(self, ids: Iterable[str]) -> Sequence[Filed]:
         """The letters with these ids, in their order; raises NoSuchId if one is not there."""
+        queues = self.queues
         with self._reached.turn() as broker:
-            return [filed for _, filed in self._find(broker, list(ids))]
+            return [filed for _, filed in self._find(broker, queues, list(ids))]
 
     def replay(
         self,
-        letters: str | Iterable[str] | Literal["all"],
+        letters: Meant,
         *,
         filters: Filters = _EVERY,
         limit: int | None = None,
@@ -133,22 +186,33 @@ class DeadLetters:
         """
         if to_queue is not None and to_queue in self.queues:
             raise ValueError(f"{to_queue} is a dead-letter queue: nothing would run there")
-        with self._reached.turn() as broker:
-            until = time.time()
-            #: The ids of those that stay where they are.
-            kept: set[str] = set()
-            chosen: Iterable[tuple[Found, Filed]]
-            if letters == "all":
-                chosen = self._all(broker, filters, kept)
-            else:
-                ids = [letters] if isinstance(letters, str) else list(dict.fromkeys(letters))
-                chosen, until = self._find(broker, ids), float("inf")
+
+        def begin(broker: Broker, until: float) -> Callable[[Found, Filed], Replayed]:
             replay = Replay.of(self._app, broker, self.queues, to_queue, until)
-            for found, filed in itertools.islice(chosen, limit):
-                replayed = replay.one(found, filed.letter, filed.queue)
-                if replayed.result is not ReplayResult.REPLAYED:
-                    kept.add(filed.letter.id)
-                yield replayed
+            return lambda found, filed: replay.one(found, filed.letter, filed.queue)
+
+        return self._change(letters, filters, limit, begin, ReplayResult.PUBLISHED)
+
+    def drop(
+        self,
+        letters: Meant,
+        *,
+        filters: Filters = _EVERY,
+        limit: int | None = None,
+        because: str = "",
+    ) -> Iterator[Dropped]:
+        """Remove *letters* (an id, ids, or ``"all"``) for good: nobody can replay them any more.
+
+        *because* is for the log. With ``"all"``, which means those that *filters* accept, it ends
+        with the letters that lay there when it began.
+        Nothing happens before the first result is asked for.
+        """
+
+        def begin(broker: Broker, until: float) -> Callable[[Found, Filed], Dropped]:
+            drop = Drop(broker, until, because)
+            return lambda found, filed: drop.one(found, filed.letter, filed.queue)
+
+        return self._change(letters, filters, limit, begin, DropResult.DROPPED)
 
     def close(self) -> None:
         """Close the connection to the broker; it is opened again when needed."""
@@ -167,20 +231,25 @@ class DeadLetters:
 
     # One letter after the other
 
-    def _look(self, broker: Broker) -> Iterator[tuple[Found, Filed]]:
-        for queue in self.queues:
+    def _look(self, broker: Broker, queues: Iterable[str]) -> Iterator[tuple[Found, Filed]]:
+        names = Names()
+        for queue in queues:
             for found in broker.look(queue):
-                yield found, Filed(DeadLetter.from_envelope(found.envelope), queue)
+                yield found, named(DeadLetter.from_envelope(found.envelope), queue, names)
 
-    def _find(self, broker: Broker, ids: Sequence[str]) -> Sequence[tuple[Found, Filed]]:
+    def _find(
+        self, broker: Broker, queues: Iterable[str], ids: Sequence[str]
+    ) -> Sequence[tuple[Found, Filed]]:
         """The letters that *ids* mean, in their order; nothing is kept of the others."""
         return meant(
             ids,
-            self._look(broker),
-            lambda one: one[1].letter.id,
+            self._look(broker, queues),
+            lambda one: one[1].name,
             what="dead letter",
-            where=", ".join(self.queues),
+            where=", ".join(queues),
             unique=True,
+            task_of=lambda one: one[1].letter.task_id,
+            at=lambda one: one[1].letter.at,
         )
 
     def _accept(self, filters: Filters, letter: DeadLetter) -> bool:
@@ -190,72 +259,60 @@ class DeadLetters:
             message=letter.error.message,
             at=letter.at,
             reason=letter.reason,
+            groups=lambda: (letter.group, letter.fingerprint),
             parameters=self._parameters,
         )
 
+    def _change(
+        self,
+        letters: Meant,
+        filters: Filters,
+        limit: int | None,
+        begin: Callable[[Broker, float], Callable[[Found, Filed], Any]],
+        gone: Enum,
+    ) -> Iterator[Any]:
+        """What *begin* makes, for each of *letters*; those whose result is *gone* are no longer
+        there afterwards."""
+        queues = self.queues
+        with self._reached.turn() as broker:
+            until = time.time()
+            #: Those that stay where they are. Only numbers, for of the letters themselves there
+            #: may be more than memory holds.
+            kept: set[int] = set()
+            chosen: Iterable[tuple[Found, Filed]]
+            if letters == "all":
+                chosen = self._all(broker, queues, filters, kept)
+            else:
+                ids = [letters] if isinstance(letters, str) else list(dict.fromkeys(letters))
+                chosen, until = self._find(broker, queues, ids), float("inf")
+            change = begin(broker, until)
+            for found, filed in itertools.islice(chosen, limit):
+                changed = change(found, filed)
+                if changed.result is not gone:
+                    kept.add(hash(found.key))
+                yield changed
+
     def _all(
-        self, broker: Broker, filters: Filters, kept: set[str]
+        self, broker: Broker, queues: Iterable[str], filters: Filters, kept: set[int]
     ) -> Iterator[tuple[Found, Filed]]:
         """As many letters of each queue as lie there now, each once, though they are removed
         while this goes on; *kept* tells which of them are not."""
-        for queue in self.queues:
+        for queue in queues:
             left = broker.count(queue)
             again = True
             # What somebody else removes meanwhile may move a letter past the place where a broker
             # goes on reading: so once more, until nothing new is found.
             while again and left > 0:
                 again = False
-                look = broker.look(queue)
+                names, look = Names(), broker.look(queue)
                 while left > 0 and (batch := list(itertools.islice(look, _BATCH))):
                     for found in batch:
-                        letter = DeadLetter.from_envelope(found.envelope)
-                        if left < 1 or letter.id in kept:
+                        if left < 1 or hash(found.key) in kept:
                             continue
+                        filed = named(DeadLetter.from_envelope(found.envelope), queue, names)
                         left -= 1
-                        if not self._accept(filters, letter):
-                            kept.add(letter.id)
+                        if not self._accept(filters, filed.letter):
+                            kept.add(hash(found.key))
                             continue
                         again = True
-                        yield found, Filed(letter, queue)
-
-
-def load_tasks(app: Any) -> None:
-    """Import every module that has tasks of *app*; one that can't be imported is logged."""
-    try:
-        app.loader.import_default_modules()
-    except Exception as exc:
-        logger.warning(
-            "not all tasks could be imported (%s: %s): what only they name is not known",
-            type(exc).__name__, exc,
-        )  # fmt: skip
-
-
-def known_queues(app: Any) -> set[str]:
-    """The queues that *app* can be seen to use: declared, routed to, or named by a task."""
-    names = set(app.amqp.queues)
-    routes = app.conf.task_routes
-    for route in routes.values() if isinstance(routes, Mapping) else ():
-        names.add(route.get("queue") if isinstance(route, Mapping) else None)
-    names.update(getattr(task, "queue", None) for task in app.tasks.values())
-    return {name for name in map(_name, names) if name}
-
-
-def _name(queue: object) -> str:
-    name = getattr(queue, "name", queue)
-    return name if isinstance(name, str) else ""
-
-
-def parameters_of(app: Any) -> Callable[[str], Sequence[str]]:
-    """Tells the names of the positional parameters of *app*'s tasks, for the filters."""
-    known: dict[str, Sequence[str]] = {}
-
-    def parameters(name: str) -> Sequence[str]:
-        if name not in known:
-            load_tasks(app)
-            try:
-                known[name] = tuple(inspect.signature(app.tasks[name].run).parameters)
-            except (KeyError, TypeError, ValueError):
-                known[name] = ()
-        return known[name]
-
-    return parameters
+                        yield found, filed

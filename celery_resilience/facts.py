@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import textwrap
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from celery_resilience.history import clipped
 
@@ -151,17 +154,27 @@ _MEANWHILE = "\nDuring handling of the above exception, another exception occurr
 
 #: Frames of these are the machinery, not the task.
 _MACHINERY = ("celery.", "billiard.", "kombu.", "celery_resilience.")
+#: And so is the standard library; what is installed lies below it or beside it.
+_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
+_STANDARD = ("<frozen ", f"{Path(os.__file__).parent}{os.sep}")
 
 
 def _frame(exception: BaseException) -> str:
-    own = ""
+    own, first = "", ""
     tb = exception.__traceback__
     for _ in range(100_000):
         if tb is None:
             break
         module = str(tb.tb_frame.f_globals.get("__name__", ""))
-        path = tb.tb_frame.f_code.co_filename
-        if not module.startswith(_MACHINERY) and "site-packages" not in path:
-            own = f"{module}.{tb.tb_frame.f_code.co_name}"
-        tb = tb.tb_next
+        code, tb = tb.tb_frame.f_code, tb.tb_next
+        path = code.co_filename
+        if module.startswith(_MACHINERY) or (
+            path.startswith(_STANDARD) and _INSTALLED.search(path) is None
+        ):
+            continue
+        package = module.partition(".")[0]
+        first = first or package
+        # An application may be installed as a package: then its own are those of the body's.
+        if _INSTALLED.search(path) is None or package == first:
+            own = f"{module}.{code.co_name}"
     return own

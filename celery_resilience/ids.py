@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from celery_resilience.errors import ResilienceError
 
-__all__ = ["AmbiguousId", "NoSuchId", "length_shown", "meant", "shortened"]
+__all__ = ["AmbiguousId", "Names", "NoSuchId", "length_shown", "meant", "shortened"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,24 @@ class NoSuchId(ResilienceError, LookupError):
 
 class AmbiguousId(NoSuchId):
     """More than one id begins with this."""
+
+
+class Names:
+    """Names the letters of one look, so that none hides another: a name is an id, and which of
+    several equal letters it is. One that has another's id, and is not the same, gets one of its
+    own."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    def name(self, id_: str, digest: str, otherwise: str) -> tuple[str, int]:
+        """The id of a letter whose header says *id_*, and its number among its equals, from 1 on;
+        *otherwise* is what it is called if another letter has that id."""
+        known, number = self._seen.get(id_, (digest, 0))
+        if known != digest and id_ != otherwise:
+            return self.name(otherwise, digest, otherwise)
+        self._seen[id_] = (known, number + 1)
+        return id_, number + 1
 
 
 @dataclass

@@ -23,9 +23,11 @@ logger = logging.getLogger("celery_resilience")
 class ReplayResult(str, Enum):
     """What became of one letter in a replay."""
 
-    REPLAYED = "replayed"  #: its message is published and confirmed, the letter is removed
+    PUBLISHED = "published"  #: its message is published and confirmed, the letter is removed
     SKIPPED = "skipped"  #: nothing was done: it is not there any more, or was not meant
     FAILED = "failed"  #: it could not be published; the letter is where it was
+    #: What it was called in 0.1.0.
+    REPLAYED = PUBLISHED
 
     def __str__(self) -> str:
         return self.value
@@ -41,7 +43,7 @@ class Replayed:
     #: The queue that its message was meant for.
     to: str
     result: ReplayResult
-    #: Why it was skipped or failed, and the way out; empty if it was replayed.
+    #: Why it was skipped or failed, and the way out; empty if it was published.
     why: str = ""
 
 
@@ -101,7 +103,7 @@ class Replay:
             )
         except BrokerError as exc:
             return ended(ReplayResult.FAILED, str(exc))
-        return ended(ReplayResult.REPLAYED)
+        return ended(ReplayResult.PUBLISHED)
 
     def _message(self, letter: DeadLetter) -> Envelope:
         """The message to publish; as it was received where it can't be opened."""

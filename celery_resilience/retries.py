@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
@@ -20,8 +21,6 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 from kombu.serialization import prepare_accept_content
 
-from celery_resilience.brokers import Broker
-from celery_resilience.brokers.plain import PlainBroker
 from celery_resilience.brokers.reach import TIMEOUT, Reached
 from celery_resilience.brokers.waiting import WaitingFound
 from celery_resilience.burial import Burials
@@ -31,12 +30,14 @@ from celery_resilience.errors import BrokerError
 from celery_resilience.filters import Filters
 from celery_resilience.ids import meant
 from celery_resilience.settings import Settings
-from celery_resilience.waiting_retry import Changed, Result, WaitingRetry
+from celery_resilience.waiting_retry import Changed, Result, WaitingRetry, why_unlisted
 
 if TYPE_CHECKING:
     from celery_resilience.brokers.redis import RedisBroker
 
 __all__ = ["Changed", "NotListed", "Result", "Retries", "WaitingRetry"]
+
+logger = logging.getLogger("celery_resilience")
 
 _EVERY = Filters()
 
@@ -82,7 +83,7 @@ class Retries:
     def unlisted(self) -> str | None:
         """Why this broker can't tell which retries wait; None where it can."""
         with self._reached.turn() as broker:
-            return _why_not(broker)
+            return why_unlisted(broker)
 
     def levels(self) -> list[tuple[float, int]]:
         """Where RabbitMQ keeps them: how long its levels hold a message, how many are in each.
@@ -100,7 +101,7 @@ class Retries:
             yield from itertools.islice(looked, limit)
 
     def find_all(self, ids: Iterable[str]) -> Sequence[WaitingRetry]:
-        """Those with these task ids, or the only one whose id begins so (4 characters at least);
+        """Those with these task ids, or the only one whose id begins so;
         raises NoSuchId if one is not there."""
         with self._turn() as broker:
             return [retry for _, retry in self._find(broker, list(ids))]
@@ -130,10 +131,36 @@ class Retries:
             own = getattr(task, "dead_letter_queue", None)
             queue = self.settings.queue_for(retry.queue, own)
             letter = retry.letter.to_envelope()
+            broker.remember_letters(queue)
             changed = _put(broker, found, retry, Result.BURIED, letter, queue)
             if changed.result is Result.BURIED:
                 burials.announce(retry.letter)
             return changed
+
+        return self._change(retries, filters, limit, change)
+
+    def drop(
+        self,
+        retries: Meant,
+        *,
+        filters: Filters = _EVERY,
+        limit: int | None = None,
+        because: str = "",
+    ) -> Iterator[Changed]:
+        """Remove *retries* for good: they are neither run nor kept. Celery is told that the task
+        was revoked, *because* is the reason."""
+        load_tasks(self._app)
+        burials = Burials(self._app)
+
+        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+            if not broker.waiting.remove(found):
+                return Changed.gone(retry)
+            logger.info(
+                "dropped the scheduled retry of %s[%s]%s", retry.task, retry.task_id,
+                because and f": {because}",
+            )  # fmt: skip
+            burials.announce_drop(retry.letter, because)
+            return Changed(retry, Result.DROPPED)
 
         return self._change(retries, filters, limit, change)
 
@@ -159,7 +186,7 @@ class Retries:
                 began.append(broker.waiting.now())
             due = began[0] + delay + chance.uniform(0.0, spread)
             if not broker.waiting.delay(found, due):
-                return _gone(retry)
+                return Changed.gone(retry)
             return Changed(retry, Result.RESCHEDULED, due=due)
 
         return self._change(retries, filters, limit, change)
@@ -172,17 +199,10 @@ class Retries:
         accepted = prepare_accept_content(self._app.conf.accept_content) or ()
 
         def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
-            envelope = found.envelope
-            if retry.left > 0:
-                # Protocol 1 keeps the eta in the body. One that workers refuse is not opened here.
-                if envelope.protocol == 1 and envelope.content_type not in accepted:
-                    why = f"accept_content does not let us open its body ({envelope.content_type})"
-                    return Changed(retry, Result.FAILED, why=why)
-                try:
-                    envelope = envelope.due(found.due)
-                except Exception as exc:
-                    why = f"its body can't be opened ({type(exc).__name__}: {exc})"
-                    return Changed(retry, Result.FAILED, why=why)
+            try:
+                envelope = retry.released(found, accepted)
+            except ValueError as exc:
+                return Changed(retry, Result.FAILED, why=str(exc))
             return _put(broker, found, retry, Result.RELEASED, envelope, retry.queue)
 
         return self._change(retries, filters, limit, change)
@@ -280,17 +300,9 @@ class Retries:
     @contextmanager
     def _turn(self) -> Iterator[RedisBroker]:
         with self._reached.turn() as broker:
-            if (why := _why_not(broker)) is not None:
+            if (why := why_unlisted(broker)) is not None:
                 raise NotListed(why)
             yield cast("RedisBroker", broker)
-
-
-def _why_not(broker: Broker) -> str | None:
-    if hasattr(broker, "waiting"):
-        return None
-    if not isinstance(broker, PlainBroker):
-        return "RabbitMQ delays message by message: it can't tell which retries wait, nor move one"
-    return "on this broker a retry waits in a worker's memory: nobody else can list or move it"
 
 
 def _put(
@@ -301,8 +313,6 @@ def _put(
     copy: Envelope,
     queue: str,
 ) -> Changed:
-    return Changed(retry, result, to=queue) if broker.put(found, copy, queue) else _gone(retry)
-
-
-def _gone(retry: WaitingRetry) -> Changed:
-    return Changed(retry, Result.SKIPPED, why="it does not wait any more")
+    return (
+        Changed(retry, result, to=queue) if broker.put(found, copy, queue) else Changed.gone(retry)
+    )

@@ -251,15 +251,17 @@ def refuse_long_names(app: Any, settings: Settings, queues: Iterable[str]) -> No
             )
 
 
-def dead_letter_queues(app: Any, settings: Settings, queues: Iterable[str]) -> set[str]:
-    """Every dead-letter queue that the setting, a task or a rule names; ``{queue}`` is filled in
-    with each of *queues*."""
+def dead_letter_queues(
+    app: Any, settings: Settings, queues: Iterable[str], *, rules: bool = True
+) -> set[str]:
+    """Every dead-letter queue that the setting, a task or (*rules*) a rule names; ``{queue}`` is
+    filled in with each of *queues*."""
     named: set[str] = {settings.dead_letter_queue}
     for task in app.tasks.values():
         own = getattr(task, "dead_letter_queue", None)
         if isinstance(own, str):
             named.add(own)
-        policy = getattr(task, "policy_in_force", None)
+        policy = getattr(task, "policy_in_force", None) if rules else None
         named.update(rule.queue for rule in getattr(policy, "rules", ()) if rule.queue)
     return {
         name.replace("{queue}", queue) if "{queue}" in name else name

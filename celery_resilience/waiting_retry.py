@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+from celery_resilience.brokers import Broker
+from celery_resilience.brokers.plain import PlainBroker
 from celery_resilience.brokers.waiting import WaitingFound
 from celery_resilience.decision import Reason
+from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
 
-__all__ = ["Changed", "Result", "WaitingRetry"]
+__all__ = ["Changed", "Result", "WaitingRetry", "why_unlisted"]
 
 
 class Result(str, Enum):
@@ -22,6 +26,7 @@ class Result(str, Enum):
     BURIED = "buried"  #: it is a dead letter
     RESCHEDULED = "rescheduled"  #: it waits for another moment
     RELEASED = "released"  #: it is in its queue; whoever receives it holds it until it is due
+    DROPPED = "dropped"  #: it is gone
     SKIPPED = "skipped"  #: nothing was done: it does not wait any more
     FAILED = "failed"  #: it could not be changed, and waits as before
 
@@ -82,6 +87,25 @@ class WaitingRetry:
         """When the last attempt failed, by its worker's clock."""
         return self.last.at + self.last.ran if self.last else 0.0
 
+    def released(self, found: WaitingFound, accepted: Collection[str]) -> Envelope:
+        """Its message for plain Celery: with the moment at which it is due as its ``eta``.
+
+        Raises ValueError, with the reason, where its body has to be opened for that and can't be,
+        or is of a type that workers don't accept.
+        """
+        envelope = found.envelope
+        if self.left <= 0:
+            return envelope
+        # Protocol 1 keeps the eta in the body.
+        if envelope.protocol == 1 and envelope.content_type not in accepted:
+            raise ValueError(
+                f"accept_content does not let us open its body ({envelope.content_type})"
+            )
+        try:
+            return envelope.due(found.due)
+        except Exception as exc:
+            raise ValueError(f"its body can't be opened ({type(exc).__name__}: {exc})") from exc
+
     def is_younger_than(self, moment: float) -> bool:
         """Whether it began to wait after *moment* (by the broker's clock).
 
@@ -106,3 +130,17 @@ class Changed:
     due: float | None = None
     #: Why it was skipped or failed; empty otherwise.
     why: str = ""
+
+    @classmethod
+    def gone(cls, retry: WaitingRetry) -> Changed:
+        """What is said of one that was not there any more."""
+        return cls(retry, Result.SKIPPED, why="it does not wait any more")
+
+
+def why_unlisted(broker: Broker) -> str | None:
+    """Why *broker* can't tell which retries wait; None where it can."""
+    if hasattr(broker, "waiting"):
+        return None
+    if not isinstance(broker, PlainBroker):
+        return "RabbitMQ delays message by message: it can't tell which retries wait, nor move one"
+    return "on this broker a retry waits in a worker's memory: nobody else can list or move it"

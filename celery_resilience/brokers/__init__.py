@@ -18,6 +18,7 @@ from celery_resilience.settings import Settings
 __all__ = [
     "Broker",
     "Done",
+    "Figures",
     "Found",
     "NotOurs",
     "Received",
@@ -73,6 +74,16 @@ class Found:
     key: Any
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What a broker says of a queue."""
+
+    #: The messages that lie there for everybody.
+    messages: int
+    #: Why there may be more of them; empty where these are all.
+    unknown: str = ""
+
+
 class Broker(Protocol):
     """What celery_resilience needs of a broker; one instance serves one worker or one command."""
 
@@ -90,6 +101,9 @@ class Broker(Protocol):
     def count(self, queue: str) -> int:
         """How many messages lie in *queue*; 0 if there is no such queue."""
 
+    def figures(self, queue: str) -> Figures:
+        """What the broker itself says of *queue*, asked now."""
+
     def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
         """The first *limit* messages of *queue*, the oldest first; all of them stay there."""
 
@@ -98,6 +112,9 @@ class Broker(Protocol):
 
         Raises NotOurs if somebody else has removed it, Unroutable if there is no such queue.
         """
+
+    def remove(self, found: Found) -> None:
+        """Remove what was *found*, for good. Raises NotOurs if somebody else has."""
 
     def close(self) -> None:
         """Give back what this broker holds: connections, and messages it was looking at."""

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from celery_resilience.brokers import Done, Found, NotOurs, Received, Unroutable, queues
+from celery_resilience.brokers import (
+    Done,
+    Figures,
+    Found,
+    NotOurs,
+    Received,
+    Unroutable,
+    queues,
+)
+from celery_resilience.brokers.channels import is_alive
 from celery_resilience.brokers.confirms import SHORT, Confirms
 from celery_resilience.brokers.delay import (
     USUAL,
@@ -21,7 +30,8 @@ from celery_resilience.brokers.delay import (
     waiting_levels,
     warn_once,
 )
-from celery_resilience.brokers.looks import Look
+from celery_resilience.brokers.figures import figures
+from celery_resilience.brokers.looks import Look, mark_of
 from celery_resilience.brokers.ownership import on_rabbitmq
 from celery_resilience.brokers.queues import QueueFacts, fits
 from celery_resilience.brokers.upkeep import Upkeep
@@ -199,6 +209,15 @@ class AmqpBroker:
         """How many messages had nowhere else to go: queue and dead-letter queue have gone."""
         return self.count(ASTRAY)
 
+    def figures(self, queue: str) -> Figures:
+        with self._confirms.lock:
+            self._confirms.open()
+            return figures(self._confirms.connection, queue, mark_of(queue))
+
+    def letter_queues(self) -> set[str]:
+        """Where letters may lie whatever the settings say; RabbitMQ tells no client of others."""
+        return {ASTRAY}
+
     def waiting_levels(self) -> list[tuple[float, int]]:
         """Each level of the delay: its seconds, and how many retries wait in it.
 
@@ -224,6 +243,11 @@ class AmqpBroker:
         problem = result[0] if result else BrokerError(f"{SHORT}, and may take this one later")
         if problem is not None:
             raise problem
+        found.key.ack()
+
+    def remove(self, found: Found) -> None:
+        if not is_alive(found.key):
+            raise NotOurs("its channel is closed: RabbitMQ has taken it back")
         found.key.ack()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from celery_resilience.brokers import Done, Found, Received
+from celery_resilience.brokers import Done, Figures, Found, Received
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 
@@ -46,6 +46,9 @@ class PlainBroker:
     def count(self, queue: str) -> int:
         return int(self._channel._size(queue)) if self._channel._has_queue(queue) else 0
 
+    def figures(self, queue: str) -> Figures:
+        return Figures(self.count(queue))
+
     def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
         raise BrokerError(
             f"{self._name} can't be looked into without taking messages out of it: "
@@ -54,6 +57,9 @@ class PlainBroker:
 
     def release(self, found: Found, copy: Envelope, queue: str) -> None:
         raise BrokerError(f"{self._name}: replaying needs Redis or RabbitMQ")
+
+    def remove(self, found: Found) -> None:
+        raise BrokerError(f"{self._name}: dropping needs Redis or RabbitMQ")
 
     def close(self) -> None:
         """The channel is the connection's: it closes with it."""

@@ -10,12 +10,13 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from celery_resilience.brokers import Done, Found, NotOurs, Received
+from celery_resilience.brokers import Done, Figures, Found, NotOurs, Received
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.held import Holder, Leases, plain_client
 from celery_resilience.brokers.held_qos import take_over
@@ -49,6 +50,8 @@ class RedisBroker:
         self._prefix: str = channel.global_keyprefix or ""
         #: How many messages this has released from each list.
         self._released: Counter[str] = Counter()
+        self._letter_queues = f"{self._prefix}{KEYS}dead_letter_queues"
+        self._remembered: set[str] = set()
         self._settle = self._client.register_script(lua("settle"))
         self._release = self._client.register_script(lua("release"))
         self._note = self._client.register_script(lua("note"))
@@ -76,6 +79,7 @@ class RedisBroker:
     def bury(
         self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
+        self.remember_letters(queue)
         self._move(received, letter, queue, done)
 
     def _move(self, received: Received, copy: Envelope, queue: str, done: Done) -> None:
@@ -130,6 +134,9 @@ class RedisBroker:
             pipe.llen(key)
         return sum(pipe.execute())
 
+    def figures(self, queue: str) -> Figures:
+        return Figures(self.count(queue))
+
     def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
         for key in self._keys(queue):
             end = -1  # the right end of the list is the oldest message
@@ -154,6 +161,30 @@ class RedisBroker:
         ):
             raise NotOurs("somebody else has removed it meanwhile")
         self._released[key] += 1
+
+    def remove(self, found: Found) -> None:
+        key, payload = found.key
+        # -1: from the oldest message on.
+        if not self._client.lrem(key, -1, payload):
+            raise NotOurs("somebody else has removed it meanwhile")
+        self._released[key] += 1
+
+    # Where letters lie
+
+    def remember_letters(self, queue: str) -> None:
+        """Write down that letters lie in *queue*, for whoever asks after its setting has changed.
+
+        Raises nothing: a letter does not wait for that.
+        """
+        if queue not in self._remembered:
+            with suppress(Exception):
+                self._client.sadd(self._letter_queues, queue)
+                self._remembered.add(queue)
+
+    def letter_queues(self) -> set[str]:
+        """Every queue that a letter was ever written to."""
+        names: Any = self._client.smembers(self._letter_queues)
+        return {name.decode("utf-8", "replace") for name in names}
 
     def note_start(self, received: Received, copy: Envelope) -> bool:
         """Write down that *received*, as *copy* tells, is started; False: it is not ours."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -14,12 +14,20 @@ from typing import Any
 import click
 
 from celery_resilience.cli import story
-from celery_resilience.deadletters import DeadLetters, Filed, Replayed, ReplayResult
+from celery_resilience.deadletters import (
+    DeadLetters,
+    Dropped,
+    DropResult,
+    Filed,
+    Replayed,
+    ReplayResult,
+)
+from celery_resilience.ids import length_shown, shortened
 from celery_resilience.redact import Redactor, printable
 
 __all__ = [
+    "DROP",
     "REPLAY",
-    "Upto",
     "Verb",
     "carry_out",
     "many",
@@ -27,6 +35,7 @@ __all__ = [
     "print_array",
     "print_letters",
     "print_table",
+    "row_of",
 ]
 
 #: So many lines of a table are set at once; longer ones come in several pieces.
@@ -48,17 +57,22 @@ class Verb:
 
 
 def _replayed(replayed: Replayed) -> dict[str, Any]:
+    return {**_dropped(replayed), "to": replayed.to}
+
+
+def _dropped(changed: Replayed | Dropped) -> dict[str, Any]:
     return {
-        "id": replayed.letter.id,
-        "task": replayed.letter.task,
-        "dead_letter_queue": replayed.queue,
-        "to": replayed.to,
-        "result": replayed.result.value,
-        "why": replayed.why,
+        "id": changed.letter.id,
+        "task": changed.letter.task,
+        "task_id": changed.letter.task_id,
+        "dead_letter_queue": changed.queue,
+        "result": changed.result.value,
+        "why": changed.why,
     }
 
 
 REPLAY = Verb("Replaying", tuple(ReplayResult), "letters", _replayed)
+DROP = Verb("Dropping", tuple(DropResult), "letters", _dropped)
 
 
 def carry_out(
@@ -67,7 +81,7 @@ def carry_out(
     results: Iterator[Any],
     number: int,
     as_json: bool,
-    also: Mapping[str, int] | None = None,
+    also: Mapping[str, Any] | None = None,
 ) -> bool:
     """Draw the progress of what *results* yields, and sum it up, with what was done *also*;
     whether nothing failed."""
@@ -102,64 +116,46 @@ def carry_out(
             named = {name.replace(" ", "_"): n for name, n in sums.items()}
             click.echo(", " + json.dumps(named).removeprefix("{"))
         else:
-            ctx.obj.echo(", ".join(f"{name} {n:,}" for name, n in sums.items()))
+            numbers = {name: n for name, n in sums.items() if isinstance(n, int)}
+            ctx.obj.echo(", ".join(f"{name} {n:,}" for name, n in numbers.items()))
     return totals[verb.results[-1]] == 0
 
 
-class Upto:
-    """The first *limit* of *things*; afterwards, how many that were and whether there are more."""
-
-    def __init__(self, things: Iterable[Any], limit: int) -> None:
-        self.shown = 0
-        self.more = False
-        self._things, self._limit = things, limit
-
-    def __iter__(self) -> Iterator[Any]:
-        with closing(self._things):
-            for thing in self._things:
-                if self.shown == self._limit:
-                    self.more = True
-                    return
-                self.shown += 1
-                yield thing
+#: A row of a table, whose first cell is an id, and the queue that it stands under.
+Row = tuple[str, list[str]]
 
 
-def print_letters(
-    ctx: click.Context, letters: DeadLetters, redactor: Redactor, filed: Iterable[Filed]
-) -> None:
+def row_of(filed: Filed, redactor: Redactor) -> Row:
+    """The row of a letter."""
+    return filed.queue, story.as_row(filed, redactor)
+
+
+def print_letters(ctx: click.Context, letters: DeadLetters, rows: Sequence[Row]) -> None:
     """Print a line for each letter, and the queue where there are several."""
-    blank = ""
-    with closing(filed):
-        for queue, of_queue in itertools.groupby(filed, key=lambda one: one.queue):
-            if len(letters.queues) > 1:
-                ctx.obj.echo(blank + ctx.obj.style(f"In {printable(queue)}:", bold=True))
-                blank = "\n"
-            print_table(ctx, (story.as_row(one, redactor) for one in of_queue), story.headlines)
+    blank, length = "", length_shown(cells[0] for _, cells in rows)
+    for queue, of_queue in itertools.groupby(rows, key=lambda row: row[0]):
+        if len(letters.queues) > 1:
+            ctx.obj.echo(blank + ctx.obj.style(f"In {printable(queue)}:", bold=True))
+            blank = "\n"
+        print_table(ctx, [cells for _, cells in of_queue], story.headlines, length)
 
 
 def print_table(
     ctx: click.Context,
-    rows: Iterable[list[str]],
+    rows: Sequence[list[str]],
     headlines: Callable[[list[list[str]]], list[list[str]]],
+    length: int | None = None,
 ) -> None:
-    """Print *rows* in the columns that *headlines* makes of some of them, heading first."""
-    rows = iter(rows)
-    while piece := list(itertools.islice(rows, _PIECE)):
+    """Print *rows* in the columns that *headlines* makes of some of them, heading first; of the
+    id that each begins with *length* characters, or as many as tell them apart."""
+    if length is None:
+        length = length_shown(cells[0] for cells in rows)
+    for at in range(0, len(rows), _PIECE):
+        piece = [[shortened(name, length), *rest] for name, *rest in rows[at : at + _PIECE]]
         heading, *lines = headlines(piece)
         ctx.obj.echo(ctx.obj.style("  ".join(heading).rstrip(), bold=True))
         for line in lines:
             ctx.obj.echo("  ".join(line).rstrip())
-
-
-@contextmanager
-def closing(iterable: Iterable[Any]) -> Iterator[None]:
-    """Close *iterable* in the end, if it can be."""
-    try:
-        yield
-    finally:
-        close = getattr(iterable, "close", None)
-        if close is not None:
-            close()
 
 
 def print_array(objects: Iterable[dict[str, Any]]) -> None:

@@ -97,6 +97,37 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
     cls=CeleryCommand,
     epilog="""\b
 Exit codes:
+  0  a worker would take it
+  1  it would not: the line, what is wrong with it, and what is meant
+  2  wrong usage""",
+)
+@click.argument("file", metavar="FILE")
+@json_option
+@click.pass_context
+def check(ctx: click.Context, /, file: str, as_json: bool, **kwargs: Any) -> None:
+    """Check a file of policies before a worker reads it.
+
+    With -A it is told as well which of the app's tasks each pattern is for.
+    """
+    from celery_resilience.cli import checked
+    from celery_resilience.deadletters import load_tasks
+    from celery_resilience.redact import printable
+
+    app = ctx.obj.app
+    with ending():
+        load_tasks(app)
+        told = checked.check(app, file)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    for line in checked.as_text(told, with_tasks=ctx.find_root().params.get("app", "") is not None):
+        ctx.obj.echo(printable(line, lines=True))
+
+
+@resilience.command(
+    cls=CeleryCommand,
+    epilog="""\b
+Exit codes:
   0   nothing is wrong
   1   something is
   2   wrong usage

@@ -16,14 +16,17 @@ from celery_resilience.cli.verbs import (
     EXIT_CODES,
     Selection,
     app_of,
+    because,
     changing,
     ending,
     filtering,
     json_option,
     limit_option,
+    needs_app,
     option,
     span,
     timeout_option,
+    up_to,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
         from celery_resilience.redact import Redactor
         from celery_resilience.retries import Retries
 
+        needs_app(ctx)
         with ending(), Retries(ctx.obj.app, timeout) as waiting:
             command(ctx, waiting, Redactor.of(waiting.settings), **options)
 
@@ -73,26 +77,33 @@ def ls(
     waiting: Retries,
     redactor: Redactor,
     *,
-    limit: int,
+    limit: int | None,
     filters: Filters,
     as_json: bool,
     **kwargs: Any,
 ) -> None:
     """List waiting retries, in each queue those first that are due first."""
     from celery_resilience.cli import printing, waits
+    from celery_resilience.cli.listing import first, watched
 
     if waits.unlisted(ctx, waiting, as_json):
         return
-    listed = printing.Upto(waiting.list(limit + 1, filters), limit)
+    most, number = up_to(limit, as_json), sum(waiting.count().values())
+    make = waits.as_json if as_json else waits.as_row
+    if filters or most is None:
+        looked = watched(ctx, waiting.list(filters=filters), number, "Reading")
+        listing = first(looked, lambda retry: make(retry, redactor), most)
+    else:
+        listing = first(waiting.list(most), lambda retry: make(retry, redactor), most, number)
     if as_json:
-        printing.print_array(waits.as_json(retry, redactor) for retry in listed)
-        return
-    printing.print_table(ctx, (waits.as_row(r, redactor) for r in listed), waits.headlines)
-    if listed.shown == 0 and not listed.more:
+        printing.print_array(listing.shown)
+    elif listing.shown:
+        printing.print_table(ctx, listing.shown, waits.headlines)
+    elif not listing.total:
         ctx.obj.echo("No such retry waits." if filters else "No retry waits.")
-    elif listed.more:
-        of = "" if filters else f" of {waits.many(sum(waiting.count().values()))}"
-        ctx.obj.echo(f"{listed.shown:,}{of}: --limit N shows more.", err=True)
+    if len(listing.shown) < listing.total:
+        of = f"{len(listing.shown):,} of {waits.many(listing.total)}"
+        ctx.obj.echo(f"{of}: --limit N or --limit all shows more.", err=True)
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
@@ -110,7 +121,7 @@ def count(
 ) -> None:
     """Count the waiting retries of each queue."""
     from celery_resilience.cli import waits
-    from celery_resilience.cli.table import columns, screen
+    from celery_resilience.cli.table import columns, room
 
     if waits.unlisted(ctx, waiting, as_json):
         return
@@ -121,7 +132,7 @@ def count(
         click.echo(json.dumps(counts, indent=2))
         return
     rows = [[name, f"{number:,}"] for name, number in counts.items()]
-    for row in columns(rows, screen(), elastic=(0,), numbers=(1,), keep_end=(0,)):
+    for row in columns(rows, room(), elastic=(0,), numbers=(1,), keep_end=(0,)):
         ctx.obj.echo("  ".join(row))
 
 
@@ -140,8 +151,8 @@ def show(
 ) -> None:
     """Tell the story of one waiting retry.
 
-    When it is due, every attempt before, and what comes with it. ID may be the beginning of a
-    task id, 4 characters at least.
+    When it is due, every attempt before, and what comes with it. ID is a task's, or how it
+    begins.
     """
     from celery_resilience.cli import waits
     from celery_resilience.redact import printable
@@ -192,6 +203,27 @@ def bury(
     from celery_resilience.waiting_retry import Result
 
     waits.change(ctx, waiting, redactor, selection, waiting.bury, "bury", "Burying", Result.BURIED)
+
+
+@retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
+@because
+@changing("retries")
+@_verb
+def drop(
+    ctx: click.Context, waiting: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
+) -> None:
+    """Remove waiting retries for good: they are neither run nor kept.
+
+    Celery is told that their tasks were revoked. celery purge does not reach them: it empties
+    work queues.
+    """
+    from celery_resilience.cli import waits
+    from celery_resilience.waiting_retry import Result
+
+    waits.change(
+        ctx, waiting, redactor, selection, waiting.drop, "drop", "Dropping", Result.DROPPED,
+        " for good",
+    )  # fmt: skip
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)

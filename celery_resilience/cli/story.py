@@ -7,7 +7,16 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from celery_resilience.cli.table import ago, columns, moment, screen, span, wrapped
+from celery_resilience.cli.table import (
+    ago,
+    columns,
+    moment,
+    on_terminal,
+    room,
+    screen,
+    span,
+    wrapped,
+)
 from celery_resilience.deadletters import Filed
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
@@ -38,8 +47,6 @@ _CELERYS = frozenset(
     }
 )
 _TRACEBACK_LINES = 24
-#: So much of an id tells the letters of a table apart; every verb takes the beginning of an id.
-_SHORT_ID = 8
 _EXCERPT = 500
 
 _MEANING = {
@@ -64,9 +71,10 @@ _MEANING = {
 
 def as_json(filed: Filed, redactor: Redactor, *, whole: bool = False) -> dict[str, Any]:
     """What JSON output says about a letter; *whole* adds what ``show`` shows."""
-    letter = redactor.letter(filed.letter)
+    # To mask all of a letter takes its time, and ls has many.
+    letter = redactor.letter(filed.letter) if whole else filed.letter
     told: dict[str, Any] = {
-        "id": letter.id,
+        "id": filed.name,
         "dead_letter_queue": filed.queue,
         "reason": letter.reason.value,
         "at": iso(letter.at),
@@ -75,9 +83,10 @@ def as_json(filed: Filed, redactor: Redactor, *, whole: bool = False) -> dict[st
         "queue": letter.envelope.queue,
         "attempts": letter.history.count,
         "error": letter.error.error,
-        "message": letter.error.message,
+        "message": letter.error.message if whole else redactor(letter.error.message),
         "kind": letter.kind,
-        "rule": letter.rule,
+        "rule": letter.rule if whole else redactor(letter.rule),
+        "group": letter.group,
         "fingerprint": letter.fingerprint,
     }
     return {**told, **details(letter)} if whole else told
@@ -131,20 +140,20 @@ HEADINGS = ("ID", "AGE", "TASK", "REASON", "TRIES", "ERROR")
 
 def as_row(filed: Filed, redactor: Redactor) -> list[str]:
     """The cells of a letter's line in ``ls``."""
-    letter = redactor.letter(filed.letter)
+    letter = filed.letter
     return [
-        printable(letter.id[:_SHORT_ID]),
+        printable(filed.name),
         ago(letter.at),
         printable(letter.task) or "?",
         letter.reason.value,
         str(letter.history.count),
-        printable(error_line(letter.error.error, letter.error.message)),
+        printable(error_line(letter.error.error, redactor(letter.error.message))),
     ]
 
 
 def headlines(rows: list[list[str]]) -> list[list[str]]:
     """The lines of ``ls``, with its heading, in the width of the screen."""
-    return columns([list(HEADINGS), *rows], screen(), elastic=(5, 2), numbers=(1, 4), keep_end=(2,))
+    return columns([list(HEADINGS), *rows], room(), elastic=(5, 2), numbers=(1, 4), keep_end=(2,))
 
 
 def story(filed: Filed, redactor: Redactor) -> Iterator[tuple[str, str]]:
@@ -177,7 +186,7 @@ def particulars(
         yield "Headers", "\n".join(wrapped(line, width, "  ", "    ") for line in lines)
     if letter.error.traceback:
         lines = printable(letter.error.traceback, lines=True).rstrip("\n").split("\n")
-        shown = lines[-_TRACEBACK_LINES:]
+        shown = lines[-_TRACEBACK_LINES:] if on_terminal() else lines
         title = "Traceback"
         if len(shown) < len(lines):
             title += f" (the last {len(shown)} of {len(lines)} lines; --json has all)"
@@ -209,7 +218,7 @@ def _facts(letter: DeadLetter, width: int) -> str:
         "Came from": came_from,
         "Body": body(letter.envelope),
         "Replayed from": ", ".join(letter.history.lineage),
-        "Group": letter.fingerprint,
+        "Group": f"{letter.group[:8]}; {letter.fingerprint[:8]} for this task alone",
     }
     return listed(facts, width)
 
@@ -270,7 +279,7 @@ def _attempts(letter: DeadLetter, width: int, end: str) -> str:
                 then or (end if last else ""),
             ]
         )
-    laid_out = columns(rows, width - 2, elastic=(3,), numbers=(0, 2))
+    laid_out = columns(rows, width - 2 if on_terminal() else None, elastic=(3,), numbers=(0, 2))
     return "\n".join("  " + "  ".join(row).rstrip() for row in laid_out)
 
 

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 import time
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["ago", "columns", "cut", "moment", "rendered", "screen", "short", "span", "wrapped"]
+__all__ = [
+    "ago",
+    "columns",
+    "cut",
+    "moment",
+    "on_terminal",
+    "rendered",
+    "room",
+    "screen",
+    "short",
+    "span",
+    "wrapped",
+]
+
+
+def on_terminal() -> bool:
+    """Whether what is printed is seen by a person, and not read by another program."""
+    return sys.stdout.isatty()
 
 
 def screen() -> int:
     """The columns that there are; 80 where nobody knows."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def room() -> int | None:
+    """The columns that a table has; None: as many as it wants, for a program reads it."""
+    return screen() if on_terminal() else None
 
 
 def rendered(text: str) -> int:
@@ -45,13 +68,14 @@ def padded(text: str, width: int, *, right: bool = False) -> str:
 
 def columns(
     rows: Sequence[Sequence[str]],
-    width: int,
+    width: int | None,
     *,
     elastic: Sequence[int] = (),
     numbers: Sequence[int] = (),
     keep_end: Sequence[int] = (),
 ) -> list[list[str]]:
-    """The cells of *rows*, padded and cut so that a row with two blanks between fits *width*.
+    """The cells of *rows*, padded and cut so that a row with two blanks between fits *width*;
+    None: nothing is cut.
 
     Only *elastic* columns are cut, the last of them first; *numbers* are set to the right, and
     *keep_end* columns lose their beginning.
@@ -59,7 +83,7 @@ def columns(
     if not rows:
         return []
     widths = [max(rendered(row[n]) for row in rows) for n in range(len(rows[0]))]
-    over = sum(widths) + 2 * (len(widths) - 1) - width
+    over = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
     for n in reversed(elastic):
         floor = min(widths[n], 18)
         taken = max(0, min(over, widths[n] - floor))

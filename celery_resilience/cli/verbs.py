@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_CODES",
+    "EX_NOT_KNOWN",
     "Selection",
     "app_of",
     "ask",
+    "ask_why",
+    "because",
     "changing",
     "ending",
     "filtering",
     "json_option",
     "limit_option",
+    "needs_app",
     "option",
     "span",
     "timeout_option",
+    "up_to",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,11 +47,12 @@ Exit codes:
   0   done
   1   it failed, nothing was found, or you answered no
   2   wrong usage
-  3   not known: the broker does not answer
+  3   not known: the broker does not answer, or not all letters can be seen just now
   69  the broker can't be reached"""
-
-#: Nobody can say what is asked for: neither yes nor no.
+#: Neither "there are letters" nor "there are none".
 EX_NOT_KNOWN = 3
+#: So many lines a terminal gets if nobody says how many.
+_LINES = 20
 
 #: In which help group an option stands.
 GROUP, _FILTERS = "Options", "Filters"
@@ -81,14 +87,30 @@ timeout_option = option(
 )
 
 
+def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A number of at least 0; -1 for ``all``, None for nothing."""
+    if value is None or value == "all":
+        return None if value is None else -1
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a number of at least 0 nor all")
+    return int(value)
+
+
 limit_option = option(
     "--limit",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="List the first N and no more.",
+    callback=_limit,
+    metavar="N|all",
+    help=f"List so many and no more. [default: {_LINES} on a terminal, else all]",
 )
+
+
+def up_to(limit: int | None, as_json: bool = False) -> int | None:
+    """How many are listed if *limit* was typed; None: all of them."""
+    from celery_resilience.cli.table import on_terminal
+
+    if limit is None:
+        return _LINES if on_terminal() and not as_json else None
+    return None if limit < 0 else limit
 
 
 # Which are meant
@@ -121,45 +143,52 @@ def filtering(of: str) -> Callable[[F], F]:
     """Give a verb the options that filter letters or waiting retries (*of*); it gets them as its
     keyword argument *filters*."""
     names = ["task", "error", "queue", "since", "until", "args"]
-    options = [
+    moment = {"callback": _parsed("moment")}
+    options: list[tuple[str, str, str, dict[str, Any]]] = [
         ("--task", "PATTERN", "Tasks whose name matches: 'shop.*'.", {}),
         ("--error", "PATTERN", "Whose last error matches: Timeout, or '*: no such table*'.", {}),
         ("--queue", "QUEUE", "Which came from QUEUE.", {}),
-        ("--since", "TIME", "Which failed last at TIME or later: 2h (ago), 2026-03-01T14:30.",
-         {"callback": _parsed("moment")}),
-        ("--until", "TIME", "Which failed last before TIME.", {"callback": _parsed("moment")}),
-        ("--args", "K=V", "Which were called with this argument: customer=42; can be repeated.",
-         {"multiple": True, "callback": _parsed("argument")}),
+        ("--since", "TIME", "Which failed last at TIME or later: 2h or 5min (ago), today, 12:36, "
+         "2026-03-01T14:30.", moment),
+        ("--until", "TIME", "Which failed last before TIME.", moment),
+        ("--args", "K=V", "Which were called with this argument, and all others that are given: "
+         "customer=42.", {"callback": _parsed("argument")}),
     ]  # fmt: skip
     if of == "letters":
-        names.append("reason")
+        names += ["reason", "group"]
         options.append(("--reason", "REASON", "Which died of REASON.", {"callback": _reason}))
+        options.append(("--group", "GROUP", "Which have this cause: a group of dlq groups, a "
+                        "fingerprint, or how it begins.", {}))  # fmt: skip
 
     def decorate(command: F) -> F:
         @functools.wraps(command)
         def filtered(*given: Any, **kwargs: Any) -> Any:
             from celery_resilience.filters import Filters
 
-            filters = Filters(**{name: kwargs.pop(name) for name in names})
-            return command(*given, filters=filters, **kwargs)
+            said = {name: kwargs.pop(name) for name in names}
+            # Each that is given has to accept: so the last beginning, and the first end.
+            said["since"] = max(said["since"], default=None)
+            said["until"] = min(said["until"], default=None)
+            return command(*given, filters=Filters(**said), **kwargs)
 
         made: Any = filtered
         for name, metavar, text, more in reversed(options):
-            made = option(name, metavar=metavar, help=text, group=_FILTERS, **more)(made)
+            made = option(name, metavar=metavar, help=text, group=_FILTERS, multiple=True, **more)(
+                made
+            )
         return made  # type: ignore[no-any-return]
 
     return decorate
 
 
-def _reason(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+def _reason(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> Any:
     from celery_resilience.decision import Reason
 
-    try:
-        return None if value is None else Reason(value)
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is none of {', '.join(reason.value for reason in Reason)}"
-        ) from None
+    known = [reason.value for reason in Reason]
+    for wanted in value:
+        if wanted not in known:
+            raise click.BadParameter(f"{wanted!r} is none of {', '.join(known)}")
+    return tuple(map(Reason, value))
 
 
 @dataclass(frozen=True)
@@ -172,6 +201,8 @@ class Selection:
     dry_run: bool
     yes: bool
     as_json: bool
+    #: Why, of what takes something away.
+    because: str = ""
 
     @property
     def meant(self) -> tuple[str, ...] | str:
@@ -187,13 +218,15 @@ def changing(of: str) -> Callable[[F], F]:
         @functools.wraps(command)
         def chosen(
             *given: Any, ids: tuple[str, ...], everything: bool, filters: Filters,
-            limit: int | None, dry_run: bool, yes: bool, as_json: bool, **kwargs: Any,
+            limit: int | None, dry_run: bool, yes: bool, as_json: bool, because: str = "",
+            **kwargs: Any,
         ) -> Any:  # fmt: skip
             if bool(ids) == (everything or bool(filters)):
                 raise click.UsageError(f"Give the ids of {of}, filters, or --all.")
             if ids and limit is not None:
                 raise click.UsageError("--limit goes with filters or --all.")
-            selection = Selection(ids, filters, limit, dry_run, yes, as_json)
+            most = None if limit is None or limit < 0 else limit
+            selection = Selection(ids, filters, most, dry_run, yes, as_json, because)
             return command(*given, selection=selection, **kwargs)
 
         made: Any = filtering(of)(chosen)
@@ -201,7 +234,7 @@ def changing(of: str) -> Callable[[F], F]:
             json_option,
             option("-y", "--yes", is_flag=True, help="Don't ask."),
             option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
-            option("--limit", type=click.IntRange(min=0), metavar="N", help="The first N alone."),
+            option("--limit", callback=_limit, metavar="N|all", help="The first N alone."),
             option("--all", "everything", is_flag=True, help=f"All {of} that are there now."),
             click.argument("ids", metavar="[ID]...", nargs=-1),
         ):
@@ -209,6 +242,14 @@ def changing(of: str) -> Callable[[F], F]:
         return made  # type: ignore[no-any-return]
 
     return decorate
+
+
+def because(command: F) -> F:
+    """``--because``, for a verb that takes something away; it stands in its Selection."""
+    return option(
+        "--because", metavar="WHY", default="", help="Why, for the log; without a terminal it is "
+        "needed for more than one.",
+    )(command)  # fmt: skip
 
 
 # Asking, and the end
@@ -221,6 +262,20 @@ def ask(what: str, question: str) -> None:
             f"{what} and nobody to ask: add --yes, or --dry-run to look first", EX_FAILURE
         )
     click.confirm(question, abort=True, err=True)
+
+
+def ask_why(number: int, selection: Selection) -> str:
+    """Why *number* letters or retries are taken away: as it was typed, or is asked for.
+
+    Where nobody can be asked, more than one need ``--yes`` and ``--because``.
+    """
+    if number < 2 or selection.because:
+        return selection.because
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"{number:,} would be dropped: without a terminal that needs --yes and --because WHY."
+        )
+    return str(click.prompt("Because", err=True))
 
 
 @contextmanager
@@ -240,6 +295,20 @@ def ending() -> Iterator[None]:
         raise CeleryCommandException(printable(str(exc)), EX_UNAVAILABLE) from exc
     except (ResilienceError, ImproperlyConfigured) as exc:
         raise CeleryCommandException(printable(str(exc)), EX_FAILURE) from exc
+
+
+def needs_app(ctx: click.Context) -> None:
+    """Refuse to go on where neither an app nor a broker was named: Celery would ask for RabbitMQ
+    on this machine."""
+    given = ctx.find_root().params
+    conf = ctx.obj.app.conf
+    if given.get("app", "") is None and not (
+        given.get("broker") or conf.broker_read_url or conf.broker_url
+    ):
+        verb, here = "", ctx
+        while here.parent is not None:
+            verb, here = f"{here.info_name} {verb}".strip(), here.parent
+        raise click.UsageError(f"no app was given: celery -A YOUR_APP {verb}")
 
 
 def app_of(ctx: click.Context) -> str:

@@ -11,8 +11,8 @@ from celery.platforms import EX_FAILURE
 
 from celery_resilience.cli import printing, story
 from celery_resilience.cli.printing import Verb
-from celery_resilience.cli.table import columns, moment, screen, short, span
-from celery_resilience.cli.verbs import Selection, ask
+from celery_resilience.cli.table import columns, moment, room, screen, short, span
+from celery_resilience.cli.verbs import Selection, ask, ask_why, up_to
 from celery_resilience.redact import Redactor, printable
 from celery_resilience.retries import Retries
 from celery_resilience.waiting_retry import Changed, Result, WaitingRetry
@@ -20,9 +20,6 @@ from celery_resilience.waiting_retry import Changed, Result, WaitingRetry
 __all__ = ["as_json", "as_row", "change", "headlines", "many", "tell", "unlisted"]
 
 HEADINGS = ("ID", "DUE IN", "QUEUE", "TASK", "TRIES", "ERROR")
-#: So much of an id is shown where that tells the lines of a table apart, else more of it.
-_SHORT_ID = 8
-_DRY_RUN_ROWS = 20
 
 
 # For a program
@@ -86,13 +83,8 @@ def as_row(retry: WaitingRetry, redactor: Redactor) -> list[str]:
 
 def headlines(rows: list[list[str]]) -> list[list[str]]:
     """The lines of ``ls``, with its heading, in the width of the screen."""
-    ids = {row[0] for row in rows}
-    length = _SHORT_ID
-    while len({name[:length] for name in ids}) < len(ids):
-        length += 4
-    cells = [[row[0][:length], *row[1:]] for row in rows]
     return columns(
-        [list(HEADINGS), *cells], screen(), elastic=(5, 2, 3), numbers=(1, 4), keep_end=(3,)
+        [list(HEADINGS), *rows], room(), elastic=(5, 2, 3), numbers=(1, 4), keep_end=(3,)
     )
 
 
@@ -165,14 +157,18 @@ def change(
     lying = sum(waiting.orphans().values()) if orphans else 0
     held = f", and give back {lying:,} that dead workers hold" if lying else ""
     if selection.dry_run:
-        rows = number if selection.as_json else min(number, _DRY_RUN_ROWS)
+        rows = number if selection.as_json else min(number, up_to(None) or number)
         shown = waiting.list(rows, selection.filters) if chosen is None else chosen
         if selection.as_json:
             printing.print_array(as_json(retry, redactor) for retry in shown)
             return
-        printing.print_table(ctx, (as_row(r, redactor) for r in shown), headlines)
+        printing.print_table(ctx, [as_row(retry, redactor) for retry in shown], headlines)
         ctx.obj.echo(f"would {infinitive} {number:,}{when}{held}")
         return
+    options: dict[str, Any] = {}
+    if result is Result.DROPPED:
+        waiting.close()
+        options["because"] = ask_why(number, selection)
     if (number or lying) and not selection.yes:
         waiting.close()  # a broker may hang up on a connection that nobody uses
         what = many(number)
@@ -181,8 +177,9 @@ def change(
         "all" if chosen is None else {retry.task_id: None for retry in chosen},
         filters=selection.filters,
         limit=number if chosen is None else None,
+        **options,
     )
-    also = {"given back": waiting.give_back()} if lying else None
+    also = {"given back": waiting.give_back()} if lying else options
     said = _verb(label, result)
     if not printing.carry_out(ctx, said, results, number, selection.as_json, also):
         ctx.exit(EX_FAILURE)

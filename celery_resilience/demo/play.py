@@ -145,7 +145,7 @@ class Demo:
         self.ledger.expect(filed.letter.task_id for filed in self.letters)
         with DeadLetters(app) as letters:
             for replayed in letters.replay("all"):
-                self.replayed += replayed.result is ReplayResult.REPLAYED
+                self.replayed += replayed.result is ReplayResult.PUBLISHED
         self.wait("4/4 replayed", lambda: not self.ledger.in_state(*UNDER_WAY))
 
     def summarise(self) -> bool:

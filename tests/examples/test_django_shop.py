@@ -16,8 +16,8 @@ def test_a_django_project_retries_buries_and_replays():
     for told in (
         r"charge\[\w+\]: attempt 1 ended \(urllib.error.HTTPError, .*503\): again in",
         r"charge\[\w+\]: attempt 3 ended \(urllib.error.HTTPError, .*429\): again in",
-        r"charge\[\w+\]: dead letter \w{12} in examples.shop.dead: permanent",
-        r"\$ celery -A shop dlq replay \w{12} --yes\nreplayed 1, skipped 0, failed 0",
+        r"charge\[\w+\]: dead letter \w{32} in examples.shop.dead: permanent",
+        r"\$ celery -A shop dlq replay \w{8,32} --yes\npublished 1, skipped 0, failed 0",
         r"alice: paid, says the database\nbob: paid, says the database\n",
         r"bob: 20.00, says the bank",
     ):

@@ -255,7 +255,7 @@ def replay(scene: Scene) -> None:
 
     with DeadLetters(scene.client.app, ["dead_letter"]) as letters:
         results = [replayed.result.value for replayed in letters.replay("all")]
-    scene.expect(set(results) == {"replayed"}, f"the replay said {results}")
+    scene.expect(set(results) == {"published"}, f"the replay said {results}")
 
 
 # The dead-letter queue

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from celery_resilience.cli import story, table
 from tests.client import Client
 from tests.servers import RabbitServer
 from tests.worker import Broker
@@ -46,3 +47,11 @@ def client(broker: Broker, tmp_path: Path) -> Iterator[Client]:
     """A producer on the test's broker."""
     with contextlib.closing(Client(broker, tmp_path / "record")) as made:
         yield made
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands that run in this process print as for a terminal of 80 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for module in (table, story):
+        monkeypatch.setattr(module, "on_terminal", lambda: True)

@@ -68,9 +68,10 @@ class Shop:
                 given = {"x-queue-type": self.broker.queue_type, **arguments}
                 Queue(name, exchange=None, queue_arguments=given)(connection).queue_declare()
 
-    def put(self, *envelopes: Envelope, queue: str = "dead_letter") -> None:
+    def put(self, *envelopes: Envelope, queue: str = "dead_letter", declared: bool = False) -> None:
         """Put messages into *queue*, in this order."""
-        self.declare(queue)
+        if not declared:
+            self.declare(queue)
         with self.app.connection_for_write() as connection:
             producer = connection.Producer(auto_declare=False)
             for one in envelopes:
@@ -192,7 +193,7 @@ def test_queues_are_those_that_settings_tasks_and_rules_name(shop):
     with shop.letters() as letters:
         assert letters.queues == ("dead.mail", "dead.shop", "dead.stock", "dead_letter")
         assert letters.find(there).queue == "dead.mail"
-        assert [r.result for r in letters.replay(there)] == [ReplayResult.REPLAYED]
+        assert [r.result for r in letters.replay(there)] == [ReplayResult.PUBLISHED]
     with shop.letters(dead_letter_queue="x.{queue}", queues=["a", "b"]) as letters:
         assert letters.queues == ("x.a", "x.b")
     with shop.letters(dead_letter_queue="elsewhere") as letters:
@@ -259,8 +260,8 @@ def test_a_replay_publishes_and_then_removes(shop):
     with shop.letters() as letters:
         done = list(letters.replay([written[1], other.id]))
         assert [(r.letter.id, r.to, str(r.result)) for r in done] == [
-            (written[1], "shop", "replayed"),
-            (other.id, "mail", "replayed"),
+            (written[1], "shop", "published"),
+            (other.id, "mail", "published"),
         ]
     assert shop.ids() == [written[0], written[2]]
     (sent,), (mailed,) = shop.lying("shop"), shop.lying("mail")
@@ -296,7 +297,7 @@ def test_what_died_after_the_replay_began_is_skipped(shop):
         assert {(str(r.result), r.why) for r in done} == {
             ("skipped", "it died after this replay began")
         }
-        assert [str(r.result) for r in letters.replay(written)] == ["replayed"] * 3
+        assert [str(r.result) for r in letters.replay(written)] == ["published"] * 3
 
 
 def test_a_replay_of_all_stops_at_its_limit(shop):
@@ -338,7 +339,7 @@ def test_what_can_not_be_decoded_is_replayed_as_it_was_received(shop):
     received = replace(message(), body=b"\xff\x00 garbage", headers={}, content_type="x/y")
     written = letter(envelope=received, reason=Reason.UNDECODABLE)
     shop.put(written.to_envelope())
-    assert shop.run("replay", "--all", "--yes").output == "replayed 1, skipped 0, failed 0\n"
+    assert shop.run("replay", "--all", "--yes").output == "published 1, skipped 0, failed 0\n"
     (again,) = shop.lying("shop")
     assert Envelope.received(again, "shop").body == b"\xff\x00 garbage"
     assert again.content_type == "x/y"
@@ -356,7 +357,7 @@ def test_a_message_that_does_not_tell_its_queue_needs_one(shop):
         assert "--to-queue" in failed[0].why
         assert len(done) == len(written) + 2
         assert [filed.letter.id for filed in letters.list()] == [bare]
-        assert [str(r.result) for r in letters.replay(bare, to_queue="mail")] == ["replayed"]
+        assert [str(r.result) for r in letters.replay(bare, to_queue="mail")] == ["published"]
         with pytest.raises(ValueError, match="is a dead-letter queue"):
             list(letters.replay("all", to_queue="dead_letter"))
     assert [m.payload for m in shop.lying("mail")] == [[[1], {}, {}]]
@@ -368,7 +369,7 @@ def test_a_letter_whose_queue_has_gone_stays_with_a_hint(shop):
     shop.put(letter(0).to_envelope(), gone.to_envelope(), letter(2).to_envelope())
     with shop.letters() as letters:
         done = list(letters.replay("all"))
-        assert [str(r.result) for r in done] == ["replayed", "failed", "replayed"]
+        assert [str(r.result) for r in done] == ["published", "failed", "published"]
         assert "there is no queue gone" in done[1].why
         assert "--to-queue" in done[1].why
     assert shop.ids() == [gone.id]
@@ -382,13 +383,13 @@ def test_a_letter_that_somebody_else_has_removed_is_skipped(shop):
     written = shop.bury(3)
     with shop.letters() as letters:
         replay = letters.replay("all")
-        assert next(replay).result is ReplayResult.REPLAYED
+        assert next(replay).result is ReplayResult.PUBLISHED
         with shop.letters() as others:
-            assert [str(r.result) for r in others.replay(written[1])] == ["replayed"]
+            assert [str(r.result) for r in others.replay(written[1])] == ["published"]
         rest = list(replay)
     assert [(str(r.result), r.why) for r in rest] == [
         ("skipped", "somebody else has removed it"),
-        ("replayed", ""),
+        ("published", ""),
     ]
     assert len(shop.lying("shop")) == 3
 
@@ -403,7 +404,7 @@ def test_nothing_is_forgotten_while_somebody_else_replays_too(shop):
         for replay in (one, two, one, two, one):
             done += [r for _, r in zip(range(130), replay)]  # noqa: B905
         done += [*one, *two]
-    replayed = [r.letter.id for r in done if r.result is ReplayResult.REPLAYED]
+    replayed = [r.letter.id for r in done if r.result is ReplayResult.PUBLISHED]
     assert sorted(replayed) == sorted(written)
     assert len(shop.lying("shop")) == 450
 
@@ -416,7 +417,7 @@ def test_letters_of_every_priority_are_seen_and_keep_it(shop):
     with shop.letters() as letters:
         assert letters.count() == {"dead_letter": 4}
         assert len(list(letters.list())) == 4
-        assert [str(r.result) for r in letters.replay("all")] == ["replayed"] * 4
+        assert [str(r.result) for r in letters.replay("all")] == ["published"] * 4
         assert letters.count() == {"dead_letter": 0}
     assert sorted(m.properties["priority"] for m in shop.lying("shop")) == [0, 3, 9, 9]
 
@@ -432,8 +433,8 @@ def test_a_broker_that_can_not_be_reached_is_told_without_its_password():
 # The command line
 
 
-def test_ls_fits_the_screen(shop, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
+@pytest.mark.usefixtures("terminal")
+def test_ls_fits_the_screen(shop):
     long_name = message(1, task="shop.orders.payments.refunds.settle_everything_at_once")
     wide = ErrorFacts("shop.Überlauf", "漢字 \x1b[31m too\nlong " * 20)
     written = [letter(0), letter(1, envelope=long_name, error=wide)]
@@ -449,14 +450,16 @@ def test_ls_fits_the_screen(shop, monkeypatch):
     assert "\x1b" not in result.stdout
 
 
+@pytest.mark.usefixtures("terminal")
 def test_ls_says_when_there_is_more_and_when_there_is_nothing(shop):
     result = shop.run("ls")
     assert (result.exit_code, result.stdout) == (0, "No dead letters in dead_letter.\n")
     shop.bury(25)
     result = shop.run("ls")
     assert len(result.stdout.splitlines()) == 21
-    assert result.stderr == "20 of 25 dead letters: --limit N shows more.\n"
-    assert len(shop.run("ls", "--limit", "30").stdout.splitlines()) == 26
+    assert result.stderr == "20 of 25 dead letters: --limit N or --limit all shows more.\n"
+    for enough in ("30", "all"):
+        assert len(shop.run("ls", "--limit", enough).stdout.splitlines()) == 26
 
 
 def test_json_is_all_that_stdout_gets(shop):
@@ -473,8 +476,8 @@ def test_json_is_all_that_stdout_gets(shop):
     dry = json.loads(shop.run("replay", "--all", "--dry-run", "--json").stdout)
     assert [one["id"] for one in dry] == written
     done = json.loads(shop.run("replay", "--all", "--yes", "--json").stdout)
-    assert [one["result"] for one in done.pop("letters")] == ["replayed"] * 3
-    assert done == {"replayed": 3, "skipped": 0, "failed": 0}
+    assert [one["result"] for one in done.pop("letters")] == ["published"] * 3
+    assert done == {"published": 3, "skipped": 0, "failed": 0}
     assert json.loads(shop.run("ls", "--json").stdout) == []
 
 
@@ -485,7 +488,8 @@ def test_the_verbs_take_filters(shop):
     chosen = json.loads(shop.run("ls", "--json", "--task", "mail.*").stdout)
     assert [one["id"] for one in chosen] == [mail.id]
     assert shop.run("ls", "--error", "KeyError").stdout == "No such dead letters in dead_letter.\n"
-    assert shop.run("ls", "--task", "shop.*", "--limit", "3").stderr == "3: --limit N shows more.\n"
+    few = shop.run("ls", "--task", "shop.*", "--limit", "3")
+    assert few.stderr == "3 of 4 dead letters: --limit N or --limit all shows more.\n"
     for wrong in (["--reason", "bad"], ["--since", "soon"], ["--args", "customer"]):
         assert shop.run("ls", *wrong).exit_code == 2
     asked = shop.run("replay", "--reason", "deadline")
@@ -494,14 +498,14 @@ def test_the_verbs_take_filters(shop):
     dry = shop.run("replay", "--error", "Timeout", "--since", "1h", "--limit", "3", "--dry-run")
     assert dry.stdout.endswith("would replay 3\n")
     done = shop.run("replay", "--reason", "deadline", "--yes")
-    assert done.stdout == "replayed 1, skipped 0, failed 0\n"
+    assert done.stdout == "published 1, skipped 0, failed 0\n"
     done = shop.run("replay", "--args", "0=2", "--all", "--yes")
-    assert done.stdout == "replayed 1, skipped 0, failed 0\n"
+    assert done.stdout == "published 1, skipped 0, failed 0\n"
     assert len(shop.ids()) == 3
 
 
-def test_show_tells_the_story(shop, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
+@pytest.mark.usefixtures("terminal")
+def test_show_tells_the_story(shop):
     try:
         try:
             raise KeyError("token=s3cr3t")
@@ -572,9 +576,9 @@ def test_without_a_terminal_nobody_is_asked(shop):
     assert dry.stdout.endswith("would replay 1\n")
     assert shop.ids() == [written]
     result = shop.run("replay", "--all", "--yes")
-    assert (result.exit_code, result.stdout) == (0, "replayed 1, skipped 0, failed 0\n")
+    assert (result.exit_code, result.stdout) == (0, "published 1, skipped 0, failed 0\n")
     assert result.stderr == "", "no progress is drawn where nobody watches"
-    assert shop.run("replay", "--all", "--yes").stdout == "replayed 0, skipped 0, failed 0\n"
+    assert shop.run("replay", "--all", "--yes").stdout == "published 0, skipped 0, failed 0\n"
 
 
 @redis_only
@@ -598,7 +602,7 @@ def test_on_a_terminal_somebody_is_asked(shop, tmp_path, answer, code):
     question = " ".join(said.decode().split())
     assert "Replay 2 dead letters of dead_letter, each to the queue that it came from?" in question
     assert asking.returncode == code
-    assert out == ("replayed 2, skipped 0, failed 0\n" if answer == "y" else "")
+    assert out == ("published 2, skipped 0, failed 0\n" if answer == "y" else "")
     assert len(shop.ids()) == (0 if answer == "y" else 2)
 
 

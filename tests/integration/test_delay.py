@@ -229,7 +229,7 @@ def test_a_queue_is_deleted_while_its_retries_wait(
     from celery_resilience.deadletters import DeadLetters
 
     with DeadLetters(client.app) as dead:
-        assert [str(replayed.result) for replayed in dead.replay("all")] == ["replayed"] * 3
+        assert [str(replayed.result) for replayed in dead.replay("all")] == ["published"] * 3
     for n in range(3):
         eventually(partial(ran, client, f"t{n}", 3), message=f"t{n} has failed and comes back")
 

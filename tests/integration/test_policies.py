@@ -49,7 +49,7 @@ def replay(client: Client, task: str) -> None:
             letter = DeadLetter.from_envelope(found.envelope)
             if letter.task == f"{APP}.{task}":
                 plan = Replay.of(client.app, broker, ["dead_letter"], None, letter.at)
-                assert plan.one(found, letter, "dead_letter").result is ReplayResult.REPLAYED
+                assert plan.one(found, letter, "dead_letter").result is ReplayResult.PUBLISHED
         broker.close()
 
 

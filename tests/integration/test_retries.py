@@ -216,9 +216,50 @@ def test_what_is_buried_is_a_letter_with_its_story(queues):
             "manual", ids[0], "shop.Timeout",
         )  # fmt: skip
         assert (letter.history.count, letter.envelope.queue) == (1, "shop")
-        assert [str(r.result) for r in letters.replay(letter.id)] == ["replayed"]
+        assert [str(r.result) for r in letters.replay(letter.id)] == ["published"]
     (sent,) = queues.lying("shop")
     assert sent["headers"]["retries"] == 0
+
+
+@redis_only
+def test_what_is_dropped_is_gone_and_celery_knows(queues):
+    """As if it had been revoked: whoever asks for its result is not left to wait."""
+    queues.app.conf.result_backend = queues.app.conf.broker_url
+    ids = queues.many(3)
+    (mail,) = queues.wait(message(5, queue="mail", headers={"task": "mail.send"}))
+    dry = queues.run("drop", "--queue", "mail", "--dry-run")
+    assert dry.stdout.endswith("would drop 1 for good\n")
+    assert queues.run("drop", mail, "--yes").stdout == "dropped 1, skipped 0, failed 0\n"
+    for arguments in (["--all", "--yes"], [*ids[:2], "--yes"]):
+        result = queues.run("drop", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "needs --yes and --because" in result.stderr
+    done = queues.run("drop", ids[0], ids[1], "--yes", "--because", "paid by hand", "--json")
+    said = json.loads(done.stdout)
+    assert [one["id"] for one in said.pop("retries")] == ids[:2]
+    assert said == {"dropped": 2, "skipped": 0, "failed": 0, "because": "paid by hand"}
+    assert queues.waiting() == [ids[2]]
+    result = queues.app.AsyncResult(ids[0])
+    assert (result.state, str(result.info)) == ("REVOKED", "paid by hand")
+    assert queues.app.AsyncResult(ids[2]).state == "PENDING"
+    with DeadLetters(queues.app) as letters:
+        assert letters.count() == {"dead_letter": 0}
+    with Retries(queues.app) as ours, Retries(queues.app) as theirs:
+        dropping = ours.drop("all")
+        assert [str(c.result) for c in theirs.run(ids[2])] == ["run"]
+        assert [str(c.result) for c in dropping] == []
+        assert queues.lying("shop")
+
+
+@redis_only
+def test_celery_purge_does_not_reach_what_waits_and_drop_does(queues):
+    (waits,) = queues.many(1)
+    assert queues.app.control.purge() == 0
+    assert queues.waiting() == [waits]
+    assert queues.run("drop", "--all", "--yes").stdout == "dropped 1, skipped 0, failed 0\n"
+    with queues.app.connection_for_read() as connection:
+        broker = open_broker(connection)
+        assert broker.waiting.move_due("w").moved == 0
 
 
 @redis_only
@@ -467,8 +508,8 @@ def waiting_in(client: Client) -> dict[str, int]:
 
 
 @redis_only
-def test_ls_fits_the_screen(queues, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
+@pytest.mark.usefixtures("terminal")
+def test_ls_fits_the_screen(queues):
     queues.many(3)
     queues.wait(message(9, headers={"task": "shop.orders.payments.settle_everything_at_once"}))
     queues.wait(message(10), left=-90.0)
@@ -491,14 +532,17 @@ def test_ids_that_begin_alike_are_shown_longer(queues):
 
 
 @redis_only
+@pytest.mark.usefixtures("terminal")
 def test_ls_says_when_there_is_more_and_when_there_is_nothing(queues):
     assert queues.run("ls").stdout == "No retry waits.\n"
     assert queues.run("ls", "--task", "x").stdout == "No such retry waits.\n"
     queues.many(25)
     result = queues.run("ls")
     assert len(result.stdout.splitlines()) == 21
-    assert result.stderr == "20 of 25 waiting retries: --limit N shows more.\n"
-    assert queues.run("ls", "--task", "shop.*").stderr == "20: --limit N shows more.\n"
+    for filters in ([], ["--task", "shop.*"]):
+        told = queues.run("ls", *filters).stderr
+        assert told == "20 of 25 waiting retries: --limit N or --limit all shows more.\n"
+    assert len(queues.run("ls", "--limit", "all").stdout.splitlines()) == 26
 
 
 @redis_only

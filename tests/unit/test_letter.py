@@ -253,6 +253,29 @@ def test_a_long_message_does_not_take_the_place_of_the_frames():
     assert "KeyError: 'no no" in facts.traceback
 
 
+def test_the_own_frame_is_none_of_a_library_s():
+    """Neither of the standard library's, in which all tasks would die alike."""
+    with pytest.raises(ValueError, match="Expecting") as caught:
+        json.loads("{")
+    assert ErrorFacts.of(caught.value).frame == (
+        f"{__name__}.test_the_own_frame_is_none_of_a_library_s"
+    )
+
+
+def test_an_installed_application_has_own_frames_too(tmp_path):
+    library, shop = tmp_path / "site-packages" / "http.py", tmp_path / "site-packages" / "shop.py"
+    names = {"__name__": "http_library.pool"}
+    exec(compile("def get(): raise OSError", library, "exec"), names)
+    body = {"__name__": "shop.tasks", "get": names["get"]}
+    exec(compile("def fetch(): get()\ndef charge(): fetch()", shop, "exec"), body)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        body["charge"]()
+    traceback = caught.value.__traceback__
+    assert traceback is not None
+    outside = caught.value.with_traceback(traceback.tb_next)  # where a worker would be
+    assert ErrorFacts.of(outside).frame == "shop.tasks.fetch"
+
+
 def test_a_traceback_is_what_python_prints():
     def fail() -> None:
         try:
