@@ -60,7 +60,7 @@ def asked_by_raising(task: Any, req: Any, retry: Any) -> RetryLater | None:
     return RetryLater(delay, rule="a Retry that it raised")
 
 
-def published_anew(task: Any, exc: Any, decision: RetryLater) -> Any:
+def published_anew(task: Any, exc: Any, decision: RetryLater, attempt: Any) -> Any:
     """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
     if not getattr(task, "autoretry_for", ()):
         return None
@@ -71,6 +71,9 @@ def published_anew(task: Any, exc: Any, decision: RetryLater) -> Any:
     }
     if not words:
         return None
+    from celery_resilience.memory import hand_on  # which stands on this module
+
+    hand_on(attempt, task.request, exc, decision)
     try:
         retry: Any = Task.retry(
             task, exc=exc, countdown=decision.delay, max_retries=task.request.retries + 1,

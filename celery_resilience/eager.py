@@ -31,6 +31,8 @@ class _Again:
 
     retries: int
     history: History
+    args: Any
+    kwargs: Any
 
     def apply(self, **options: Any) -> _Again:
         return self  # not from in here: a long series of retries is a loop, not a recursion
@@ -61,23 +63,29 @@ class _Eager(Running):
             count=self.history.count + 1,
             context=self.history.context if kept is None else kept,
         )
-        again = _Again((self.task.request.retries or 0) + decision.counted, history)
+        # The request's own: the body may have changed them for the next attempt.
+        req = self.task.request
+        again = _Again((req.retries or 0) + decision.counted, history, req.args, req.kwargs)
         return make_retry(exc, decision.delay, is_eager=True, sig=again)
 
 
-def apply(task: ResilientTask, once: Callable[[int | None], Any], retries: int | None) -> Any:
-    """The EagerResult of *task*'s last attempt; *once*, given retries, is Celery's ``apply``."""
+def apply(task: ResilientTask, once: Callable[..., Any], retries: int | None) -> Any:
+    """The EagerResult of *task*'s last attempt; *once*, given retries and, for the attempts after
+    the first, arguments, is Celery's ``apply``."""
     if is_off(task.app):
         return once(retries)
     # The app's own, which Celery applies, may be another instance.
     running_task: Any = task.app.tasks.get(task.name, task)
     history = History()
-    while True:
-        token = running.set(_Eager(time.time(), running_task, history))
-        try:
-            result = once(retries)
-        finally:
-            running.reset(token)
-        if not isinstance(result, _Again):
-            return result
-        retries, history = result.retries, result.history
+    found = _apply(running_task, history, once, retries)
+    while isinstance(found, _Again):
+        found = _apply(running_task, found.history, once, found.retries, found.args, found.kwargs)
+    return found
+
+
+def _apply(task: Any, history: History, once: Callable[..., Any], *given: Any) -> Any:
+    token = running.set(_Eager(time.time(), task, history))
+    try:
+        return once(*given)
+    finally:
+        running.reset(token)

@@ -175,7 +175,10 @@ class Envelope:
 
     def _closed(self, fields: Mapping[str, Any]) -> Envelope:
         serializer = serialization.registry.type_to_name[self.content_type]
-        body = encoded(serialization.dumps(fields, serializer=serializer)[2])
+        return self.with_body(encoded(serialization.dumps(fields, serializer=serializer)[2]))
+
+    def with_body(self, body: bytes) -> Envelope:
+        """The same message with another *body*, serialized as this one is and not compressed."""
         if compression := self.headers.get("compression"):
             body = compress(body, compression)[0]
         return replace(self, body=body)

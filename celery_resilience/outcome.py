@@ -10,6 +10,7 @@ from billiard import einfo as _einfo
 from billiard.einfo import ExceptionInfo, Traceback
 from celery import exceptions as _exceptions
 
+from celery_resilience.changed import Changed
 from celery_resilience.decision import Decision
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.history import Succeeded
@@ -41,6 +42,8 @@ class Outcome:
     context: tuple[dict[str, Any], ...] | None = None
     #: The body has succeeded; this is left to be done.
     succeeded: Succeeded | None = None
+    #: What the body has changed of its own message; None: nothing.
+    changed: Changed | None = None
     #: The exception has come out of the body: whoever wraps that has seen it.
     seen: bool = False
     #: The exception itself, where the main process decides: it can't cross from a child.

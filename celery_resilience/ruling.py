@@ -84,6 +84,8 @@ class Running:
     stored: Callable[[], tuple[dict[str, Any], ...]] | None = None
     #: The id of the task whose context that is.
     task_id: str | None = None
+    #: What lies behind a new message of that task, in which this attempt is to go on.
+    following: History | None = None
 
     def __init__(self, at: float, task: Any) -> None:
         #: When it began, in seconds since the epoch.
@@ -135,7 +137,7 @@ def what_stands(task: Any, req: Any, exc: BaseException, attempt: Running) -> Ba
     decision = None if outcome is None else outcome.decision
     stands: Any = exc
     if isinstance(decision, RetryLater) and not isinstance(exc, Retry):
-        stands = published_anew(task, exc, decision)
+        stands = published_anew(task, exc, decision, attempt)
         if stands is None:
             stands = attempt.again(exc, decision)
         else:  # a retry as Celery makes it: nothing is to be moved

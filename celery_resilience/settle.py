@@ -101,6 +101,8 @@ class Settler:
             history = replace(history, succeeded=outcome.succeeded)
         if isinstance(decision, RetryLater):
             try:
+                if outcome.changed is not None:
+                    envelope = outcome.changed.apply(envelope)
                 copy = _again(envelope, history, decision)
             except Exception as exc:
                 logger.exception("%s: no retry can be made of this message", subject)

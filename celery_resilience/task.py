@@ -19,7 +19,7 @@ from celery_resilience.context import RetryContext
 from celery_resilience.context_key import keep_context_by_key
 from celery_resilience.decision import RetryLater
 from celery_resilience.default_policy import UNSTATED
-from celery_resilience.memory import context_of
+from celery_resilience.memory import context_of, hand_on
 from celery_resilience.policies import policies_of
 from celery_resilience.policy import Policy
 from celery_resilience.results import check_result_options
@@ -205,10 +205,13 @@ class ResilientTask(BaseTask):
             return self._retry_anew(
                 attempt, later, args, kwargs, exc, throw, eta, countdown, max_retries, options
             )
-        attempt.asked = later
-        attempt.publish = lambda: self.signature_from_request(
-            request, countdown=delay, retries=request.retries + 1
-        ).apply_async()
+
+        def publish() -> Any:
+            hand_on(attempt, request, exc, later)
+            again: Any = {"countdown": delay, "retries": request.retries + 1}
+            return self.signature_from_request(request, **again).apply_async()
+
+        attempt.asked, attempt.publish = later, publish
         raise unnoticed(Retry(exc=exc, when=eta or countdown))
 
     def apply(
@@ -228,7 +231,7 @@ class ResilientTask(BaseTask):
         """Celery's ``apply``: run it here and now, and retry it at once as its policy decides."""
         task_id = task_id or uuid()
 
-        def once(retries: Any) -> Any:
+        def once(retries: Any, args: Any = args, kwargs: Any = kwargs) -> Any:
             return super(ResilientTask, self).apply(
                 args, kwargs, link, link_error, task_id, retries, throw, logfile, loglevel, headers,
                 **options,
@@ -240,6 +243,7 @@ class ResilientTask(BaseTask):
         self, attempt: Running, later: RetryLater, args: Any, kwargs: Any, exc: Any,
         throw: bool, eta: Any, countdown: Any, max_retries: Any, options: Any,
     ) -> Any:  # fmt: skip
+        hand_on(attempt, self.request, exc, later)
         try:
             retry = super().retry(args, kwargs, exc, False, eta, countdown, max_retries, **options)
         except Reject as reject:

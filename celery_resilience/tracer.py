@@ -23,6 +23,7 @@ from celery.utils.log import get_logger
 from celery.utils.serialization import get_pickleable_exception
 
 from celery_resilience.asking import asked_by_raising
+from celery_resilience.changed import what_changed
 from celery_resilience.decision import RetryLater
 from celery_resilience.errors import BodyExited, BrokerError
 from celery_resilience.facts import said
@@ -97,8 +98,11 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
         if not isinstance(result[0], ExceptionInfo):
             return result
         einfo, info, *rest = result
-        if attempt.outcome is not None:
-            carry(einfo, attempt.outcome)
+        outcome = attempt.outcome
+        if outcome is not None:
+            if isinstance(outcome.decision, RetryLater) and attempt.req is not None:
+                outcome = replace(outcome, changed=what_changed(attempt.req, request or {}))
+            carry(einfo, outcome)
         attempt.forget()
         if info is None:  # Celery would take it for a success
             info = ResilientTraceInfo(states.FAILURE, einfo.exception)

@@ -277,3 +277,20 @@ def test_a_task_that_is_applied_inside_of_another_is_judged_for_itself(
 
     assert outer.apply().get() == "done"
     assert len([call for call in calls if isinstance(call, int)]) == 2
+
+
+@STOCK_AND_OURS
+def test_the_next_attempt_finds_what_the_last_one_has_changed(
+    app: Celery, base: type, calls: list[Any]
+) -> None:
+    @app.task(base=base, bind=True, autoretry_for=(Flop,), max_retries=5, default_retry_delay=0)
+    def pages(self: Any, left: list[int], page: int = 0) -> str:
+        calls.append((list(left), page))
+        if left:
+            left.pop()
+            self.request.kwargs = {"page": page + 1}
+            raise Flop("more")
+        return "all"
+
+    assert pages.apply(([1, 2, 3],)).get() == "all"
+    assert calls == [([1, 2, 3], 0), ([1, 2], 1), ([1], 2), ([], 3)]

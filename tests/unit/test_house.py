@@ -24,7 +24,8 @@ PACKAGE = ROOT / "celery_resilience"
 FLOORS = {
     1: "errors foreign verdict decision backoff policy default_policy rules user_code "
     "celery_options schedule classify*",
-    2: "context envelope facts headers history identity letter outcome policy_file redact settings",
+    2: "changed "
+    "context envelope facts headers history identity letter outcome policy_file redact settings",
     3: "brokers* transport* missing",
     4: "reporting asking body comeback attach "
     "banner covered "
