@@ -17,9 +17,9 @@ from celery.app.task import Task
 
 from celery_resilience.context_key import open_store
 from celery_resilience.coroutine import completed, is_async
-from celery_resilience.errors import BodyExited
+from celery_resilience.errors import BodyExited, unreadable
 from celery_resilience.facts import said
-from celery_resilience.foreign import is_the_workers
+from celery_resilience.foreign import is_the_workers, let_through
 from celery_resilience.results import fallback, refuse_result
 from celery_resilience.ruling import Running, running, what_stands
 
@@ -90,8 +90,12 @@ def _decide(task: ResilientTask, attempt: Running, exc: BaseException) -> BaseEx
             return exc
         exited = BodyExited(f"the body raised {type(exc).__name__}: {said(exc)}")
         exited.__cause__ = exc
-        return what_stands(task, request, exited, attempt)
-    return what_stands(task, request, exc, attempt)
+        exc = exited
+    try:
+        return what_stands(task, request, exc, attempt)
+    except BaseException as problem:  # its own class lies, or its attributes do worse
+        let_through(problem)
+        return what_stands(task, request, unreadable(exc, problem), attempt)
 
 
 def _show_signature(run: Any, body: Any) -> None:

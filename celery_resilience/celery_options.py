@@ -136,8 +136,10 @@ def _retry_backoff(where: str, value: Any) -> float | None:
         raise TypeError(
             f"{where}: retry_backoff takes True, False or a number of seconds, got {value!r}"
         )
+    if value < 0:  # Celery takes it for one second
+        return 1.0
     seconds = _number(where, "retry_backoff", value)
-    return None if seconds == 0 else seconds
+    return seconds or None
 
 
 def _max_retries(where: str, option: str, value: Any) -> int | None:

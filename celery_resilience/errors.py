@@ -89,6 +89,13 @@ class BodyExited(ResilienceError):
     """
 
 
+def unreadable(exc: BaseException, problem: BaseException) -> BodyExited:
+    """What stands for *exc*, of which reading it raised *problem*."""
+    return BodyExited(
+        f"the body raised {type(exc).__name__}, and to look at that raised {type(problem).__name__}"
+    )
+
+
 class BrokerError(ResilienceError):
     """A broker could not be reached, or could not do what was asked of it."""
 

@@ -10,6 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from celery_resilience.classify.reading import (
+    cause_of,
+    context_is_suppressed,
+    context_of,
+    traceback_of,
+)
+from celery_resilience.foreign import let_through
 from celery_resilience.history import clipped
 
 __all__ = ["MESSAGE", "Cause", "ErrorFacts", "said", "type_name"]
@@ -105,23 +112,26 @@ def said(exception: BaseException) -> str:
     try:
         return str(exception)
     except BaseException as problem:
+        let_through(problem)
         return f"<its __str__ raised {type(problem).__name__}>"
 
 
 def _cause(exception: BaseException) -> BaseException | None:
-    if exception.__cause__ is not None:
-        return exception.__cause__
-    return None if exception.__suppress_context__ else exception.__context__
+    cause = cause_of(exception)
+    if cause is None and not context_is_suppressed(exception):
+        cause = context_of(exception)
+    return cause  # type: ignore[no-any-return]
 
 
 def _traceback(exception: BaseException) -> str:
     try:
         # A frame limit below zero keeps the innermost ones.
         told = traceback.TracebackException(
-            type(exception), exception, exception.__traceback__, limit=-_FRAMES
+            type(exception), exception, traceback_of(exception), limit=-_FRAMES
         )
         return _innermost("".join(_formatted(told)), _TRACEBACK)
     except BaseException as problem:
+        let_through(problem)
         return f"<its traceback could not be formatted: {type(problem).__name__}>"
 
 
@@ -161,7 +171,7 @@ _STANDARD = ("<frozen ", f"{Path(os.__file__).parent}{os.sep}")
 
 def _frame(exception: BaseException) -> str:
     own, first = "", ""
-    tb = exception.__traceback__
+    tb = traceback_of(exception)
     for _ in range(100_000):
         if tb is None:
             break

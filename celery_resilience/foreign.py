@@ -7,9 +7,10 @@ then, to end it, is not: that has to get through.
 
 from __future__ import annotations
 
+from logging import Logger
 from typing import Any
 
-__all__ = ["is_the_workers", "let_through"]
+__all__ = ["is_the_workers", "let_through", "log_raised"]
 
 _ENDS_THE_WORKER = frozenset({"WorkerShutdown", "WorkerTerminate"})
 
@@ -34,6 +35,18 @@ def let_through(exc: BaseException) -> None:
     """Raise *exc*, which user code has ended in, if it is not the user code's."""
     if not isinstance(exc, Exception) and is_the_workers(exc, limit=True):
         raise exc
+
+
+def log_raised(logger: Logger, exc: BaseException, text: str, *args: object) -> None:
+    """Log an ERROR with the traceback of *exc*, or without it if it can't be shown.
+
+    It may have been raised while one was handled that hurts whoever looks at it.
+    """
+    try:
+        logger.error(text, *args, exc_info=exc)
+    except BaseException as problem:
+        let_through(problem)
+        logger.error(f"{text} (%s)", *args, type(exc).__name__)
 
 
 def _is_killed(exc: BaseException) -> bool:

@@ -13,6 +13,7 @@ from celery import exceptions as _exceptions
 from celery_resilience.changed import Changed
 from celery_resilience.decision import Decision
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.foreign import let_through
 from celery_resilience.history import Succeeded
 from celery_resilience.verdict import Verdict
 
@@ -44,6 +45,8 @@ class Outcome:
     succeeded: Succeeded | None = None
     #: What the body has changed of its own message; None: nothing.
     changed: Changed | None = None
+    #: The child could not store that it has failed.
+    untold: bool = False
     #: The exception has come out of the body: whoever wraps that has seen it.
     seen: bool = False
     #: The exception itself, where the main process decides: it can't cross from a child.
@@ -82,7 +85,11 @@ class RetryInfo(_ExceptionInfo):  # type: ignore[misc]
 
     @property
     def traceback(self) -> str:
-        return "".join(traceback.format_exception(Retry, self.retry, self._tb))
+        try:
+            return "".join(traceback.format_exception(Retry, self.retry, self._tb))
+        except BaseException as exc:  # of what it was raised from
+            let_through(exc)
+            return f"Traceback: it can't be shown ({type(exc).__name__})"
 
     @property
     def tb(self) -> Any:

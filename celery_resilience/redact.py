@@ -147,7 +147,7 @@ class Redactor:
         for function in self._functions:
             try:
                 text = function(text)
-            except Exception:
+            except (Exception, SystemExit):
                 return FAILED
             if not isinstance(text, str):
                 return FAILED

@@ -18,6 +18,7 @@ from celery import exceptions as _exceptions
 from celery.worker import request as _request
 from celery.worker import state
 
+from celery_resilience import result_store
 from celery_resilience.announce import (
     announce_failure,
     announce_rejection,
@@ -27,6 +28,7 @@ from celery_resilience.announce import (
 )
 from celery_resilience.brokers import Received
 from celery_resilience.decision import Reason, RetryLater
+from celery_resilience.foreign import let_through, log_raised
 from celery_resilience.headers import HEADER
 from celery_resilience.leaving import remember_killed
 from celery_resilience.malformed import refuse_malformed
@@ -41,11 +43,6 @@ from celery_resilience.parent import (
     text,
 )
 from celery_resilience.rejection import goes_to_an_exchange
-from celery_resilience.result_store import (
-    ask_for_success,
-    store_outcome,
-    store_revocation,
-)
 from celery_resilience.revocation import recall_revocation
 from celery_resilience.revoking import is_revoked
 from celery_resilience.settle import Settler, settler_of
@@ -131,10 +128,10 @@ class ResilientRequest(Request):  # type: ignore[misc]
             def fail(stored: Any) -> None:
                 self._fail(exc, exc_info, send_event, settler, outcome, here=True)
 
-            store_outcome(self, aside, exc, exc_info, outcome, fail)
+            result_store.store_outcome(self, aside, exc, exc_info, outcome, fail)
 
         if is_lost(exc):
-            ask_for_success(self, aside, decide)
+            result_store.ask_for_success(self, aside, decide)
         else:
             decide(False)
 
@@ -154,8 +151,12 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 announce_retry(self, exc, exc_info, outcome, here)
             else:
                 announce_failure(self, exc, exc_info, here, send_event)
-        except Exception:
-            logger.exception("%s[%s]: its failure could not be announced", self.name, self.id)
+                if outcome.untold:
+                    result_store.store_failure(self, settler.moves.aside, exc)
+        except BaseException as problem:
+            let_through(problem)
+            what = "%s[%s]: its failure could not be announced"
+            log_raised(logger, problem, what, self.name, self.id)
         finally:
             settler.settle(
                 self.received(settler),
@@ -254,7 +255,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 expired=expired,
             )  # fmt: skip
 
-        store_revocation(self, settler.moves.aside, reason, drop)
+        result_store.store_revocation(self, settler.moves.aside, reason, drop)
 
     def _bury_expired(self, received: Received, settler: Settler) -> None:
         settler.bury(

@@ -84,8 +84,9 @@ def store_outcome(
 
 
 def store_failure(
-    request: Any, aside: Aside, exc: BaseException, then: Callable[[Any], None]
-) -> None:
+    request: Any, aside: Aside, exc: BaseException,
+    then: Callable[[Any], None] = lambda answer: None,
+) -> None:  # fmt: skip
     """Store that *request* has failed, which calls its errbacks too."""
     context, keeps = request._context, request.store_errors
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_resilience.decision import GiveUp, Reason
 from celery_resilience.errors import UnacceptableResult
-from celery_resilience.foreign import let_through
+from celery_resilience.foreign import let_through, log_raised
 from celery_resilience.ruling import Running, failure_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def refuse_result(task: ResilientTask, result: Any) -> None:
         refused = bool(task.retry_on_result(result))
     except BaseException as exc:
         let_through(exc)
-        logger.exception("%s: retry_on_result raised, so the result stands", task.name)
+        log_raised(logger, exc, "%s: retry_on_result raised, so the result stands", task.name)
         return
     if refused:
         raise UnacceptableResult(f"not good enough: {_shown(result)}")
@@ -71,7 +71,8 @@ def fallback(task: ResilientTask, attempt: Running, exc: BaseException) -> tuple
         result = task.recover(failure)
     except BaseException as problem:
         let_through(problem)
-        logger.exception("%s[%s]: recover raised; its failure stands", task.name, request.id)
+        what = "%s[%s]: recover raised; its failure stands"
+        log_raised(logger, problem, what, task.name, request.id)
         return None
     attempt.outcome = None
     logger.warning(

@@ -30,10 +30,11 @@ from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, 
 from celery_resilience.envelope import seconds_until
 from celery_resilience.errors import BodyExited
 from celery_resilience.facts import ErrorFacts
+from celery_resilience.foreign import log_raised
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History, Succeeded
 from celery_resilience.outcome import Outcome
-from celery_resilience.successors import body_returned, unpublished
+from celery_resilience.successors import body_returned, unpublished, warn_of_unstored
 from celery_resilience.verdict import Kind, Verdict
 
 __all__ = [
@@ -181,6 +182,7 @@ def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outco
         rest = unpublished(exc, req)
         if rest is not None:
             return what_is_left(attempt, exc, rest)
+        warn_of_unstored(task, req, exc)
         done = Drop("its body succeeded", rule="its result could not be stored")
         return _outcome(attempt, exc, done, classify(exc))
     if exc is attempt.exhausted:
@@ -192,8 +194,8 @@ def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outco
         verdict, decision = judge(
             task, exc, history, retries=retries, began=attempt.at, expires=req.expires
         )
-    except Exception:
-        logger.exception("%s[%s]: its policy raised", task.name, req.id)
+    except Exception as problem:
+        log_raised(logger, problem, "%s[%s]: its policy raised", task.name, req.id)
         verdict, decision = classify(exc), GiveUp(Reason.PERMANENT, rule="its policy raised")
     return _outcome(attempt, exc, decision, verdict)
 

@@ -6,6 +6,7 @@ keeps what the body has returned, so that a replay publishes the rest and runs n
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +17,16 @@ from celery import signature as _signature
 from celery.app import trace as _trace
 from celery.app.task import Context
 from celery.utils.saferepr import saferepr
+from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
+from celery_resilience.facts import said
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History, Succeeded
 
-__all__ = ["body_returned", "publish_rest", "succeeded_before", "unpublished"]
+__all__ = ["body_returned", "publish_rest", "succeeded_before", "unpublished", "warn_of_unstored"]
+
+logger = logging.getLogger("celery_resilience")
 
 # The stubs describe what tasks use of these, not what makes them.
 trace: Any = _trace
@@ -57,6 +62,20 @@ def unpublished(exc: BaseException, req: Any) -> Succeeded | None:
     except Exception:  # no JSON can say it
         return Succeeded(None, chained)
     return Succeeded(text if len(text) <= _LONGEST_RESULT else None, chained)
+
+
+def warn_of_unstored(task: Any, req: Any, exc: BaseException) -> None:
+    """Tell that what the body has returned is lost, because of *exc*, though its work is done."""
+    done = f"{task.name}[{req.id}]: its body has succeeded and is not run again, but its result"
+    if not isinstance(exc, EncodeError):
+        logger.warning("%s could not be stored (%s: %s)", done, type(exc).__name__, said(exc))
+        return
+    logger.warning(
+        "%s, of type %s, can't be written as %s: its state is FAILURE (%s). Let it return what "
+        "can be, or set ignore_result=True",
+        done, type(_tracers_locals(exc).get("retval")).__name__, task.app.conf.result_serializer,
+        type(exc).__name__,
+    )  # fmt: skip
 
 
 def succeeded_before(request: Mapping[str, Any] | None) -> Succeeded | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -20,11 +19,17 @@ from celery_resilience.context_key import keep_context_by_key
 from celery_resilience.decision import RetryLater
 from celery_resilience.default_policy import UNSTATED
 from celery_resilience.memory import context_of, hand_on
+from celery_resilience.options import (
+    have_what_the_apps_have,
+    hear_of_early_acks,
+    refuse_misspelt,
+    warn_of_own_retry,
+)
 from celery_resilience.policies import policies_of
 from celery_resilience.policy import Policy
 from celery_resilience.results import check_result_options
 from celery_resilience.ruling import Running, running
-from celery_resilience.settings import is_stated, queue_name
+from celery_resilience.settings import queue_name
 from celery_resilience.switch import OrigRun
 from celery_resilience.tracer import Tracer
 
@@ -112,10 +117,10 @@ class ResilientTask(BaseTask):
     def on_bound(cls, app: Any) -> None:
         super().on_bound(app)
         watch(app)
-        _have_what_the_apps_have(cls, app)
-        _hear_of_early_acks(cls, app)
+        have_what_the_apps_have(cls, app)
+        hear_of_early_acks(cls, app, ResilientTask)
         wrap_body(cls)
-        _refuse_misspelt(cls)
+        refuse_misspelt(cls, ResilientTask)
         check_result_options(cls)
         keep_context_by_key(cls)
         if not isinstance(cls.failure_policy, (Policy, str, type(None))):
@@ -132,6 +137,7 @@ class ResilientTask(BaseTask):
         from celery_resilience.attach import attach
 
         self.Request = _with_ours(self.Request)
+        warn_of_own_retry(type(self), ResilientTask)
         attach(consumer)
         return super().start_strategy(app, consumer, **kwargs)
 
@@ -255,54 +261,6 @@ class ResilientTask(BaseTask):
         if throw:
             raise unnoticed(retry)
         return retry
-
-
-#: What a task may say about its failures.
-_OPTIONS = (
-    "acks_late",
-    "autoretry_for",
-    "classify_failures",
-    "context_key",
-    "dead_letter_queue",
-    "default_retry_delay",
-    "dont_autoretry_for",
-    "failure_policy",
-    "max_retries",
-    "recover",
-    "retry_backoff",
-    "retry_backoff_max",
-    "retry_jitter",
-    "retry_kwargs",
-    "retry_on_result",
-    "throws",
-)
-
-
-def _have_what_the_apps_have(cls: Any, app: Any) -> None:
-    """Mix in the app's own class of tasks, which may say more than Celery's, as Django's does."""
-    if cls.name and any(base not in cls.__mro__ for base in app.Task.__mro__[1:]):
-        cls.__bases__ = (*cls.__bases__, app.Task)
-
-
-def _hear_of_early_acks(cls: Any, app: Any) -> None:
-    """Ours is only a default: ``task_acks_late = False`` that somebody has written is heard."""
-    stated_by = next(base for base in cls.__mro__ if "acks_late" in vars(base))
-    if stated_by is ResilientTask and is_stated(app, "task_acks_late"):
-        cls.acks_late = app.conf.task_acks_late
-
-
-def _refuse_misspelt(cls: type) -> None:
-    """Celery takes any word for an option and says nothing; a retry that is not meant is lost."""
-    # Not hasattr: asking a class of tasks for its app binds it, and with it, Celery then thinks,
-    # every task that has it as a base: they would share one request and miss their annotations.
-    known = {*dir(ResilientTask), *_OPTIONS}
-    for name in vars(cls):
-        if name.startswith("_") or name in known:
-            continue
-        near = difflib.get_close_matches(name, _OPTIONS, 1, cutoff=0.85)
-        if near:
-            task = getattr(cls, "name", None) or cls.__name__
-            raise TypeError(f"{task}: there is no option {name!r}; did you mean {near[0]!r}?")
 
 
 def _with_ours(request: Any) -> Any:

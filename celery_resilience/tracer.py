@@ -1,48 +1,46 @@
 """Where the body runs: what is decided there is told to Celery, and sent to the parent.
 
-Celery's tracer hands every failure to a ``TraceInfo``. Ours knows what the body's end came to
-(:mod:`~celery_resilience.body`) and decides about what was raised outside of it, before anything
-is stored: the state becomes RETRY or FAILURE accordingly, and everything else (results, hooks,
-signals, errbacks) is Celery's own doing. Then it looks whether a hook has asked for a retry.
+Celery's tracer hands every failure to a ``TraceInfo``. Ours (:mod:`~celery_resilience.telling`)
+knows what the body's end came to (:mod:`~celery_resilience.body`) and decides about what was raised
+outside of it, before anything is stored: the state becomes RETRY or FAILURE accordingly, and
+everything else (results, hooks, signals, errbacks) is Celery's own doing. Then it is looked
+whether a hook has asked for a retry.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
 from celery import exceptions as _exceptions
-from celery import signals, states
+from celery import states
 from celery.app import trace as _celerys
 from celery.app.task import Context
 from celery.exceptions import Reject
 from celery.utils.log import get_logger
-from celery.utils.serialization import get_pickleable_exception
 
-from celery_resilience.asking import asked_by_raising
+from celery_resilience.asking import make_retry
 from celery_resilience.changed import what_changed
 from celery_resilience.decision import RetryLater
 from celery_resilience.errors import BodyExited, BrokerError
 from celery_resilience.facts import said
-from celery_resilience.foreign import is_the_workers
+from celery_resilience.foreign import is_the_workers, let_through, log_raised
 from celery_resilience.outcome import RetryInfo, carry
 from celery_resilience.ruling import (
     GONE_ON,
-    Discarded,
     Running,
     running,
     what_is_left,
-    what_stands,
     what_was_asked,
 )
 from celery_resilience.successors import publish_rest, succeeded_before
 from celery_resilience.switch import is_off
+from celery_resilience.telling import ResilientTraceInfo, einfo_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from celery_resilience.history import Succeeded
     from celery_resilience.task import ResilientTask
@@ -92,7 +90,7 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
         except BaseException as exc:
             if is_the_workers(exc, (request or {}).get("timelimit"), task.time_limit):
                 raise
-            result = _escaped(task, args, kwargs, request, exc)
+            result = _escaped(task, attempt, args, kwargs, request, exc)
         finally:
             running.reset(token)
         if not isinstance(result[0], ExceptionInfo):
@@ -173,12 +171,9 @@ def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:
 
 
 def _escaped(
-    task: ResilientTask,
-    args: Any,
-    kwargs: Any,
-    request: Mapping[str, Any] | None,
-    exc: BaseException,
-) -> Any:
+    task: ResilientTask, attempt: Running, args: Any, kwargs: Any,
+    request: Mapping[str, Any] | None, exc: BaseException,
+) -> Any:  # fmt: skip
     """What the tracer lets out would end the worker, or leave the message hanging."""
     if isinstance(exc, Reject):
         return trace.trace_ok_t(ExceptionInfo(), trace.TraceInfo(states.REJECTED, exc), 0.0, None)
@@ -192,98 +187,24 @@ def _escaped(
     try:
         raise error.with_traceback(exc.__traceback__)
     except BaseException:
-        return trace.trace_ok_t(info.handle_error_state(task, context), info, 0.0, None)
+        try:
+            if not attempt.told:
+                return trace.trace_ok_t(info.handle_error_state(task, context), info, 0.0, None)
+        except BaseException as problem:
+            let_through(problem)
+        what = "%s[%s]: what became of it could not be told"
+        log_raised(logger, exc, what, task.name, context.id)
+        return _untold(attempt, info, error)
     finally:
         task.request_stack.pop()
 
 
-class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
-    """Celery's TraceInfo, which asks the policy before it believes in a failure."""
-
-    __slots__ = ()
-    state: str
-    retval: Any
-
-    def handle_error_state(
-        self, task: Any, req: Any, eager: bool = False, call_errbacks: bool = True
-    ) -> Any:
-        attempt = running.get()
-        if attempt is not None and not eager:
-            stands = attempt.stands
-            if not attempt.told and self.retval is not stands:
-                # Nobody has decided about it yet: it was raised outside the body, or after it.
-                stands = what_stands(task, req, self.retval, attempt)
-            if isinstance(stands, Discarded):
-                stands = stands.exc
-            if stands is not None:
-                self.retval = stands
-                again = isinstance(stands, Retry)
-                self.state = states.RETRY if again else states.FAILURE  # type: ignore[misc]
-                call_errbacks = not again
-            # From now on whoever asks for a retry is a hook, and heard when all have run.
-            attempt.told, attempt.req = True, req
-            attempt.asked, attempt.published = None, False
-        return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
-
-    def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> Any:
-        attempt = running.get()
-        if attempt is None or (attempt.outcome is None and isinstance(sys.exc_info()[1], Retry)):
-            return super().handle_retry(task, req, store_errors=store_errors, **kwargs)
-        retry = self.retval
-        einfo = RetryInfo(retry, sys.exc_info()[2])
-        # Before 5.7 Celery stores it though the caller ignores the result, which never comes then.
-        is_ignored = req.ignore_result and not task.store_errors_even_if_ignored
-        # The result store and the user's hook may fail; the retry was decided all the same.
-        if store_errors and not is_ignored:
-            _guarded(
-                "the result backend",
-                lambda: task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req),
-            )
-        try:
-            task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo)
-        except Exception as exc:
-            _hear(exc, task, req, attempt)
-        signals.task_retry.send(sender=task, request=req, reason=retry, einfo=einfo)
-        return einfo
-
-    def handle_failure(
-        self, task: Any, req: Any, store_errors: bool = True, call_errbacks: bool = True
-    ) -> Any:
-        attempt = running.get()
-        if attempt is None or attempt.outcome is None:
-            return super().handle_failure(
-                task, req, store_errors=store_errors, call_errbacks=call_errbacks
-            )
-        try:
-            return super().handle_failure(
-                task, req, store_errors=store_errors, call_errbacks=call_errbacks
-            )
-        except Exception as problem:
-            _hear(problem, task, req, attempt)
-            exc = get_pickleable_exception(self.retval)
-            return ExceptionInfo((type(exc), exc, exc.__traceback__))
-
-
-def _hear(exc: Exception, task: Any, req: Any, attempt: Running) -> None:
-    """A hook of the user's has raised *exc*, or the result backend is down.
-
-    What was decided stands and the parent carries it out, unless it is a hook that asks for
-    another attempt, or puts the message back.
-    """
-    if isinstance(exc, Reject) and getattr(exc, "requeue", False):
-        raise exc
-    if exc is attempt.exhausted:
-        return
-    if not isinstance(exc, Retry):
-        logger.error(
-            "%s[%s]: what became of it could not be announced", task.name, req.id, exc_info=exc
-        )
-    elif attempt.asked is None and not attempt.published:
-        attempt.asked = asked_by_raising(task, req, exc)
-
-
-def _guarded(what: str, call: Callable[[], Any]) -> None:
-    try:
-        call()
-    except Exception:
-        logger.exception("%s raised; what was decided stands", what)
+def _untold(attempt: Running, info: Any, error: BaseException) -> Any:
+    """Celery could not be told what was decided; the parent hears of it, and carries it out."""
+    outcome = attempt.outcome
+    if outcome is not None and isinstance(outcome.decision, RetryLater):
+        info.state, info.retval = states.RETRY, make_retry(error, outcome.decision.delay)
+        return trace.trace_ok_t(RetryInfo(info.retval, None), info, 0.0, None)
+    if outcome is not None:
+        attempt.outcome = replace(outcome, untold=True)
+    return trace.trace_ok_t(einfo_of(error), info, 0.0, None)

@@ -14,6 +14,7 @@ from typing import Any
 
 from celery_resilience.backoff import Backoff, checked_number
 from celery_resilience.decision import Failure
+from celery_resilience.foreign import let_through
 from celery_resilience.rules import Rule
 
 __all__ = ["backoff_delay", "matches", "own_delay", "seconds_of"]
@@ -31,7 +32,8 @@ def matches(rule: Rule, title: str, failure: Failure, call_user_code: bool) -> b
         return False
     try:
         return bool(rule.when(failure.exception))
-    except Exception as exc:
+    except BaseException as exc:
+        let_through(exc)
         _warn(failure, title, f"when= raised {_text(exc)}, so the rule does not match", exc)
         return False
 
@@ -40,7 +42,8 @@ def own_delay(function: Callable[[Any], Any], title: str, failure: Failure) -> f
     """The seconds that a rule's ``delay=`` function returns, None if it has no good answer."""
     try:
         value = function(failure.exception)
-    except Exception as exc:
+    except BaseException as exc:
+        let_through(exc)
         _warn(failure, title, f"delay= raised {_text(exc)}, so the backoff is used", exc)
         return None
     seconds = seconds_of(value)
@@ -64,7 +67,8 @@ def backoff_delay(
     if callable(backoff.shape) and call_user_code:
         try:
             return backoff.delay(attempt, random, retry_after)
-        except Exception as exc:
+        except BaseException as exc:
+            let_through(exc)
             text = f"shape failed with {_text(exc)}, so the exponential one is used"
             _warn(failure, title, text, exc)
     return backoff.without_user_code().delay(attempt, random, retry_after)
@@ -76,17 +80,24 @@ def seconds_of(value: Any) -> float | None:
         value = value.total_seconds()
     try:
         return checked_number("delay", value)
-    except Exception:  # its error shows the value, whose repr is the user's code too
+    except BaseException as exc:  # its error shows the value, whose repr is the user's code too
+        let_through(exc)
         return None
 
 
-def _warn(failure: Failure, title: str, text: str, exc: Exception | None = None) -> None:
-    logger.warning("%s: %s: %s", failure.task, title, text, exc_info=exc)
+def _warn(failure: Failure, title: str, text: str, exc: BaseException | None = None) -> None:
+    said = ("%s: %s: %s", failure.task, title, text)
+    try:
+        logger.warning(*said, exc_info=exc)
+    except BaseException as problem:  # it was raised while a worse one was handled
+        let_through(problem)
+        logger.warning(*said)
 
 
 def _text(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:
+    except BaseException as exc:
+        let_through(exc)
         text = f"a {type(value).__name__} whose repr fails"
     return text if len(text) <= 80 else f"{text[:79]}…"

@@ -19,6 +19,7 @@ _module = type.__dict__["__module__"].__get__
 arguments = BaseException.__dict__["args"].__get__
 cause_of = BaseException.__dict__["__cause__"].__get__
 context_of = BaseException.__dict__["__context__"].__get__
+traceback_of = BaseException.__dict__["__traceback__"].__get__
 context_is_suppressed = BaseException.__dict__["__suppress_context__"].__get__
 
 

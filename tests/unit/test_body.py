@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from celery import Celery, _state
@@ -248,3 +249,27 @@ def test_a_policy_that_raises_is_a_dead_letter(app: Celery, attempt: Callable[..
     raised, decision = attempt(fetch)
     assert isinstance(raised, TransientError)
     assert decision.rule == "its policy raised"
+
+
+def test_a_base_with_a_retry_of_its_own_is_told_when_a_worker_starts(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for all its tasks: it is not called for what a policy retries."""
+
+    class Counting(ResilientTask):
+        abstract = True
+
+        def retry(self, *args: Any, **kwargs: Any) -> Any:
+            return super().retry(*args, **kwargs)
+
+    class Derived(Counting):
+        abstract = True
+
+    def body() -> None: ...
+
+    consumer: Any = MagicMock()
+    for base in (Counting, Derived, ResilientTask):
+        task = app.task(body, name=f"shop.{base.__name__}", base=base, lazy=False)
+        task.start_strategy(app, consumer)
+    (line,) = (record.message for record in caplog.records if "overrides retry()" in record.message)
+    assert "Counting overrides retry()" in line

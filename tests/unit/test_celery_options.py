@@ -136,6 +136,12 @@ def test_a_countdown_in_retry_kwargs_is_the_delay_unless_there_is_a_backoff() ->
     assert delays(options(**named, retry_backoff=2, retry_jitter=False), 2) == [2, 4]
 
 
+@pytest.mark.parametrize("factor", [-1, -0.5])
+def test_a_backoff_below_zero_is_one_second_as_in_celery(factor: float) -> None:
+    named = options(autoretry_for=(Timeout,), retry_backoff=factor, retry_jitter=False)
+    assert delays(named, 3) == [1, 2, 4]
+
+
 @pytest.mark.parametrize("factor", [True, 1, 2, 3, 10, 700])
 @pytest.mark.parametrize("longest", [600, 30, 0])
 def test_a_whole_backoff_gives_celerys_own_numbers(factor: int, longest: int) -> None:
@@ -259,7 +265,6 @@ def test_options_of_the_publish_are_left_to_others() -> None:
         ({"max_retries": -1}, "max_retries takes a whole number, .* got -1"),
         ({"retry_backoff": "yes"}, "retry_backoff takes True, False or a number of seconds"),
         ({"retry_backoff": None}, "retry_backoff takes True, False or a number"),
-        ({"retry_backoff": -1}, "retry_backoff must be finite and at least 0, got -1"),
         ({"retry_backoff": float("nan")}, "retry_backoff must be finite"),
         ({"retry_backoff_max": "600"}, "retry_backoff_max must be a number, got '600'"),
         ({"retry_backoff_max": True}, "retry_backoff_max must be a number, got True"),

@@ -27,7 +27,7 @@ FLOORS = {
     2: "changed "
     "context envelope facts headers history identity letter outcome policy_file redact settings",
     3: "brokers* transport* missing",
-    4: "reporting asking body comeback attach "
+    4: "options reporting telling asking body comeback attach "
     "banner covered "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
