@@ -12,6 +12,7 @@ import pytest
 import redis
 from kombu import Queue
 
+from celery_resilience.deadletters import DeadLetters, ReplayResult
 from celery_resilience.embedded import EmbeddedServer
 from tests.client import Client
 from tests.faults.proxy import Door
@@ -30,10 +31,10 @@ class Bodies:
 
     def __init__(self, client: Client, name: str = "b", **options: Any) -> None:
         self._client, self._name = client, name
-        self._gate = client.record.with_name(f"{name}.gate")
+        self.gate = client.record.with_name(f"{name}.gate")
         self._results = {
             end: client.app.send_task(
-                "tests.apps.owned.gated", (f"{name}-{end}", end, str(self._gate)), **options
+                "tests.apps.owned.gated", (f"{name}-{end}", end, str(self.gate)), **options
             )
             for end in ENDS
         }
@@ -45,7 +46,7 @@ class Bodies:
 
     def end(self) -> None:
         """Let them fail; each ends where it belongs."""
-        self._gate.touch()
+        self.gate.touch()
         for end in ("retry", "now"):
             assert self._client.value(self._results[end]) == f"{self._name}-{end} done"
         (letter,) = eventually(self._client.letters, message="there is a letter")
@@ -208,3 +209,27 @@ def test_the_log_says_that_a_letter_lies_there_when_it_does(
     eventually(lambda: " in dead_letter: permanent" in worker.log(), timeout=30)
     assert len(client.letters()) == 1
     assert worker.log().count(" in dead_letter: permanent") == 1
+
+
+@REDIS
+def test_a_full_redis_takes_what_replaces_its_original(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """Retries, letters and replays go on: that is how it is emptied."""
+    start_worker(OWNED, broker, concurrency=4, env=client.env)
+    bodies = Bodies(client)
+    bodies.run()
+    with redis.Redis.from_url(broker.redis_url) as db:
+        db.config_set("maxmemory", 1)
+        try:
+            bodies.gate.touch()
+            started = client.executions
+            eventually(lambda: started()["b-now"] == started()["b-retry"] == 2)
+            eventually(client.letters, message="there is a letter")
+            with DeadLetters(client.app) as letters:
+                (replayed,) = letters.replay("all")
+            assert replayed.result is ReplayResult.REPLAYED
+            eventually(lambda: started()["b-letter"] == 2)
+            assert client.letters() == []
+        finally:
+            db.config_set("maxmemory", 0)
