@@ -156,9 +156,11 @@ class Moves:
                     move.subject, why,
                 )  # fmt: skip
             else:
+                unless = ", unless it went with its queue" if move.received.volatile else ""
                 logger.error(
-                    "%s: could not be settled; its broker will deliver it again", move.subject
-                )
+                    "%s: could not be settled; its broker will deliver it again%s",
+                    move.subject, unless,
+                )  # fmt: skip
         if self._broker is not None:
             self._broker.close()
             self._broker = None

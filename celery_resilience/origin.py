@@ -90,7 +90,7 @@ def received_by(
     return Received(
         message, envelope, let_go, acked,
         no_ack=bool(getattr(queue, "no_ack", False)),
-        volatile=_is_volatile(envelope, queue),
+        volatile=not hasattr(message, "_raw") and _is_volatile(envelope, queue),
     )  # fmt: skip
 
 

@@ -66,4 +66,13 @@ local function whose(held, tag, takes, worker, number)
   return 0
 end
 
+-- Write by *write* once, though the answer may be lost and it is said again: what is held is let go
+-- in the same step, but of what is not, only *mark* tells that it was written, for some minutes.
+local function once(mark, write)
+  if call("EXISTS", mark) == 0 then
+    write()
+    redis.pcall("SET", mark, "1", "EX", 300)
+  end
+end
+
 local function script()

@@ -28,7 +28,10 @@ class Ownership(Enum):
     FORGOTTEN = "Redis has forgotten that this worker held it"
     QUEUE_GONE = "its queue was deleted, and it with its queue"
     DROPPED = "its channel is closed, and RabbitMQ may not deliver it again"
-    PUT_BACK = "it was put back into its queue meanwhile: whoever receives it next settles it"
+    PUT_BACK = (
+        "this worker holds it no more: it was put back into its queue, and whoever receives it "
+        "next settles it, or a try whose answer was lost has settled it"
+    )
     REDELIVERED = "its channel is closed: RabbitMQ delivers it again"
 
     @property

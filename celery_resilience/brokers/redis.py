@@ -86,7 +86,7 @@ class RedisBroker:
         payload, to = self._payload(copy, queue), self._key(queue, copy)
 
         def settle(original: Original) -> int:
-            keys = [*original.held, to, original.takes]
+            keys = [*original.held, to, original.takes, original.written]
             gone = "0" if original.is_there else "1"
             args = [original.tag, payload, gone, original.worker, original.number]
             return int(self._settle(keys=keys, args=args))
@@ -123,6 +123,7 @@ class RedisBroker:
             worker="" if holder is None else holder.id,
             number=getattr(message, "take", ""),
             is_there=is_there,
+            written=f"{self._prefix}{KEYS}written:{message.delivery_tag}",
         )
 
     def flush(self, timeout: float) -> None:

@@ -71,6 +71,8 @@ class Original(NamedTuple):
     number: int | str
     #: Whether there is something to let go.
     is_there: bool
+    #: The key that says that its copy was written, where there is nothing to let go.
+    written: str
 
 
 class Waiting:
@@ -95,7 +97,9 @@ class Waiting:
         gone = "0" if original.is_there else "1"
         return int(
             self._hold(
-                keys=[*original.held, self._set(place), self._lists, original.takes],
+                keys=[
+                    *original.held, self._set(place), self._lists, original.takes, original.written,
+                ],
                 args=[
                     original.tag, copy, gone, repr(delay), place, original.worker, original.number,
                 ],

@@ -106,6 +106,7 @@ class Channel(Looking):
         payload = dumps(letter.to_wire(str(uuid.uuid4()), _DEAD_LETTERS))
         prefix = self.global_keyprefix
         keys = [*self._held_in(), prefix + _DEAD_LETTERS, f"{prefix}{KEYS}takes"]
+        keys.append(f"{prefix}{KEYS}written:{taken.tag}")
         if self.looker.asking:
             self.answered()
         holder = "" if self.holder is None else self.holder.id

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -276,3 +276,19 @@ def test_the_memory_is_full(rig: Rig, db: redis.Redis, name: str) -> None:
     with full(db):
         step.act()
     assert places(db) == {step.ends_in: 1}
+
+
+@pytest.mark.parametrize("delay", [0, 60])
+@pytest.mark.parametrize("how", ["acked", "forgotten"])
+def test_an_answer_is_lost(rig: Rig, db: redis.Redis, how: str, delay: float) -> None:
+    """What Redis does not hold is written once, though it is said again."""
+    holder = Holder()
+    message = received(rig, db, holder)
+    if how == "acked":
+        message = replace(message, acked=True)
+    db.delete(holder.key, f"{OURS}takes")
+    for _ in range(3):
+        result = Result()
+        rig.moves.hold(message, message.envelope, delay, result)
+        check(result.only)
+    assert places(db) == {f"{OURS}waiting:work" if delay else "work": 1}
