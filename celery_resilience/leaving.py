@@ -8,6 +8,7 @@ Redis only starts are counted: there the start of what was killed is taken back.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,6 +29,13 @@ __all__ = ["put_back", "put_back_killed", "remember_killed", "unstarted"]
 
 logger = logging.getLogger("celery_resilience")
 
+#: How long a worker that ends publishes anew what it has not begun, in seconds: who stops it may
+#: kill it soon. What has been killed with the pool has as long once more.
+_BUDGET = 5.0
+#: So many are published and then waited for, in seconds.
+_AT_ONCE, _CONFIRM = 200, 10.0
+#: How much of that has been spent.
+_spent: WeakKeyDictionary[Settler, float] = WeakKeyDictionary()
 #: What Celery has killed because the worker was told to end.
 _killed: WeakKeyDictionary[Settler, list[Any]] = WeakKeyDictionary()
 
@@ -46,7 +54,8 @@ def unstarted(settler: Settler, buckets: Iterable[Any]) -> list[Any]:
 
 def put_back(requests: Iterable[Any], settler: Settler) -> None:
     """Put back those of *requests* that are still not started, and that nobody will start now."""
-    _put_back(filter(is_unstarted, requests), settler)
+    spent = _spent.get(settler, 0.0)
+    _spent[settler] = spent + _put_back(filter(is_unstarted, requests), settler, _BUDGET - spent)
 
 
 def remember_killed(request: Any, settler: Settler) -> None:
@@ -62,7 +71,7 @@ def put_back_killed(settler: Settler) -> None:
     if not killed:
         return
     if counts_redeliveries(settler):
-        _put_back(killed, settler)
+        _put_back(killed, settler, _BUDGET)
         return
     broker: Any = settler.moves.broker
     for request in filter(is_watched, killed):
@@ -74,13 +83,28 @@ def put_back_killed(settler: Settler) -> None:
             logger.warning("%s: its start stays counted: %r", name, exc)
 
 
-def _put_back(requests: Iterable[Any], settler: Settler) -> None:
-    failing = settler.moves.failing
-    for request in requests:
+def _put_back(requests: Iterable[Any], settler: Settler, budget: float) -> float:
+    """Publish *requests* anew, for *budget* seconds at most; how many seconds it took.
+
+    Their confirms are read on the way: RabbitMQ would stop, and all that is not confirmed in the
+    end would be there twice.
+    """
+    began, failing = time.monotonic(), settler.moves.failing
+    left = [request for request in requests if not _goes_with_its_queue(request)]
+    for number, request in enumerate(left):
         if settler.moves.failing > failing:
-            return  # RabbitMQ is away: to try all of them would only take time
-        if not _goes_with_its_queue(request):
-            hand_back(request, settler, 0)
+            break  # RabbitMQ is away: to try all of them would only take time
+        if time.monotonic() - began >= budget:
+            logger.warning(
+                "%d messages that were not begun are left to RabbitMQ, which delivers them again: "
+                "to publish them anew takes longer than %g s",
+                len(left) - number, _BUDGET,
+            )  # fmt: skip
+            break
+        hand_back(request, settler, 0)
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            settler.moves.drain(_CONFIRM)
+    return time.monotonic() - began
 
 
 def _goes_with_its_queue(request: Any) -> bool:

@@ -49,10 +49,11 @@ class RabbitServer:
     """A RabbitMQ node of our own: its ports, its data, its cookie and its epmd are private.
 
     ``kill`` and ``start`` are for fault tests: what it has confirmed survives. *home* is the root
-    of an unpacked one to run instead of the one that is installed.
+    of an unpacked one to run instead of the one that is installed. One that is started *beside*
+    another joins its cluster, and finds it by its epmd.
     """
 
-    def __init__(self, home: Path | None = None) -> None:
+    def __init__(self, home: Path | None = None, beside: RabbitServer | None = None) -> None:
         self._folders = [] if home is None else [str(path) for path in _inside(home)]
         self._script, self._epmd, self._erl_call = (
             _find(program, self._folders) for program in ("rabbitmq-server", "epmd", "erl_call")
@@ -61,6 +62,9 @@ class RabbitServer:
         self.port, self._dist_port, self._epmd_port = _free_ports(3)
         self.node = f"cr{secrets.token_hex(4)}@localhost"
         self._cookie = secrets.token_hex(16)
+        self._beside = beside
+        if beside is not None:
+            self._cookie, self._epmd_port = beside._cookie, beside._epmd_port
         self._processes: list[subprocess.Popen[bytes]] = []
         self._write_files()
 
@@ -77,8 +81,9 @@ class RabbitServer:
         if self._processes and all(process.poll() is None for process in self._processes):
             return
         self._end()
-        epmd = [self._epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)]
-        self._run(epmd, "epmd.log")
+        if self._beside is None:
+            epmd = [self._epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)]
+            self._run(epmd, "epmd.log")
         eventually(lambda: _accepts(self._epmd_port), 10, message="epmd listens")
         # With RABBITMQ_ALLOW_INPUT the script becomes the node instead of waiting for it.
         server = self._run([self._script, "-noinput"], "server.log")
@@ -202,6 +207,14 @@ class RabbitServer:
             "RABBITMQ_GENERATED_CONFIG_DIR": str(home / "data"),
         }
 
+    def _peers(self) -> str:
+        if self._beside is None:
+            return ""
+        return "".join(
+            f"cluster_formation.classic_config.nodes.{n} = {node}\n"
+            for n, node in enumerate((self._beside.node, self.node), 1)
+        )
+
     def _write_files(self) -> None:
         (self.directory / "data").mkdir()
         (self.directory / "log").mkdir()
@@ -213,6 +226,8 @@ class RabbitServer:
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "disk_free_limit.absolute = 10MB\n"
+            + self._peers()
+            + "cluster_partition_handling = ignore\n"
             "log.file.level = warning\n"
         )
 

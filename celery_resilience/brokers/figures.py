@@ -21,8 +21,9 @@ def figures(connection: Any, queue: str, mark: str) -> Figures:
     """What RabbitMQ says of *queue*: it counts what somebody holds for nobody, be it to look at,
     which whoever consumes the queue *mark* does, or to run."""
     try:
-        messages, consumers = _asked(connection, queue)
+        # In this order: who gives all back has put it there before he takes his mark away.
         looking = _asked(connection, mark)[1]
+        messages, consumers = _asked(connection, queue)
     except _Away:
         return Figures(0, "its node is down")
     if looking:

@@ -39,6 +39,13 @@ def good(name: str) -> str:
 
 
 @app.task
+def sleeps(name: str) -> None:
+    """As long as this worker's SLEEP says."""
+    record(name)
+    time.sleep(float(os.environ["SLEEP"]))
+
+
+@app.task
 def rejects(name: str) -> None:
     record(name)
     raise Reject("not here", requeue=False)

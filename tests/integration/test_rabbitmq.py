@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -253,6 +254,40 @@ def test_a_look_never_costs(
             lambda: rig.moves.count("dead_letter") == 30,
             message=f"{n}: {rig.moves.count('dead_letter')}",
         )
+
+
+@on_quorum
+def test_others_hear_that_somebody_looks_until_all_is_given_back(broker: Broker, rig: Rig) -> None:
+    """What is lent is counted for nobody: a count of 0 must not be taken for an all-clear."""
+    rig.declare("dead_letter")
+    for n in range(300):
+        rig.connection.Producer().publish([n], routing_key="dead_letter")
+    other = Rig(broker.broker_url, broker.queue_type)
+    seen: list[tuple[int, bool]] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen.append(asked(other.moves))
+
+    def asked(moves: Any) -> tuple[int, bool]:
+        figures = moves.figures("dead_letter")
+        return figures.messages, bool(figures.unknown)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(5):
+            assert len(list(rig.moves.look("dead_letter"))) == 300
+            rig.moves.close()
+    finally:
+        stop.set()
+        watcher.join()
+    assert any(unknown for _, unknown in seen)
+    assert [each for each in seen if each[0] < 300 and not each[1]] == []
+    assert asked(other.moves) == (300, False)
+    other.moves.close()
+    other.connection.release()
 
 
 # Waiting retries

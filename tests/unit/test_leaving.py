@@ -17,6 +17,20 @@ QUEUES = {"shop": Queue("shop"), "bcast.1": Queue("bcast.1", auto_delete=True)}
 APP = SimpleNamespace(amqp=SimpleNamespace(queues=QUEUES))
 
 
+class ASettler:
+    """One that can be a key, as the real one can."""
+
+    def __init__(self, moves: Any) -> None:
+        self.moves = moves
+
+
+def a_settler(moves: Any = None, failing: int = 0) -> Any:
+    if moves is None:
+        moves = SimpleNamespace(failing=failing, drained=[])
+        moves.drain = moves.drained.append
+    return ASettler(moves)
+
+
 def a_request(queue: str) -> Any:
     return SimpleNamespace(
         _app=APP, acknowledged=False, _settled=False, time_start=None,
@@ -34,7 +48,7 @@ def back(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_settlement_that_has_failed_before_is_not_in_the_way(back: list[Any]) -> None:
-    settler: Any = SimpleNamespace(moves=SimpleNamespace(failing=1))
+    settler = a_settler(failing=1)
     requests = [a_request("shop") for _ in range(3)]
     leaving.put_back(requests, settler)
     assert back == requests
@@ -46,12 +60,41 @@ def test_the_first_that_fails_is_the_last_that_is_tried(back: list[Any]) -> None
         def failing(self) -> int:
             return len(back)  # each hand-back fails
 
-    settler: Any = SimpleNamespace(moves=Moves())
+    settler = a_settler(Moves())
     leaving.put_back([a_request("shop") for _ in range(3)], settler)
     assert len(back) == 1
 
 
 def test_a_broadcast_goes_with_its_queue(back: list[Any]) -> None:
-    settler: Any = SimpleNamespace(moves=SimpleNamespace(failing=0))
+    settler = a_settler()
     leaving.put_back([a_request("bcast.1")], settler)
     assert back == []
+
+
+def test_confirms_are_read_on_the_way(back: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ stops when nobody reads what it says, and what it has then is there twice."""
+    monkeypatch.setattr(leaving, "_AT_ONCE", 10)
+    settler = a_settler()
+    leaving.put_back([a_request("shop") for _ in range(35)], settler)
+    assert len(back) == 35
+    assert len(settler.moves.drained) == 3
+
+
+def test_what_takes_too_long_is_left_to_rabbitmq(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All calls of one worker together: who stops it does not wait for ever."""
+    now, back = [0.0], []
+
+    def hand_back(request: Any, *rest: Any) -> None:
+        now[0] += 1.0
+        back.append(request)
+
+    monkeypatch.setattr(leaving, "hand_back", hand_back)
+    monkeypatch.setattr(leaving, "queue_of", lambda message, app: message.queue)
+    monkeypatch.setattr(leaving.time, "monotonic", lambda: now[0])
+    settler = a_settler()
+    leaving.put_back([a_request("shop") for _ in range(3)], settler)
+    leaving.put_back([a_request("shop") for _ in range(7)], settler)
+    assert len(back) == 5
+    assert "5 messages that were not begun are left to RabbitMQ" in caplog.text
