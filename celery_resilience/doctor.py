@@ -1,153 +1,92 @@
-"""What is wrong around an app's retries and dead letters, and the command that mends it.
+"""What is wrong around an app's tasks, retries and dead letters, and the command that fixes it.
 
-A list of small checks; each looks at what :class:`Ward` has been told and yields what it finds.
+A list of small checks; each looks at what :class:`Diagnosis` knows and yields what it finds. What
+could not be looked at is said: it is not the same as fine.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any
 
 from celery_resilience.brokers.reach import TIMEOUT
-from celery_resilience.brokers.within import within
 from celery_resilience.deadletters import DeadLetters
+from celery_resilience.diagnosis import Check, Diagnosis, Finding, Report
+from celery_resilience.doctor_rabbitmq import RABBITMQ_CHECKS
+from celery_resilience.doctor_redis import OVERDUE, REDIS_CHECKS
 from celery_resilience.filters import Filters
-from celery_resilience.retries import NotListed, Retries
+from celery_resilience.task import ResilientTask
 
-__all__ = ["CHECKS", "Finding", "Report", "Ward", "examine"]
+__all__ = ["CHECKS", "Finding", "Report", "examine"]
 
-logger = logging.getLogger("celery_resilience")
-
-#: What a living worker of ours would have done so long ago, nobody does, in seconds.
-_OVERDUE = 30.0
-#: How long workers are given to answer, in seconds.
-_PATIENCE = 1.5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong."""
-
-    #: The check that has found it.
-    check: str
-    what: str
-    #: What it leads to.
-    why: str
-    #: The command or setting that mends it.
-    mend: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an examination has come to."""
-
-    findings: tuple[Finding, ...] = ()
-    #: What could not be known, and why.
-    unknown: tuple[str, ...] = ()
-
-
-@dataclass
-class Ward:
-    """What the checks look at: asked once, when the first of them wants to know."""
-
-    app: Any
-    #: How the app is named on a command line: ``celery -A shop``.
-    command: str = "celery"
-    #: How long an answer of the broker may take, in seconds.
-    timeout: float = TIMEOUT
-    unknown: list[str] = field(default_factory=list)
-
-    @cached_property
-    def retries(self) -> Retries:
-        """The waiting retries."""
-        return Retries(self.app, self.timeout)
-
-    @cached_property
-    def waiting(self) -> Mapping[str, int] | None:
-        """How many retries wait for each queue that any waits for; None: nobody can say."""
-        try:
-            counts = self.retries.count()
-        except NotListed as exc:
-            self.unknown.append(f"which retries wait: {exc}")
-            return None
-        return {queue: number for queue, number in counts.items() if number}
-
-    @cached_property
-    def dead_letter_queues(self) -> tuple[str, ...]:
-        """Every dead-letter queue of the app."""
-        return DeadLetters(self.app).queues
-
-    @cached_property
-    def consumed(self) -> Mapping[str, tuple[str, ...]] | None:
-        """The queues that workers say they consume, each with their names; None: none answered."""
-        try:
-            ask = self.app.control.inspect(timeout=_PATIENCE).active_queues
-            answers = within(self.timeout, ask, "the broker")
-        except Exception as exc:  # a transport without remote control says so in its own way
-            logger.debug("workers can't be asked", exc_info=True)
-            self.unknown.append(f"what workers consume: they can't be asked ({exc})")
-            return None
-        if not answers:
-            self.unknown.append(f"what workers consume: none answered within {_PATIENCE:g} s")
-            return None
-        found: dict[str, tuple[str, ...]] = {}
-        for worker, queues in sorted(answers.items()):
-            for queue in queues or ():
-                name = str(queue.get("name"))
-                found[name] = (*found.get(name, ()), worker)
-        return found
-
-
-Check = Callable[[Ward], Iterator[Finding]]
+#: So many names are told of a list of tasks.
+_NAMES = 5
+_CELERYS_STRATEGY = "celery.worker.strategy:default"
 
 
 def examine(app: Any, command: str = "celery", timeout: float = TIMEOUT) -> Report:
     """Carry out every check on *app*; raises Unreachable where its broker can't be reached, and
     NoAnswer where it does not answer for *timeout* seconds."""
-    ward = Ward(app, command, timeout)
-    with ward.retries:
-        findings = tuple(finding for check in CHECKS for finding in check(ward))
-    return Report(findings, tuple(ward.unknown))
+    with Diagnosis(app, command, timeout) as diagnosis:
+        findings = tuple(finding for check in CHECKS for finding in check(diagnosis))
+    return Report(findings, tuple(diagnosis.notes), tuple(diagnosis.unchecked))
 
 
-def unconsumed(ward: Ward) -> Iterator[Finding]:
-    """Retries that wait for a queue which no living worker consumes."""
-    if not ward.waiting or ward.consumed is None:
+def letters(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Dead letters that are still there."""
+    if diagnosis.driver not in ("redis", "amqp"):
+        diagnosis.unchecked.append(
+            "how many dead letters there are: this broker can't be looked at"
+        )
         return
-    for queue, number in ward.waiting.items():
-        if queue not in ward.consumed:
+    with DeadLetters(diagnosis.app, timeout=diagnosis.timeout) as filed:
+        counts = {queue: number for queue, number in filed.count().items() if number}
+    if counts:
+        lie = ", ".join(f"{number:,} in {queue}" for queue, number in counts.items())
+        number = sum(counts.values())
+        yield Finding(
+            "letters",
+            f"{number:,} dead letter{' is' if number == 1 else 's are'} open: {lie}",
+            "each is a task that has failed for good and was neither replayed nor removed",
+            f"{diagnosis.command} dlq ls; fix the cause, then {diagnosis.command} dlq replay",
+        )
+
+
+def unconsumed(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Retries that wait for a queue which no living worker consumes."""
+    if not diagnosis.waiting or diagnosis.consumed is None:
+        return
+    for queue, number in diagnosis.waiting.items():
+        if queue not in diagnosis.consumed:
             yield Finding(
                 "unconsumed",
                 f"{_retries(number)} for {queue}, which no worker consumes",
                 "they are moved into that queue when they are due, and lie there",
-                f"{ward.command} worker -Q {queue}; or, if it has gone for good: "
-                f"{ward.command} retries bury --queue {queue}",
+                f"{diagnosis.command} worker -Q {queue}; or, if it has gone for good: "
+                f"{diagnosis.command} retries bury --queue {queue}",
             )
 
 
-def overdue(ward: Ward) -> Iterator[Finding]:
+def overdue(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Retries that are due and not moved."""
-    if not ward.waiting:
+    if not diagnosis.waiting:
         return
     late: dict[str, float] = {}
-    for queue in ward.waiting:
-        for first in ward.retries.list(1, Filters(queue=queue)):  # the one that is due first
-            if first.left < -_OVERDUE:
+    for queue in diagnosis.waiting:
+        for first in diagnosis.retries.list(1, Filters(queue=queue)):  # the one that is due first
+            if first.left < -OVERDUE:
                 late[queue] = -first.left
     if not late:
         return
-    alive = ward.retries.workers()
+    alive = diagnosis.retries.workers()
     queues = ", ".join(sorted(late))
     if alive:
         yield Finding(
             "overdue",
             f"retries for {queues} have been due for up to {max(late.values()):.0f} s",
             f"{alive} of our workers are alive, but do not move them",
-            "look into their logs for 'due retries can't be moved'; something that is no list "
-            "may have the queue's name",
+            "look into their logs for 'due' and \"can't be moved\"; something that is no list may "
+            "have the queue's name",
         )
         return
     yield Finding(
@@ -155,40 +94,83 @@ def overdue(ward: Ward) -> Iterator[Finding]:
         f"retries for {queues} have been due for up to {max(late.values()):.0f} s, and no worker "
         "of ours is alive",
         "only workers that load celery_resilience move them",
-        f"start one, on whatever queue; or, after a rollback to stock workers: {ward.command} "
+        f"start one, on whatever queue; or, after a rollback to stock workers: {diagnosis.command} "
         "retries release --all",
     )
 
 
-def held_by_the_dead(ward: Ward) -> Iterator[Finding]:
-    """Messages that dead workers hold, which a living one of ours would have given back."""
-    if ward.waiting is None:
-        return
-    orphans = ward.retries.orphans(over=_OVERDUE)
-    if orphans:
-        yield Finding(
-            "held_by_the_dead",
-            f"{sum(orphans.values()):,} messages are held by {len(orphans)} of our workers that "
-            "have died",
-            "a living worker of ours would have given them back within seconds",
-            f"start a worker of ours; or: {ward.command} retries release --all",
-        )
-
-
-def letters_are_executed(ward: Ward) -> Iterator[Finding]:
+def letters_are_executed(diagnosis: Diagnosis) -> Iterator[Finding]:
     """A dead-letter queue that somebody consumes."""
-    for queue in ward.dead_letter_queues:
-        if ward.consumed and queue in ward.consumed:
+    for queue in diagnosis.dead_letter_queues:
+        if diagnosis.consumed and queue in diagnosis.consumed:
             yield Finding(
                 "letters_are_executed",
-                f"{queue}, a dead-letter queue, is consumed by {', '.join(ward.consumed[queue])}",
+                f"{queue}, a dead-letter queue, is consumed by "
+                f"{', '.join(diagnosis.consumed[queue])}",
                 "a stock worker executes dead letters, which are gone then",
                 f"take {queue} out of its -Q and out of task_queues",
             )
 
 
-CHECKS: tuple[Check, ...] = (unconsumed, overdue, held_by_the_dead, letters_are_executed)
+def not_covered(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Tasks whose failures do not come to us."""
+    ours = {n: t for n, t in diagnosis.tasks.items() if isinstance(t, ResilientTask)}
+    own = [n for n, task in ours.items() if _strategy(task) != _CELERYS_STRATEGY]
+    if own:
+        yield Finding(
+            "own_strategy",
+            f"{_named(own)}: tasks with a Strategy of their own, such as those of celery-batches",
+            "their failures never come to celery_resilience: no retry, no dead letter",
+            "give them Celery's Strategy, or let their body do little and send tasks of ours",
+        )
+    stock = [name for name in diagnosis.tasks if name not in ours]
+    if stock:
+        diagnosis.notes.append(
+            f"{_named(stock)}: stock Celery tasks, which lose what stock Celery loses. "
+            "install(app) before they are defined covers them, unless only= leaves them out"
+        )
+    early = [name for name, task in ours.items() if not task.acks_late]
+    if early:
+        diagnosis.notes.append(
+            f"{_named(early)}: acks_late is False, so what they run is lost when their worker dies"
+        )
+
+
+def stock_workers(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Workers that run tasks of the app without us."""
+    seen = diagnosis.workers or {}
+    stock = [name for name, worker in seen.items() if worker.stock and not worker.ours]
+    if stock:
+        diagnosis.notes.append(
+            f"{', '.join(stock)}: none of their tasks is covered by celery_resilience; they lose "
+            "what stock Celery loses, of whatever they take"
+        )
+    yield from ()
+
+
+def _strategy(task: Any) -> Any:
+    strategy = getattr(task, "Strategy", _CELERYS_STRATEGY)
+    if isinstance(strategy, str):
+        return strategy
+    return f"{getattr(strategy, '__module__', '')}:{getattr(strategy, '__name__', '')}"
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES])
+    return shown if len(names) <= _NAMES else f"{shown} and {len(names) - _NAMES:,} more"
 
 
 def _retries(number: int) -> str:
     return f"{number:,} retr{'y waits' if number == 1 else 'ies wait'}"
+
+
+CHECKS: tuple[Check, ...] = (
+    letters,
+    unconsumed,
+    overdue,
+    letters_are_executed,
+    not_covered,
+    stock_workers,
+    *REDIS_CHECKS,
+    *RABBITMQ_CHECKS,
+)

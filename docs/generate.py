@@ -11,6 +11,7 @@ import inspect
 import itertools
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -19,13 +20,14 @@ from typing import Any
 
 import celery_resilience
 from celery_resilience import Kind, Reason
+from celery_resilience.brokers.rights import acl
 from celery_resilience.classify import Row, table
 from celery_resilience.classify.headers import DIALECTS
 from celery_resilience.flags import _flags
 from celery_resilience.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
-PAGES = ("README.md", "classification.md", "settings.md", "decided-where.md")
+PAGES = ("README.md", "classification.md", "settings.md", "decided-where.md", "operating.md")
 
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -46,6 +48,18 @@ def main() -> None:
 def generated(text: str) -> str:
     """*text*, a page, with its generated parts made anew."""
     return _BLOCK.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
+
+
+# Rights
+
+
+def rights() -> str:
+    """The rules of an access list, as few lines as fit."""
+    words = textwrap.wrap(
+        " ".join(acl(["shop", "dead_letter"])), 86, break_long_words=False, break_on_hyphens=False
+    )
+    lines = " \\\n  ".join(words)
+    return f"```text\nACL SETUSER shop on >secret \\\n  {lines}\n```"
 
 
 # The classifier's tables
@@ -216,6 +230,7 @@ PARTS = {
     "kinds": kinds,
     "names": names,
     "reasons": reasons,
+    "rights": rights,
     "settings": settings,
 }
 

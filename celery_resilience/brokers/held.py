@@ -106,6 +106,8 @@ class Leases:
         self._prefix = prefix
         self._workers = f"{prefix}{KEYS}workers"
         self._takes = f"{prefix}{KEYS}takes"
+        #: Since when this looks on, by the monotonic clock.
+        self._since = time.monotonic()
         self._lease = client.register_script(lua("lease"))
         self._back = client.register_script(lua("giveback"))
         self._forget = client.register_script(lua("leave"))
@@ -142,12 +144,24 @@ class Leases:
     def orphans(self, over: float = 0.0) -> dict[str, int]:
         """The workers whose lease is *over* for so many seconds, or that have none though they hold
         something, and how many messages each holds; none soon after the server's start, when
-        everybody's has run out. For an operator: it looks through all keys of the database."""
-        if self.up_for() < 2 * GRACE:
+        everybody's has run out. For an operator: it looks through all keys of the database.
+
+        Where the server does not tell since when it is up, those of whom that is still true after
+        a wait in which any living worker would have renewed its lease.
+        """
+        up = self.up_for()
+        if up is not None and up < 2 * GRACE:
             return {}
-        dead = [worker for worker, left in self.workers().items() if left <= -over]
-        held = {worker: self.held(worker) for worker in [*dead, *self.unregistered()]}
+        dead = self._dead(over)
+        if dead and up is None:
+            time.sleep(max(0.0, self._since + GRACE - time.monotonic()))
+            dead &= self._dead(over)
+        held = {worker: self.held(worker) for worker in dead}
         return {worker: number for worker, number in held.items() if number}
+
+    def _dead(self, over: float) -> set[str]:
+        known = {worker for worker, left in self.workers().items() if left <= -over}
+        return known.union(self.unregistered())
 
     def unregistered(self) -> list[str]:
         """The workers that hold something though nobody knows of them: no other would ever give it
@@ -183,14 +197,14 @@ class Leases:
             each for each in workers if self._client.zscore(self._workers, each) is None
         ]
 
-    def up_for(self) -> float:
-        """How long the server has been up, in seconds; 0 if it does not tell."""
+    def up_for(self) -> float | None:
+        """How long the server has been up, in seconds; None if it does not tell."""
         from redis.exceptions import ResponseError
 
         try:
             return float(self._client.info("server")["uptime_in_seconds"])
         except (ResponseError, KeyError):  # an access list may not allow it
-            return 0.0
+            return None
 
     def held(self, worker: str) -> int:
         """How many messages *worker* holds."""

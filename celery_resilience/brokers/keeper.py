@@ -93,9 +93,9 @@ class Keeper:
         try:
             self._workers, dead = self._leases.renew(self._holder)
             if self._believe_at is None:
-                self._believe_at = now + (
-                    0 if self._leases.up_for() > 2 * held.GRACE else held.GRACE
-                )
+                up = self._leases.up_for()
+                known = up is not None and up > 2 * held.GRACE
+                self._believe_at = now + (0 if known else held.GRACE)
         except Exception:
             self._believe_at = None
             raise

@@ -65,6 +65,11 @@ class Reached:
         finally:
             self._busy = False
 
+    @property
+    def connection(self) -> Any:
+        """The connection, within a turn."""
+        return self._connection
+
     def close(self, silent: bool = False) -> None:
         """Close the connection; it is opened again when needed. One that is *silent* is dropped:
         to say goodbye would be to wait for its answer."""

@@ -128,8 +128,8 @@ def check(ctx: click.Context, /, file: str, as_json: bool, **kwargs: Any) -> Non
     cls=CeleryCommand,
     epilog="""\b
 Exit codes:
-  0   nothing is wrong
-  1   something is
+  0   no problems found, in what could be checked
+  1   a problem was found
   2   wrong usage
   3   not known: the broker does not answer
   69  the broker can't be reached""",
@@ -140,8 +140,9 @@ Exit codes:
 def doctor(ctx: click.Context, /, as_json: bool, timeout: float, **kwargs: Any) -> None:
     """Find out what is wrong.
 
-    Retries that nobody will run, messages that nobody gives back, dead letters that somebody
-    executes: for each, the command or the setting that mends it.
+    Open dead letters, stuck retries, orphaned messages, misrouted queues, missing rights, tasks
+    that are not covered: for each, the command or the setting that fixes it. What could not be
+    checked is said.
     """
     from dataclasses import asdict
 
@@ -152,20 +153,21 @@ def doctor(ctx: click.Context, /, as_json: bool, timeout: float, **kwargs: Any) 
     with ending():
         report = examine(ctx.obj.app, app_of(ctx), timeout)
     if as_json:
-        findings = [asdict(finding) for finding in report.findings]
-        click.echo(json.dumps({"findings": findings, "unknown": report.unknown}, indent=2))
+        click.echo(json.dumps(asdict(report), indent=2))
     else:
         width = screen()
         for finding in report.findings:
             ctx.obj.echo(ctx.obj.style(wrapped(printable(finding.what), width), bold=True))
-            ctx.obj.echo(wrapped(printable(f"Why it matters: {finding.why}"), width, "  ", "    "))
-            ctx.obj.echo(wrapped(printable(f"To mend it: {finding.mend}"), width, "  ", "    "))
+            ctx.obj.echo(wrapped(printable(f"Impact: {finding.impact}"), width, "  ", "    "))
+            ctx.obj.echo(wrapped(printable(f"Fix: {finding.fix}"), width, "  ", "    "))
             ctx.obj.echo("")
-        for unknown in report.unknown:
-            ctx.obj.echo(wrapped(printable(f"Not known: {unknown}."), width, "", "  "))
+        for note in report.notes:
+            ctx.obj.echo(wrapped(printable(f"Note: {note}."), width, "", "  "))
+        for unchecked in report.unchecked:
+            ctx.obj.echo(wrapped(printable(f"Not checked: {unchecked}."), width, "", "  "))
         number = len(report.findings)
-        ctx.obj.echo(
-            f"{number} finding{'' if number == 1 else 's'}." if number else "Nothing is wrong."
-        )
+        problems = f"{number} problem{'' if number == 1 else 's'} found."
+        missing = " Not everything could be checked." if report.unchecked else ""
+        ctx.obj.echo((problems if number else "No problems found.") + missing)
     if report.findings:
         ctx.exit(EX_FAILURE)

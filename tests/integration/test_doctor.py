@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,21 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
-from celery_resilience import doctor
+from celery_resilience import (
+    ResilientTask,
+    diagnosis,
+    doctor,
+    doctor_rabbitmq,
+    doctor_redis,
+)
+from celery_resilience.brokers import held
+from celery_resilience.brokers import queues as rabbits
+from celery_resilience.brokers.delay import UNROUTABLE, USUAL, Delay, level_name
 from celery_resilience.cli.resilience import resilience
-from celery_resilience.doctor import Report, Ward, examine
+from celery_resilience.diagnosis import Diagnosis, Report, WorkerSeen
+from celery_resilience.doctor import examine
+from celery_resilience.headers import DUE
+from celery_resilience.retries import Retries
 from tests.integration.test_retries import Queues, message, queues, waiting_in
 from tests.servers import eventually
 from tests.worker import Broker, Worker
@@ -25,20 +38,23 @@ redis_only = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_PATIENCE", 0.3)
+    monkeypatch.setattr(diagnosis, "PATIENCE", 0.3)
 
 
 def found(queues: Queues, check: Callable[..., Any], **told: Any) -> list[str]:
-    """What *check* finds, of a ward that knows what it was *told*."""
-    ward = Ward(queues.app, "celery -A shop")
-    ward.__dict__.update(told)
-    with ward.retries:
-        return [f"{one.what} | {one.mend}" for one in check(ward)]
+    """What *check* finds, where what it was *told* is known already."""
+    return seen(queues.app, check, **told)[0]
+
+
+def seen(app: Celery, check: Callable[..., Any], **told: Any) -> tuple[list[str], Diagnosis]:
+    with Diagnosis(app, "celery -A shop") as looked:
+        looked.__dict__.update(told)
+        return [f"{one.what} | {one.impact} | {one.fix}" for one in check(looked)], looked
 
 
 @redis_only
 def test_where_all_is_well_nothing_is_found(broker, client, start_worker, monkeypatch):
-    monkeypatch.setattr(doctor, "_PATIENCE", 5.0)
+    monkeypatch.setattr(diagnosis, "PATIENCE", 5.0)
     start_worker("tests.apps.shop", broker, env=client.env)
     client.send("parks", "parks")
     eventually(lambda: waiting_in(client) == {"shop": 1})
@@ -61,7 +77,7 @@ def test_that_nobody_answers_is_not_that_nobody_consumes(queues):
     queues.many(2)
     report = examine(queues.app)
     assert report.findings == ()
-    assert report.unknown == ("what workers consume: none answered within 0.3 s",)
+    assert report.unchecked == ("what workers consume: none answered within 0.3 s",)
 
 
 @redis_only
@@ -85,7 +101,7 @@ def test_what_dead_workers_hold(queues):
     for worker in held:
         queues.redis.hset(f"celery_resilience:held:{worker}", "tag", "shop\n{}")
     # Soon after the server's start every lease has run out.
-    (one,) = eventually(lambda: found(queues, doctor.held_by_the_dead), timeout=30)
+    (one,) = eventually(lambda: found(queues, doctor_redis.held_by_the_dead), timeout=30)
     assert "1 messages are held by 1 of our workers" in one
     assert "celery -A shop retries release --all" in one
 
@@ -93,11 +109,11 @@ def test_what_dead_workers_hold(queues):
 @redis_only
 def test_a_stock_worker_that_executes_letters(broker, client, start_worker, monkeypatch):
     worker: Worker = start_worker("tests.apps.stock", broker, queues="dead_letter", env=client.env)
-    monkeypatch.setattr(doctor, "_PATIENCE", 5.0)
+    monkeypatch.setattr(diagnosis, "PATIENCE", 5.0)
     (finding,) = examine(client.app).findings
     assert finding.check == "letters_are_executed"
     assert worker.name in finding.what
-    assert "out of its -Q" in finding.mend
+    assert "out of its -Q" in finding.fix
 
 
 def test_what_rabbitmq_can_not_tell_is_said(broker: Broker) -> None:
@@ -105,7 +121,7 @@ def test_what_rabbitmq_can_not_tell_is_said(broker: Broker) -> None:
     report = examine(app)
     assert report.findings == ()
     if broker.name != "redis":
-        assert report.unknown[0].startswith("which retries wait: RabbitMQ delays")
+        assert report.unchecked[0].startswith("which retries wait: RabbitMQ delays")
     app.close()
 
 
@@ -120,14 +136,15 @@ def test_the_command_says_what_was_found_and_exits_with_it(queues, monkeypatch):
     result = run(queues.app)
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == (
-        "Not known: what workers consume: none answered within 0.3 s.\nNothing is wrong.\n"
+        "Not checked: what workers consume: none answered within 0.3 s.\n"
+        "No problems found. Not everything could be checked.\n"
     )
     queues.many(1, left=-90.0)
     result = run(queues.app)
     assert result.exit_code == 1
     assert max(map(len, result.stdout.splitlines())) <= 80
-    assert "  To mend it: start one" in result.stdout
-    assert result.stdout.endswith("\n1 finding.\n")
+    assert "  Fix: start one" in result.stdout
+    assert result.stdout.endswith("\n1 problem found. Not everything could be checked.\n")
     result = run(queues.app, "--json")
     (finding,) = json.loads(result.stdout)["findings"]
     assert (result.exit_code, finding["check"]) == (1, "overdue")
@@ -139,3 +156,204 @@ def test_a_broker_that_is_away_is_exit_code_69():
     assert (result.exit_code, result.stdout) == (69, "")
     assert "can't reach redis://" in result.stderr
     app.close()
+
+
+# Dead letters
+
+
+def test_dead_letters_that_are_open(client):
+    with client.app.connection_for_write() as connection:
+        if connection.transport.driver_type == "amqp":
+            rabbits.make(connection, "dead_letter", {})
+    for number in range(3):
+        client.put("dead_letter", f"letter {number}")
+    (one,) = eventually(lambda: seen(client.app, doctor.letters)[0])
+    assert "3 dead letters are open: 3 in dead_letter" in one
+    assert "celery -A shop dlq ls" in one
+
+
+# Tasks and workers
+
+
+def test_tasks_whose_failures_do_not_come_to_us():
+    app = Celery("shop", broker="memory://", set_as_current=False)
+
+    def body() -> None: ...
+
+    app.task(name="mail.stock", shared=False)(body)
+    for name, said in {
+        "mail.fine": {},
+        "mail.early": {"acks_late": False},
+        "mail.batch": {"Strategy": "celery_batches:Strategy"},
+    }.items():
+        app.task(name=name, base=ResilientTask, shared=False, **said)(body)
+    found, looked = seen(app, doctor.not_covered)
+    assert [one.partition(":")[0] for one in found] == ["mail.batch"]
+    assert [note.partition(":")[0] for note in looked.notes] == ["mail.stock", "mail.early"]
+    assert "acks_late is False" in looked.notes[1]
+
+
+def test_workers_that_run_no_task_of_ours():
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    workers = {"ours@h": WorkerSeen(ours=3, stock=1), "stock@h": WorkerSeen(stock=4)}
+    _, looked = seen(app, doctor.stock_workers, workers=workers)
+    assert [note.partition(":")[0] for note in looked.notes] == ["stock@h"]
+
+
+@redis_only
+def test_what_workers_answer(broker, client, start_worker, monkeypatch):
+    monkeypatch.setattr(diagnosis, "PATIENCE", 5.0)
+    worker: Worker = start_worker("tests.apps.shop", broker, env=client.env)
+    with Diagnosis(client.app) as looked:
+        assert looked.workers is not None
+        answered = looked.workers[worker.name]
+        assert answered.queues == ("shop", "other")
+        assert answered.transport in ("redis", "resilient-redis")
+        assert answered.ours > 5
+        assert answered.stock == 0
+        assert list(doctor_redis.without_a_lease(looked)) == []
+        looked.__dict__["workers"] = {**looked.workers, "late@h": WorkerSeen(ours=1)}
+        (one,) = doctor_redis.without_a_lease(looked)
+        assert "2 workers run tasks of ours" in one.what
+        assert "1 of them hold a lease" in one.what
+
+
+@redis_only
+def test_which_transport_takes(queues):
+    one = WorkerSeen(("shop",), "redis")
+    other = WorkerSeen(("shop",), "resilient-redis")
+    workers = {"a@h": one, "b@h": one, "c@h": other}
+    _, looked = seen(queues.app, doctor_redis.takes_which_way, workers=workers)
+    assert "2 by redis://, 1 by resilient-redis://" in looked.notes[0]
+    _, looked = seen(queues.app, doctor_redis.takes_which_way, workers={"a@h": one, "b@h": one})
+    assert looked.notes == []
+
+
+# Redis
+
+
+@pytest.fixture
+def as_user(queues):
+    """The app's broker, and a user of it who is allowed what *rules* say."""
+    apps: list[Celery] = []
+
+    def make(*rules: str) -> Celery:
+        queues.redis.execute_command("ACL", "SETUSER", "few", "reset", "on", ">secret", *rules)
+        url = queues.app.conf.broker_url.replace("://", "://few:secret@", 1)
+        app = Celery("shop", broker=url, set_as_current=False)
+        app.conf.update(
+            {k: queues.app.conf[k] for k in ("broker_transport_options", "task_default_queue")}
+        )
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.close()
+    queues.redis.execute_command("ACL", "DELUSER", "few")
+
+
+@redis_only
+def test_rights_that_are_missing(as_user):
+    found, _ = seen(as_user("+@all", "allkeys", "allchannels"), doctor_redis.rights)
+    assert found == []
+    kombus = ("~_kombu*", "~unacked*", "~shop*", "~*.pidbox*", "allchannels")
+    ((one,), _) = seen(
+        as_user("+@all", "-hset", *kombus, "~celery_resilience:*"), doctor_redis.rights
+    )
+    assert "HSET on celery_resilience:held:none" in one
+    assert "LPUSH, RPUSH, RPOP" in one
+    assert "on dead_letter" in one
+    assert "celery_resilience:workers" not in one
+    _, looked = seen(as_user("+@all", "-@dangerous", "allkeys", "allchannels"), doctor_redis.rights)
+    assert looked.notes[0].startswith("INFO is not allowed")
+    found, looked = seen(as_user("+@all", "-multi", "allkeys", "allchannels"), doctor_redis.rights)
+    assert found == []
+    assert looked.unchecked[0].startswith("what the user of the broker may do: ")
+
+
+@redis_only
+def test_what_dead_workers_hold_where_the_server_does_not_tell_its_age(
+    queues, as_user, monkeypatch
+):
+    """Without INFO: not known is not none, and nobody who lives is robbed."""
+    monkeypatch.setattr(held, "GRACE", 1.0)
+    until = {"dead": queues.now() - 60, "away": queues.now() - 60, "alive": queues.now() + 20}
+    queues.redis.zadd("celery_resilience:workers", until)
+    for worker in until:
+        queues.redis.hset(f"celery_resilience:held:{worker}", "tag", "shop\n{}")
+    app = as_user("+@all", "-@dangerous", "allkeys", "allchannels")
+    renewed = threading.Timer(
+        0.3, queues.redis.zadd, ("celery_resilience:workers", {"away": queues.now() + 30})
+    )
+    renewed.start()
+    with Retries(app) as waiting:
+        assert waiting.orphans() == {"dead": 1}
+        assert waiting.give_back() == 1
+    renewed.join()
+
+
+@redis_only
+def test_what_is_held_by_a_worker_that_nobody_knows(queues, monkeypatch):
+    monkeypatch.setattr(doctor_redis, "RENEW", -0.9)
+    queues.redis.zadd("celery_resilience:workers", {"known": queues.now() + 20})
+    for worker in ("known", "unknown"):
+        queues.redis.hset(f"celery_resilience:held:{worker}", "tag", "shop\n{}")
+    told = eventually(lambda: found(queues, doctor_redis.held_by_the_dead), timeout=30)
+    assert len(told) == 1
+    assert told[0].startswith("1 messages are held by 1 ")
+
+
+# RabbitMQ
+
+rabbit_only = pytest.mark.parametrize("broker", ["rabbitmq-quorum"], indirect=True)
+
+
+@rabbit_only
+def test_a_delay_of_which_something_was_deleted(client):
+    app = client.app
+    assert seen(app, doctor_rabbitmq.delay_is_whole)[0] == [], "nothing was made yet"
+    with app.connection_for_write() as connection:
+        rabbits.make(connection, "work", {})
+        rabbits.make(connection, "dead_letter", {})
+        Delay().prepare(connection, set(), "work", "dead_letter", USUAL)
+        assert seen(app, doctor_rabbitmq.delay_is_whole)[0] == []
+        with connection.channel() as channel:
+            channel.queue_delete(level_name(3))
+            channel.exchange_delete(DUE)
+        (one,) = seen(app, doctor_rabbitmq.delay_is_whole)[0]
+        assert one.startswith(f"{level_name(3)}, {DUE}: deleted")
+        assert UNROUTABLE not in one
+
+
+@rabbit_only
+def test_dead_letter_queues_that_lose_letters(client):
+    app, check = client.app, doctor_rabbitmq.letters_can_be_read
+    assert seen(app, check)[0] == [], "there is none yet"
+    with app.connection_for_write() as connection:
+        version = int(connection.default_channel.connection.server_properties["version"][0])
+        rabbits.make(connection, "dead_letter", {})
+        app.conf.task_default_queue_type = "classic"
+        found, looked = seen(app, check)
+        assert found == []
+        assert looked.unchecked == [
+            "whether RabbitMQ is a cluster: dead_letter is classic and would go with its node"
+        ]
+        app.conf.task_default_queue_type = "quorum"
+        (one,) = seen(app, check)[0]
+        assert "dead_letter is a classic queue" in one
+        connection.default_channel.queue_delete("dead_letter")
+        connection.default_channel.queue_declare(
+            "dead_letter", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"}
+        )
+        found, looked = seen(app, check)
+        if version >= 4:
+            assert "quorum queue with a delivery limit" in found[0]
+        else:
+            assert found == []
+            assert looked.unchecked[0].startswith("whether a policy limits the deliveries")
+        connection.default_channel.queue_delete("dead_letter")
+        rabbits.make(connection, "dead_letter", {"x-queue-type": "quorum"})
+        found, looked = seen(app, check)
+        assert found == []
+        assert len(looked.unchecked) == 1

@@ -1,0 +1,101 @@
+"""What a user of Redis has to be allowed (ACL), and what one is not.
+
+The list is that of workers, commands and senders together, kombu's own needs included; a test runs
+all three under a user who is allowed this and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery_resilience.brokers.lua import KEYS
+
+__all__ = ["CHANNELS", "COMMANDS", "KEY_PATTERNS", "acl", "missing"]
+
+#: What is done to keys of ours: the key without its prefix, and each command with arguments that
+#: would change nothing. Redis asks for the right when a command is queued in a transaction.
+_OURS: dict[str, str] = {
+    "workers": "ZADD k 1 m|ZREM k m|ZSCORE k m|ZCARD k|ZRANGE k 0 0|ZRANGEBYSCORE k 0 0",
+    "held:none": "HSET k f v|HDEL k f|HGET k f|HEXISTS k f|HLEN k|HSCAN k 0|EXISTS k",
+    "waiting": "ZADD k 1 m|ZREM k m|ZRANGE k 0 0",
+    "waiting:none": "ZADD k 1 m|ZREM k m|ZSCORE k m|ZCARD k|ZRANGE k 0 0|ZRANGEBYSCORE k 0 0",
+    "turn": "SET k v|GET k|PEXPIRE k 1",
+}
+_OF_A_LIST = (
+    "LPUSH k v|RPUSH k v|RPOP k|LLEN k|LRANGE k 0 0|LINDEX k 0|LPOS k v|LREM k 1 v|EXISTS k"
+)
+_OF_NO_KEY = "TIME|SCRIPT LOAD x|SCRIPT EXISTS x|EVALSHA x 0|PING"
+
+_KOMBUS = (
+    "BRPOP DEL EVAL EXEC HGETALL LLEN MULTI DISCARD PSUBSCRIBE PUBLISH PUNSUBSCRIBE SADD SELECT "
+    "SISMEMBER SMEMBERS SREM SUBSCRIBE UNSUBSCRIBE UNWATCH WATCH ZREVRANGEBYSCORE"
+)
+#: ``CLIENT TRACKING`` is how the own transport hears of new messages.
+_CONNECTION = "CLIENT|ID CLIENT|TRACKING HELLO"
+#: For the doctor. Where INFO is refused nobody knows since when the server is up, and what dead
+#: workers hold is given back a little later.
+_WISHED = "INFO SCAN"
+
+#: The keys besides the queues' own, behind the ``global_keyprefix``.
+KEY_PATTERNS = (f"{KEYS}*", "_kombu.binding*", "unacked*", "*.pidbox*", "celeryev.*")
+#: Remote control and events. Redis compares what is subscribed to by a pattern letter by letter.
+CHANNELS = ("/{db}.celery.pidbox", "/{db}.celeryev/*", "/{db}.celeryev/worker.*")
+
+
+def _commands() -> tuple[str, ...]:
+    tried = "|".join((*_OURS.values(), _OF_A_LIST, _OF_NO_KEY)).split("|")
+    words = (command.split() for command in tried)
+    names = {"|".join(w[:2]) if w[0] == "SCRIPT" else w[0] for w in words}
+    return tuple(sorted({*names, *_KOMBUS.split(), *_CONNECTION.split(), *_WISHED.split()}))
+
+
+#: Every command, a subcommand behind a ``|``.
+COMMANDS = _commands()
+
+
+def acl(queues: Iterable[str], database: int = 0) -> list[str]:
+    """The rules of ``ACL SETUSER`` for an app that uses *queues*, dead-letter queues included."""
+    return [
+        *(f"~{pattern}" for pattern in KEY_PATTERNS),
+        # A queue has a list for each priority step, whose name begins with the queue's.
+        *(f"~{queue}*" for queue in queues),
+        *(f"&{channel.format(db=database)}" for channel in CHANNELS),
+        *(f"+{command.lower()}" for command in COMMANDS),
+    ]
+
+
+def missing(client: Any, prefix: str, queues: Iterable[str]) -> dict[str, list[str]]:
+    """The commands that *client* is refused, by the key ("" for those without one); nothing is
+    changed. *queues* are the lists that are asked about.
+
+    Raises ResponseError where it may not even begin a transaction. *client* keeps its connection.
+    """
+    from redis.exceptions import ResponseError
+
+    wanted = [(f"{prefix}{KEYS}{key}", commands) for key, commands in _OURS.items()]
+    wanted += [(f"{prefix}{queue}", _OF_A_LIST) for queue in queues]
+    client.ping()
+    connection = client.connection
+    found: dict[str, list[str]] = {}
+
+    def refused(*words: str) -> str | None:
+        connection.send_command(*words)
+        try:
+            connection.read_response()
+        except ResponseError as exc:
+            return str(exc)
+        return None
+
+    if said := refused("MULTI"):
+        raise ResponseError(said)
+    try:
+        for key, commands in [*wanted, ("", _OF_NO_KEY)]:
+            for command in commands.split("|"):
+                name, *arguments = command.split()
+                said = refused(name, *(key if word == "k" else word for word in arguments))
+                if said and "permission" in said.lower():
+                    found.setdefault(key, []).append(name)
+    finally:
+        refused("DISCARD")
+    return found
