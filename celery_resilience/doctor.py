@@ -12,7 +12,7 @@ from typing import Any
 from celery_resilience.brokers.reach import TIMEOUT
 from celery_resilience.deadletters import DeadLetters
 from celery_resilience.diagnosis import Check, Diagnosis, Finding, Report
-from celery_resilience.doctor_rabbitmq import RABBITMQ_CHECKS
+from celery_resilience.doctor_rabbitmq import RABBITMQ_CHECKS, is_looked_into
 from celery_resilience.doctor_redis import OVERDUE, REDIS_CHECKS
 from celery_resilience.filters import Filters
 from celery_resilience.task import ResilientTask
@@ -41,6 +41,12 @@ def letters(diagnosis: Diagnosis) -> Iterator[Finding]:
         return
     with DeadLetters(diagnosis.app, timeout=diagnosis.timeout) as filed:
         counts = {queue: number for queue, number in filed.count().items() if number}
+    if diagnosis.driver == "amqp":
+        looked_into = [q for q in diagnosis.dead_letter_queues if is_looked_into(diagnosis, q)]
+        if looked_into:
+            diagnosis.unchecked.append(
+                f"how many letters lie in {', '.join(looked_into)}: somebody is looking at them"
+            )
     if counts:
         lie = ", ".join(f"{number:,} in {queue}" for queue, number in counts.items())
         number = sum(counts.values())

@@ -14,11 +14,12 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from celery_resilience.brokers import queues
 from celery_resilience.brokers.delay import UNROUTABLE, USUAL, level_name
+from celery_resilience.brokers.looks import mark_of
 from celery_resilience.diagnosis import Check, Diagnosis, Finding
 from celery_resilience.headers import DUE
 from celery_resilience.settings import Settings
 
-__all__ = ["RABBITMQ_CHECKS"]
+__all__ = ["RABBITMQ_CHECKS", "is_looked_into"]
 
 _CURRENT = re.compile(r"but current is (?:the value )?'?([\w-]+)'?")
 #: How often RabbitMQ 4 delivers a message of a quorum queue, where nothing else is said.
@@ -60,28 +61,21 @@ def letters_can_be_read(diagnosis: Diagnosis) -> Iterator[Finding]:
             diagnosis.unchecked.append(f"what kind of queue {queue} is: {exc}")
             continue
         if kind == "quorum":
-            yield from _deliveries(diagnosis, queue, version)
+            yield from _wears_out(diagnosis, queue, version)
         elif kind == "classic":
             yield from _nodes(diagnosis, queue)
         else:
             diagnosis.unchecked.append(f"what kind of queue {queue} is: RabbitMQ does not tell")
 
 
-def _deliveries(diagnosis: Diagnosis, queue: str, version: str) -> Iterator[Finding]:
+def _wears_out(diagnosis: Diagnosis, queue: str, version: str) -> Iterator[Finding]:
     if int(version.split(".")[0] or 0) >= 4 and not _is_without_limit(diagnosis, queue):
-        yield Finding(
-            "letters_wear_out",
-            f"{queue} is a quorum queue with a delivery limit, on RabbitMQ {version}",
-            f"a look is a delivery, and what was delivered {_DELIVERIES} times, or as often as the "
-            "limit says, is destroyed",
-            "replay what lies in it and delete it: the next worker makes it without a limit. Or "
-            "set a policy for it whose delivery-limit is -1, which this can't see",
+        diagnosis.notes.append(
+            f"{queue} is a quorum queue with a delivery limit, by default {_DELIVERIES}: dlq "
+            "writes a letter anew before that is reached, but what other programs look at so "
+            "often, such as the management page, RabbitMQ destroys. A policy may say otherwise"
         )
-        return
-    diagnosis.unchecked.append(
-        f"whether a policy limits the deliveries of {queue}, for a look is one: see rabbitmqctl "
-        "list_policies and list_operator_policies for delivery-limit"
-    )
+    yield from ()
 
 
 def _nodes(diagnosis: Diagnosis, queue: str) -> Iterator[Finding]:
@@ -101,6 +95,11 @@ def _nodes(diagnosis: Diagnosis, queue: str) -> Iterator[Finding]:
     diagnosis.unchecked.append(
         f"whether RabbitMQ is a cluster: {queue} is classic and would go with its node"
     )
+
+
+def is_looked_into(diagnosis: Diagnosis, queue: str) -> bool:
+    """Whether somebody borrows what lies in *queue*, to look at it: it is not counted then."""
+    return queues.size(diagnosis.reached[0], mark_of(queue)) is not None
 
 
 def _has_queue(connection: Any, name: str) -> bool:

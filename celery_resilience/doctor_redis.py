@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
-from celery_resilience.brokers.held import RENEW, plain_client
-from celery_resilience.brokers.lua import KEYS
-from celery_resilience.brokers.rights import missing
+from celery_resilience.brokers.held import plain_client
+from celery_resilience.brokers.rights import refused
 from celery_resilience.diagnosis import Check, Diagnosis, Finding
 
 __all__ = ["OVERDUE", "REDIS_CHECKS"]
@@ -28,15 +26,11 @@ def rights(diagnosis: Diagnosis) -> Iterator[Finding]:
     client, prefix = _client(diagnosis)
     queues = (*diagnosis.dead_letter_queues, *diagnosis.queues)[:_QUEUES]
     try:
-        refused = missing(client, prefix, queues)
+        told = refused(client, prefix, queues)
     except ResponseError as exc:
         diagnosis.unchecked.append(f"what the user of the broker may do: {exc}")
         return
-    if refused:
-        told = "; ".join(
-            f"{', '.join(commands)}{f' on {key}' if key else ''}"
-            for key, commands in refused.items()
-        )
+    if told:
         yield Finding(
             "rights",
             f"Redis refuses this user: {told}",
@@ -56,26 +50,20 @@ def held_by_the_dead(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Messages that dead workers hold, which a living one of ours would have given back."""
     if diagnosis.driver != "redis":
         return
+    from redis.exceptions import ResponseError
+
+    client, _ = _client(diagnosis)
+    try:
+        client.scan(0, count=1)
+    except ResponseError as exc:
+        diagnosis.unchecked.append(f"what workers hold that no other knows of: {exc}")
     orphans = diagnosis.retries.orphans(over=OVERDUE)
     if orphans:
         yield Finding(
             "held_by_the_dead",
             f"{sum(orphans.values()):,} messages are held by {len(orphans)} of our workers that "
-            "have died",
+            "have died, or that no other knows of",
             "a living worker of ours would have given them back within seconds",
-            f"start a worker of ours; or: {diagnosis.command} retries release --all",
-        )
-    unowned = {w: n for w, n in _unowned(diagnosis).items() if w not in orphans}
-    if unowned:  # a worker that lives registers again within seconds
-        time.sleep(RENEW + 1)
-        again = _unowned(diagnosis)
-        unowned = {worker: again[worker] for worker in unowned if worker in again}
-    if unowned:
-        yield Finding(
-            "held_by_the_unknown",
-            f"{sum(unowned.values()):,} messages are held by {len(unowned)} workers that no other "
-            "knows of",
-            "their lease was forgotten before they took these, and they have died since",
             f"start a worker of ours; or: {diagnosis.command} retries release --all",
         )
 
@@ -115,30 +103,6 @@ def takes_which_way(diagnosis: Diagnosis) -> Iterator[Finding]:
 def _client(diagnosis: Diagnosis) -> tuple[Any, str]:
     channel = diagnosis.reached[0].default_channel
     return plain_client(channel, single=True), channel.global_keyprefix or ""
-
-
-def _unowned(diagnosis: Diagnosis) -> dict[str, int]:
-    """How many messages each worker holds that is not among those that are known."""
-    from redis.exceptions import ResponseError
-
-    client, prefix = _client(diagnosis)
-    begin = f"{prefix}{KEYS}held:"
-    try:
-        known = {name.decode() for name in client.zrange(f"{prefix}{KEYS}workers", 0, -1)}
-        keys = client.scan_iter(match=f"{_literal(begin)}*", count=1000)
-        workers = [key.decode()[len(begin) :] for key in keys]
-        held = {w: int(client.hlen(f"{begin}{w}")) for w in workers if w not in known}
-    except ResponseError as exc:
-        problem = f"what workers hold that no other knows of: {exc}"
-        if problem not in diagnosis.unchecked:
-            diagnosis.unchecked.append(problem)
-        return {}
-    return {worker: number for worker, number in held.items() if number}
-
-
-def _literal(text: str) -> str:
-    """*text* as a pattern of Redis's that matches nothing else."""
-    return "".join(f"\\{sign}" if sign in "*?[]\\" else sign for sign in text)
 
 
 REDIS_CHECKS: tuple[Check, ...] = (rights, held_by_the_dead, without_a_lease, takes_which_way)

@@ -160,8 +160,14 @@ class Leases:
         return {worker: number for worker, number in held.items() if number}
 
     def _dead(self, over: float) -> set[str]:
+        from redis.exceptions import ResponseError
+
         known = {worker for worker, left in self.workers().items() if left <= -over}
-        return known.union(self.unregistered())
+        try:
+            return known.union(self.unregistered())
+        except ResponseError as exc:  # an access list may not allow it
+            logger.warning("workers that no other knows of can't be looked for: %s", exc)
+            return known
 
     def unregistered(self) -> list[str]:
         """The workers that hold something though nobody knows of them: no other would ever give it

@@ -23,8 +23,10 @@ from celery_resilience.brokers.held_qos import take_over
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.lua import KEYS, lua
 from celery_resilience.brokers.ownership import after_script, on_redis
+from celery_resilience.brokers.rights import refused
 from celery_resilience.brokers.waiting import Original, Waiting, WaitingFound, read
 from celery_resilience.envelope import Envelope
+from celery_resilience.errors import BrokerError
 from celery_resilience.headers import compact
 from celery_resilience.settings import Settings
 
@@ -233,8 +235,18 @@ class RedisBroker:
 
     def consume_for(self, channel: Any, holder: Holder) -> bool:
         """Let *channel*, from which nothing was read yet, hold its messages for *holder*."""
-        self.leases.renew(holder)
-        return take_over(channel, holder)
+        from redis.exceptions import NoPermissionError
+
+        try:
+            self.leases.renew(holder)
+            return take_over(channel, holder)
+        except NoPermissionError as exc:
+            letters = self._settings.dead_letter_queue
+            queues = [] if "{" in letters else [letters]
+            raise BrokerError(
+                f"Redis refuses this user {refused(self._client, self._prefix, queues)}; "
+                "docs/operating.md lists the rights that are needed"
+            ) from exc
 
     def keeper(self, holder: Holder) -> Keeper:
         """Who moves what is due and renews *holder*'s lease, on connections of its own."""

@@ -11,13 +11,15 @@ from typing import Any
 
 from celery_resilience.brokers.lua import KEYS
 
-__all__ = ["CHANNELS", "COMMANDS", "KEY_PATTERNS", "acl", "missing"]
+__all__ = ["CHANNELS", "COMMANDS", "KEY_PATTERNS", "acl", "missing", "refused"]
 
 #: What is done to keys of ours: the key without its prefix, and each command with arguments that
 #: would change nothing. Redis asks for the right when a command is queued in a transaction.
 _OURS: dict[str, str] = {
     "workers": "ZADD k 1 m|ZREM k m|ZSCORE k m|ZCARD k|ZRANGE k 0 0|ZRANGEBYSCORE k 0 0",
     "held:none": "HSET k f v|HDEL k f|HGET k f|HEXISTS k f|HLEN k|HSCAN k 0|EXISTS k",
+    "takes": "HINCRBY k f 1|HSET k f v|HGET k f|HDEL k f",
+    "dead": "ZADD k 1 m|ZREM k m|ZRANGEBYSCORE k 0 0",
     "waiting": "ZADD k 1 m|ZREM k m|ZRANGE k 0 0",
     "waiting:none": "ZADD k 1 m|ZREM k m|ZSCORE k m|ZCARD k|ZRANGE k 0 0|ZRANGEBYSCORE k 0 0",
     "turn": "SET k v|GET k|PEXPIRE k 1",
@@ -75,27 +77,34 @@ def missing(client: Any, prefix: str, queues: Iterable[str]) -> dict[str, list[s
 
     wanted = [(f"{prefix}{KEYS}{key}", commands) for key, commands in _OURS.items()]
     wanted += [(f"{prefix}{queue}", _OF_A_LIST) for queue in queues]
+    asked = [
+        (key, [key if word == "k" else word for word in command.split()])
+        for key, commands in [*wanted, ("", _OF_NO_KEY)]
+        for command in commands.split("|")
+    ]
     client.ping()
     connection = client.connection
-    found: dict[str, list[str]] = {}
-
-    def refused(*words: str) -> str | None:
-        connection.send_command(*words)
+    every = [["MULTI"], *(words for _, words in asked), ["DISCARD"]]
+    connection.send_packed_command(connection.pack_commands(every))
+    answers = []
+    for _ in every:
         try:
             connection.read_response()
+            answers.append("")
         except ResponseError as exc:
-            return str(exc)
-        return None
-
-    if said := refused("MULTI"):
-        raise ResponseError(said)
-    try:
-        for key, commands in [*wanted, ("", _OF_NO_KEY)]:
-            for command in commands.split("|"):
-                name, *arguments = command.split()
-                said = refused(name, *(key if word == "k" else word for word in arguments))
-                if said and "permission" in said.lower():
-                    found.setdefault(key, []).append(name)
-    finally:
-        refused("DISCARD")
+            answers.append(str(exc))
+    if answers[0]:
+        raise ResponseError(answers[0])
+    found: dict[str, list[str]] = {}
+    for (key, words), answer in zip(asked, answers[1:-1], strict=True):
+        if "permission" in answer.lower():
+            found.setdefault(key, []).append(words[0])
     return found
+
+
+def refused(client: Any, prefix: str, queues: Iterable[str]) -> str:
+    """What :func:`missing` finds, for a person: ``HSET on celery_resilience:held:none; ...``."""
+    return "; ".join(
+        f"{', '.join(commands)}{f' on {key}' if key else ''}"
+        for key, commands in missing(client, prefix, queues).items()
+    )

@@ -74,7 +74,7 @@ class Shop:
         self.env = {**os.environ, "PYTHONPATH": path, "BROKER": url}
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def work(self, name: str) -> subprocess.Popen[bytes]:
+    def work(self, name: str, patience: float = 40) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", "2", "-E", "-n",
@@ -82,7 +82,11 @@ class Shop:
                 cwd=self.folder, env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self.workers.append(worker)
-        eventually(lambda: " ready." in self.log(name), 40, message=f"{name} is ready")
+        eventually(
+            lambda: " ready." in self.log(name) or worker.poll() is not None, patience,
+            message=f"{name} is ready",
+        )  # fmt: skip
+        assert worker.poll() is None, f"{name} is ready"
         return worker
 
     def log(self, name: str) -> str:
@@ -181,3 +185,22 @@ def test_on_rabbitmq_the_rights_of_the_docs_are_enough(
         rabbitmq_server.evaluate(
             'rabbit_auth_backend_internal:delete_user(<<"shop">>, <<"tests">>).'
         )
+
+
+def test_a_worker_that_lacks_rights_on_redis_says_which(redis_broker: Broker, tmp_path, shops):
+    """The keys are kombu's alone: Redis says that some key is not allowed, and not which."""
+    admin = redis.Redis.from_url(redis_broker.redis_url)
+    rules = ("~_kombu*", "~unacked*", "~shop*", "~*.pidbox*", "~celeryev*", "allchannels", "+@all")
+    admin.execute_command("ACL", "SETUSER", "kombu", "reset", "on", ">secret", *rules)
+    url = redis_broker.broker_url
+    shops.append(Shop(tmp_path, url[url.index("redis") :].replace("://", "://kombu:secret@", 1)))
+    try:
+        with pytest.raises(AssertionError, match="first is ready"):
+            shops[0].work("first", patience=15)
+    finally:
+        admin.execute_command("ACL", "DELUSER", "kombu")
+        admin.close()
+    log = shops[0].log("first")
+    assert "Redis refuses this user ZADD, ZREM" in log
+    assert "on celery_resilience:workers; HSET" in log
+    assert "on dead_letter; docs/operating.md lists the rights" in log
