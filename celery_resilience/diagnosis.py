@@ -11,10 +11,11 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
+from celery_resilience.app_info import known_queues, load_tasks
 from celery_resilience.brokers import Broker
 from celery_resilience.brokers.reach import TIMEOUT, Reached
 from celery_resilience.brokers.within import within
-from celery_resilience.deadletters import DeadLetters, known_queues, load_tasks
+from celery_resilience.deadletters import DeadLetters
 from celery_resilience.retries import NotListed, Retries
 
 __all__ = ["Check", "Diagnosis", "Finding", "Report", "WorkerSeen"]

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery_resilience.brokers.reach import TIMEOUT
+from celery_resilience.covered import why_uncovered
 from celery_resilience.deadletters import DeadLetters
 from celery_resilience.diagnosis import Check, Diagnosis, Finding, Report
-from celery_resilience.doctor_rabbitmq import RABBITMQ_CHECKS, is_looked_into
+from celery_resilience.doctor_rabbitmq import RABBITMQ_CHECKS
 from celery_resilience.doctor_redis import OVERDUE, REDIS_CHECKS
 from celery_resilience.filters import Filters
 from celery_resilience.task import ResilientTask
@@ -21,7 +22,6 @@ __all__ = ["CHECKS", "Finding", "Report", "examine"]
 
 #: So many names are told of a list of tasks.
 _NAMES = 5
-_CELERYS_STRATEGY = "celery.worker.strategy:default"
 
 
 def examine(app: Any, command: str = "celery", timeout: float = TIMEOUT) -> Report:
@@ -40,13 +40,11 @@ def letters(diagnosis: Diagnosis) -> Iterator[Finding]:
         )
         return
     with DeadLetters(diagnosis.app, timeout=diagnosis.timeout) as filed:
-        counts = {queue: number for queue, number in filed.count().items() if number}
-    if diagnosis.driver == "amqp":
-        looked_into = [q for q in diagnosis.dead_letter_queues if is_looked_into(diagnosis, q)]
-        if looked_into:
-            diagnosis.unchecked.append(
-                f"how many letters lie in {', '.join(looked_into)}: somebody is looking at them"
-            )
+        tallies = filed.tally()
+    counts = {tally.queue: tally.number for tally in tallies if tally.number}
+    for tally in tallies:
+        if tally.unknown:
+            diagnosis.unchecked.append(f"how many letters lie in {tally.queue}: {tally.unknown}")
     if counts:
         lie = ", ".join(f"{number:,} in {queue}" for queue, number in counts.items())
         number = sum(counts.values())
@@ -121,7 +119,7 @@ def letters_are_executed(diagnosis: Diagnosis) -> Iterator[Finding]:
 def not_covered(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Tasks whose failures do not come to us."""
     ours = {n: t for n, t in diagnosis.tasks.items() if isinstance(t, ResilientTask)}
-    own = [n for n, task in ours.items() if _strategy(task) != _CELERYS_STRATEGY]
+    own = [name for name, task in ours.items() if why_uncovered(task)]
     if own:
         yield Finding(
             "own_strategy",
@@ -152,13 +150,6 @@ def stock_workers(diagnosis: Diagnosis) -> Iterator[Finding]:
             "what stock Celery loses, of whatever they take"
         )
     yield from ()
-
-
-def _strategy(task: Any) -> Any:
-    strategy = getattr(task, "Strategy", _CELERYS_STRATEGY)
-    if isinstance(strategy, str):
-        return strategy
-    return f"{getattr(strategy, '__module__', '')}:{getattr(strategy, '__name__', '')}"
 
 
 def _named(names: list[str]) -> str:

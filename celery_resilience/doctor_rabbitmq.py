@@ -14,12 +14,11 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from celery_resilience.brokers import queues
 from celery_resilience.brokers.delay import UNROUTABLE, USUAL, level_name
-from celery_resilience.brokers.looks import mark_of
 from celery_resilience.diagnosis import Check, Diagnosis, Finding
 from celery_resilience.headers import DUE
 from celery_resilience.settings import Settings
 
-__all__ = ["RABBITMQ_CHECKS", "is_looked_into"]
+__all__ = ["RABBITMQ_CHECKS"]
 
 _CURRENT = re.compile(r"but current is (?:the value )?'?([\w-]+)'?")
 #: How often RabbitMQ 4 delivers a message of a quorum queue, where nothing else is said.
@@ -95,11 +94,6 @@ def _nodes(diagnosis: Diagnosis, queue: str) -> Iterator[Finding]:
     diagnosis.unchecked.append(
         f"whether RabbitMQ is a cluster: {queue} is classic and would go with its node"
     )
-
-
-def is_looked_into(diagnosis: Diagnosis, queue: str) -> bool:
-    """Whether somebody borrows what lies in *queue*, to look at it: it is not counted then."""
-    return queues.size(diagnosis.reached[0], mark_of(queue)) is not None
 
 
 def _has_queue(connection: Any, name: str) -> bool:

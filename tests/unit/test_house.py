@@ -33,8 +33,8 @@ FLOORS = {
     "memory policies results ruling moves settle signals successors switch mover holding guard "
     "revoking "
     "origin pause rejection revocation leaving aside result_store",
-    5: "app_info burial deadletters diagnosis doctor* drop embedded archive filed filters groups ids replay "
-    "retries waiting_retry journal metrics notify report tune",
+    5: "app_info burial deadletters diagnosis doctor* drop embedded archive filed filters groups "
+    "ids replay retries waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",
 }
 LONGEST_MODULE = 320
