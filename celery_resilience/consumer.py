@@ -16,6 +16,7 @@ from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.channels import notice_reopening
 from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.frames import read_on
+from celery_resilience.brokers.greenlets import end_with, wait_for_nothing
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.covered import warn_of_uncovered
@@ -24,6 +25,7 @@ from celery_resilience.holding import Holding
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.policies import Policies, apply_policies
+from celery_resilience.redelivery import InHand
 from celery_resilience.rejection import tell_of_exchanges
 from celery_resilience.revocation import hear_revocations
 from celery_resilience.settings import Settings, dead_letter_queues, refuse_long_names
@@ -71,13 +73,14 @@ class ResilientConsumer(bootsteps.StartStopStep):
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
         self.holding = Holding(self.settler.moves)
-        self.guard = Guard(c, self.settler)
+        self.in_hand = InHand(self.settler.moves)
+        self.guard = Guard(c, self.settler, self.in_hand)
         self._checks: Any = None
         #: It came when the worker consumed already: messages were received without it.
         self._is_late = False
         #: What was received and not started when the worker began to go down.
         self._unstarted: list[Any] = []
-        self.holding.watch(c)
+        self._notice_losses(c)
         _bound_connections(c)
         self._stay_paused(c)
         self._remember_unstarted(c)
@@ -97,7 +100,6 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 warn_of_the_brokers_clock(c.app, self.settings)
                 tell_of_exchanges(c.app, consumed, self.settings)
             self.guard.stand()
-            watch_deletions(c)
             hear_revocations()
             warn_of_uncovered(c.app)
         else:
@@ -107,6 +109,16 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 switch_off(c.app)
             logger.warning("celery_resilience is switched off: stock Celery decides")
         add_to_banner(c, self.settings)
+
+    def _notice_losses(self, c: Any) -> None:
+        """Before Celery forgets what goes on when the connection is lost."""
+        forget = c.on_close
+
+        def on_close() -> None:
+            self.in_hand.lose(c)
+            forget()
+
+        c.on_close = on_close
 
     def _stay_paused(self, c: Any) -> None:
         """Celery consumes all queues again when it is told of one more."""
@@ -149,11 +161,16 @@ class ResilientConsumer(bootsteps.StartStopStep):
             if self.settings.enabled and transport.driver_type == "amqp":
                 read_on(c.connection.connection)
                 notice_reopening(c.task_consumer.channel)
+                watch_deletions(c.task_consumer.channel)
                 if c.hub is None:
-                    _end_with(c.connection)
+                    end_with(c.connection)
+                    if c.event_dispatcher and c.event_dispatcher.connection:
+                        wait_for_nothing(c.event_dispatcher.connection)
         broker = open_broker(c.connection, hub, self.settings)
         self.settler.moves.use(broker)
-        self.holding.connected(c, broker, self.settler.moves.tags, late=self._is_late)
+        running = {request._message.delivery_tag for request in self.in_hand.running()}
+        running |= self.settler.moves.tags
+        self.holding.connected(c, broker, running, late=self._is_late)
         self.guard.watch(c.task_consumer.channel)
         if self.settings.enabled and hasattr(broker, "prepare"):
             broker.prepare(c.app.amqp.queues.consume_from)
@@ -273,18 +290,3 @@ def _refuse_to_execute_letters(consumed: set[str], lie_in: set[str]) -> None:
             "them again. Look at them with 'celery dlq ls', publish them again with "
             "'celery dlq replay', and take the queue off -Q or out of task_queues."
         )
-
-
-def _end_with(connection: Any) -> None:
-    """Let the loop hear that *connection* is lost, though another greenlet noticed it first.
-
-    kombu would connect anew without a word, and read for ever where nothing is consumed.
-    """
-    drain = connection.drain_events
-
-    def drain_events(**options: Any) -> Any:
-        if not connection.connected:
-            raise ConnectionResetError("the connection to RabbitMQ is lost")
-        return drain(**options)
-
-    connection.drain_events = drain_events

@@ -23,6 +23,7 @@ from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
 from celery_resilience.facts import ErrorFacts
 from celery_resilience.origin import readdress, received_by
+from celery_resilience.redelivery import InHand
 from celery_resilience.settle import Settler
 
 __all__ = ["Guard"]
@@ -33,9 +34,10 @@ logger = logging.getLogger("celery_resilience")
 class Guard:
     """Stands between a worker's consumer and what it is handed."""
 
-    def __init__(self, c: Any, settler: Settler) -> None:
+    def __init__(self, c: Any, settler: Settler, in_hand: InHand) -> None:
         self._c = c
         self._settler = settler
+        self._in_hand = in_hand
 
     def stand(self) -> None:
         """Take the place of the consumer's own callbacks."""
@@ -51,6 +53,8 @@ class Guard:
 
             def on_task_received(message: Any) -> Any:
                 readdress(message, c.app)
+                if self._in_hand and self._in_hand.take_back(message, c):
+                    return None
                 try:
                     return None if puts_back(message, c, self._settler) else handle(message)
                 except Exception as exc:

@@ -12,8 +12,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from celery.worker import state
-
 from celery_resilience.mover import Mover
 from celery_resilience.moves import Moves
 from celery_resilience.pause import Why
@@ -32,25 +30,13 @@ class Holding:
         self._broker: Any = None
         self._channel: Any = None
         self._mover = Mover(self._known_alive)
-        #: The delivery tags of what went on while there was no connection.
-        self._running: set[str] = set()
-
-    def watch(self, c: Any) -> None:
-        """Notice, before Celery forgets it, what goes on when consumer *c* loses its connection."""
-        on_close = c.on_close
-
-        def noticing() -> None:
-            self._running |= _running(c.pool)
-            on_close()
-
-        c.on_close = noticing
 
     def connected(
-        self, c: Any, broker: Any, unsettled: Collection[str], *, late: bool = False
+        self, c: Any, broker: Any, running: Collection[str], *, late: bool = False
     ) -> None:
         """Hold, from now on, what the consumer *c* receives through *broker*.
 
-        *unsettled* are the delivery tags of what has ended, and whose settlement is repeated. A
+        *running* are the delivery tags of what goes on, or whose settlement is repeated. A
         consumer that has received something already (*late*) goes on to hold it as kombu does,
         until its next connection.
         """
@@ -61,15 +47,13 @@ class Holding:
         again, self._broker = self._broker is not None, broker
         holds = not late and broker.consume_for(c.task_consumer.channel, self._holder)
         if holds and again:
-            keep = self._running.union(unsettled)
-            given = broker.leases.give_back(self._holder.id, keep=keep)
+            given = broker.leases.give_back(self._holder.id, keep=running)
             if given:
                 logger.info("%d messages that had not been begun are given back", given)
             holder = self._holder
-            left = {tag: each for tag, each in holder.left.items() if tag not in keep}
+            left = {tag: each for tag, each in holder.left.items() if tag not in running}
             broker.leases.write_again(holder.id, left)
             holder.left.clear()
-        self._running.clear()
         self._channel = c.task_consumer.channel
         self._mover.use(broker.keeper(self._holder))
 
@@ -94,14 +78,3 @@ class Holding:
             leases.leave(holder.id)
         except Exception as exc:
             logger.warning("what this worker holds will be given back by another one: %r", exc)
-
-
-def _running(pool: Any) -> set[str]:
-    """The delivery tags of what goes on in *pool* without a connection.
-
-    A pool of processes forgets what no process has begun; the others run all that they were given.
-    """
-    requests = set(state.active_requests)
-    if vars(pool).get("flush") is None:  # prefork's own, which Celery calls at such a loss
-        requests |= set(state.reserved_requests)
-    return {request._message.delivery_tag for request in requests}

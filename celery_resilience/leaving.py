@@ -8,6 +8,8 @@ Redis only starts are counted: there the start of what was killed is taken back.
 from __future__ import annotations
 
 import logging
+import re
+import signal
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -25,7 +27,7 @@ from celery_resilience.suspect import (
     reserved,
 )
 
-__all__ = ["put_back", "put_back_killed", "remember_killed", "unstarted"]
+__all__ = ["ended_with_worker", "put_back", "put_back_killed", "remember_killed", "unstarted"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -36,6 +38,11 @@ _BUDGET = 5.0
 _AT_ONCE, _CONFIRM = 200, 10.0
 #: How much of that has been spent.
 _spent: WeakKeyDictionary[Settler, float] = WeakKeyDictionary()
+#: What service managers and shells send to all of a process group: the worker and its pool.
+_SENT_TO_ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+#: With what processes end that were told to by one of them, and that catch it.
+_ENDED = (0, *(128 + number for number in _SENT_TO_ALL))
+
 #: What Celery has killed because the worker was told to end.
 _killed: WeakKeyDictionary[Settler, list[Any]] = WeakKeyDictionary()
 
@@ -58,8 +65,25 @@ def put_back(requests: Iterable[Any], settler: Settler) -> None:
     _spent[settler] = spent + _put_back(filter(is_unstarted, requests), settler, _BUDGET - spent)
 
 
+def ended_with_worker(exc: BaseException, settler: Settler) -> bool:
+    """Whether a process of the pool has ended, with *exc*, because all of the worker was told to.
+
+    The main process goes on until its tasks are done; its pool has got the same signal. What kills
+    for other reasons, as a lack of memory does, is a death in a shutdown too.
+    """
+    if not settler.moves.ending:
+        return False
+    if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+        return True
+    by_signal = re.search(r"\bsignal (\d+)", str(exc))
+    if by_signal:
+        return int(by_signal[1]) in _SENT_TO_ALL
+    code = re.search(r"\bexitcode (\d+)", str(exc))
+    return code is not None and int(code[1]) in _ENDED
+
+
 def remember_killed(request: Any, settler: Settler) -> None:
-    """*request* ran, and Celery kills it: it is not what ends the worker."""
+    """*request* ran, and ends with the worker: it is not what has ended it."""
     killed = [*_killed.get(settler, ()), request]
     # What was killed because its connection was lost, the broker has taken back already.
     _killed[settler] = [each for each in killed if is_alive(each._message)]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery import bootsteps
+from celery.worker import state
 
 from celery_resilience.aside import Aside
 from celery_resilience.brokers import Broker, Done, NotOurs, Received, TooLarge, Unroutable
@@ -27,6 +28,8 @@ __all__ = ["Move", "Moves"]
 logger = logging.getLogger("celery_resilience")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+#: So many moves that came to nothing are kept: their messages may be delivered to us again.
+_MOST_LEFT = 100
 
 #: The state of a worker whose loop runs; the stubs do not know it.
 _RUN: int = bootsteps.RUN  # type: ignore[attr-defined]
@@ -68,6 +71,8 @@ class Moves:
         self._posted: deque[Callable[[], None]] = deque()
         self._wake: tuple[int, int] | None = None
         self._lock = threading.RLock()
+        #: Those that came to nothing, for their messages were not ours any more; the newest.
+        self._left: deque[Move] = deque(maxlen=_MOST_LEFT)
         #: What has been logged of moves that fail.
         self._said: set[str] = set()
         self.pause = Pause(consumer)
@@ -121,6 +126,12 @@ class Moves:
         return bool(self._consumer.blueprint.state == _RUN)
 
     @property
+    def ending(self) -> bool:
+        """Whether the worker has been told to end."""
+        told = any(each is not None and each is not False for each in _told())
+        return told or bool(self._consumer.controller.blueprint.state != _RUN)
+
+    @property
     def unfinished(self) -> int:
         """How many settlements are not over yet."""
         return len(self._moves)
@@ -134,6 +145,17 @@ class Moves:
     def tags(self) -> set[str]:
         """The delivery tags of what they settle: it is done, and nobody shall have it again."""
         return {move.received.message.delivery_tag for move in list(self._moves.values())}
+
+    def take_up(self, message: Any) -> bool:
+        """Settle *message*, which is ours again, if that has come to nothing before; False if its
+        settlement is over."""
+        with self._lock:
+            for move in [*self._left]:
+                if move.received.message is message:
+                    self._left.remove(move)
+                    self._begin(move)
+                    return True
+            return any(move.received.message is message for move in [*self._moves.values()])
 
     def drain(self, timeout: float) -> None:
         """Finish, within *timeout* seconds, what has been begun; the worker is going down."""
@@ -205,6 +227,7 @@ class Moves:
             move.worked()
             move.received.let_go()
         elif isinstance(problem, NotOurs):
+            self._left.append(move)
             logger.warning("%s: not settled: %s", move.subject, problem)
         elif isinstance(problem, Unroutable) and move.unroutable is not None:
             move.unroutable()
@@ -266,3 +289,7 @@ class Moves:
                 os.read(self._wake[0], 65536)
         while self._posted:
             self._posted.popleft()()
+
+
+def _told() -> tuple[object, object]:
+    return state.should_stop, state.should_terminate

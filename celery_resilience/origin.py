@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from amqp.exceptions import ConsumerCancelled
+from amqp.spec import Basic
 
 from celery_resilience.brokers import Received
 from celery_resilience.brokers.queues import DELETED
@@ -53,21 +53,19 @@ def remember_tags(app: Any, consumer: Any) -> None:
     consumer._active_tags = tags
 
 
-def watch_deletions(c: Any) -> None:
-    """Mark the messages that RabbitMQ will not deliver again to the consumer *c*: it has cancelled
-    their consumer, because it has deleted their queue and all that was in it.
+def watch_deletions(channel: Any) -> None:
+    """Mark the messages that RabbitMQ will not deliver again to the consumers on *channel*: it
+    has cancelled them, because it has deleted their queue and all that was in it.
 
     Celery takes that for the loss of its connection, after which everything comes back.
     """
-    lost = c.on_connection_error_after_connected
+    cancelled = channel._callbacks[Basic.Cancel]
 
-    def noticing(exc: Exception) -> None:
-        if isinstance(exc, ConsumerCancelled):
-            deleted = c.task_consumer.channel.__dict__.setdefault(DELETED, set())
-            deleted.add(exc.reply_text)  # the consumer's tag
-        lost(exc)
+    def noticing(consumer_tag: str) -> None:
+        channel.__dict__.setdefault(DELETED, set()).add(consumer_tag)
+        cancelled(consumer_tag)
 
-    c.on_connection_error_after_connected = noticing
+    channel._callbacks[Basic.Cancel] = noticing
 
 
 def queue_of(message: Any, app: Any) -> str:

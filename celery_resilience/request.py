@@ -30,7 +30,7 @@ from celery_resilience.brokers import Received
 from celery_resilience.decision import Reason, RetryLater
 from celery_resilience.foreign import let_through, log_raised
 from celery_resilience.headers import HEADER
-from celery_resilience.leaving import remember_killed
+from celery_resilience.leaving import ended_with_worker, remember_killed
 from celery_resilience.malformed import refuse_malformed
 from celery_resilience.origin import received_by
 from celery_resilience.outcome import Outcome, carried
@@ -64,8 +64,9 @@ _REJECTION_FAILS = VERSION >= (5, 7)
 class ResilientRequest(Request):  # type: ignore[misc]
     """Celery's Request, which moves the message before it lets it go."""
 
-    #: The message is being settled: nothing else may acknowledge or reject it.
-    _settled = False
+    #: The message is being settled: nothing else may acknowledge or reject it; and it was given
+    #: back, or to the owner's exchange: to acknowledge it would lose it.
+    _settled = _rejected = False
     acknowledged: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -108,20 +109,20 @@ class ResilientRequest(Request):  # type: ignore[misc]
     def _fail_here(
         self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler
     ) -> None:
-        """Decide what becomes of an attempt whose body could not tell how it ended.
-
-        The result store is asked and told aside: it may not answer, and the loop must go on.
-        """
+        """Decide what becomes of an attempt whose body could not tell how it ended. The result
+        store is asked and told aside: it may not answer, and the loop must go on."""
         aside = settler.moves.aside
 
         def decide(stored: bool | None) -> None:
-            if stored:
-                # It died after its success was stored: running it again would be twice.
-                name = f"{self.name}[{self.id}]"
-                logger.info("%s: its process died, but its success is stored: let go", name)
+            if stored or (not self.acknowledged and ended_with_worker(exc, settler)):
+                why = "died, its success is stored" if stored else "ended with the worker"
+                logger.info("%s[%s]: its process %s", self.name, self.id, why)
                 self._settled = False
-                state.task_ready(self, successful=True)
-                self.acknowledge()
+                state.task_ready(self, successful=bool(stored))
+                if stored:
+                    self.acknowledge()
+                else:
+                    remember_killed(self, settler)
                 return
             outcome = decide_here(self, exc, settler.settings.max_worker_losses)
 
@@ -209,6 +210,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if self._settled:
             return
         if requeue or settler is None or goes_to_an_exchange(self, settler.settings):
+            self._rejected = True
             super().reject(requeue=requeue)
             return
         self._settled = True

@@ -33,12 +33,14 @@ from celery_resilience.settle import Settler, settler_of
 
 __all__ = [
     "Suspects",
+    "acquit",
     "counts_redeliveries",
     "hand_back",
     "is_open",
     "is_unstarted",
     "is_watched",
     "reserved",
+    "waits_here",
     "watch_start",
 ]
 
@@ -49,6 +51,8 @@ _TURN = 1.0
 #: How long what was delivered with a suspect has to arrive, in seconds, and how long, at most, it
 #: is waited for that it has been put back.
 _MOMENT, _PATIENCE = 0.2, 5.0
+#: Set on a message whose redelivery says nothing against it.
+_ACQUITTED = "_resilience_acquitted"
 
 
 class Suspects:
@@ -126,8 +130,14 @@ def reserved() -> list[Any]:
             continue
 
 
+def acquit(message: Any) -> None:
+    """*message* comes again because a connection was lost, and for nothing else."""
+    setattr(message, _ACQUITTED, True)
+
+
 def _was_redelivered(message: Any) -> bool:
-    return bool((message.delivery_info or {}).get("redelivered"))
+    came_again = bool((message.delivery_info or {}).get("redelivered"))
+    return came_again and not getattr(message, _ACQUITTED, False)
 
 
 def counts_redeliveries(settler: Settler) -> bool:
@@ -236,6 +246,12 @@ def _wait_outside(request: Any, settler: Settler) -> None:
 def is_watched(request: Any) -> bool:
     """Whether *request* is a suspect."""
     return getattr(request, "_suspected", False) is True
+
+
+def waits_here(request: Any) -> bool:
+    """Whether *request* is a suspect that the pool does not have yet."""
+    settler = settler_of(request._app)
+    return is_watched(request) and settler is not None and _suspects_of(settler).hold(request)
 
 
 def hand_back(request: Any, settler: Settler, delay: float) -> None:

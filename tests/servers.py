@@ -144,6 +144,13 @@ class RabbitServer:
         )
         return name
 
+    def close_connections(self, vhost: str) -> None:
+        """Close every connection to the virtual host, as an operator may, or an upgrade does."""
+        self.evaluate(
+            '[rabbit_networking:close_connection(Pid, "tests") || [{pid, Pid}, {vhost, Name}]'
+            f' <- rabbit_networking:connection_info_all([pid, vhost]), Name =:= <<"{vhost}">>].'
+        )
+
     def delete_vhost(self, name: str) -> None:
         """Delete the virtual host and all that is in it; its connections are closed."""
         self.evaluate(f'rabbit_vhost:delete(<<"{name}">>, <<"tests">>).')

@@ -1,16 +1,27 @@
-"""RabbitMQ: a channel that it has closed, and that py-amqp has opened again without a word.
+"""RabbitMQ: a channel that it has closed, though nobody here has noticed it yet.
 
-RabbitMQ has taken back all that it had delivered there: none of it can be let go of any more.
+RabbitMQ has taken back all that it had delivered there: none of it can be let go of any more, and
+a copy that is published all the same is one too many.
 """
 
 from __future__ import annotations
 
+import _socket
+import select
+import socket
+import struct
 from typing import Any
 
-__all__ = ["is_alive", "notice_reopening"]
+__all__ = ["has_arrived", "is_alive", "notice_reopening"]
 
 #: Set on a channel that was closed and opened again.
 _REOPENED = "_resilience_reopened"
+#: How much of what a connection has received, and nobody has read, is looked at, in bytes.
+_LOOK = 256 * 1024
+#: The frames that there are: methods, headers, bodies, heartbeats.
+_KINDS = (1, 2, 3, 8)
+#: How the methods begin that close a connection, or a channel.
+_CLOSES = (b"\x00\x0a\x00\x32", b"\x00\x14\x00\x28")
 
 
 def notice_reopening(channel: Any) -> None:
@@ -29,4 +40,61 @@ def is_alive(message: Any) -> bool:
     channel = message.channel
     if getattr(channel, _REOPENED, False) or getattr(channel, "closed", False):
         return False
-    return bool(getattr(channel, "is_open", True))
+    if not getattr(channel, "is_open", True):
+        return False
+    transport = getattr(getattr(channel, "connection", None), "transport", None)
+    sock = getattr(transport, "sock", None)
+    return sock is None or not _has_ended(sock, transport, channel.channel_id)
+
+
+def has_arrived(connection: Any) -> bool:
+    """Whether there is something to read on the py-amqp *connection*, or it has ended."""
+    sock = connection.sock
+    return (hasattr(sock, "pending") and sock.pending() > 0) or _peek(sock, 1) is not None
+
+
+def _has_ended(sock: Any, transport: Any, channel_id: int) -> bool:
+    """Whether *sock* is closed, or has received that its connection or channel is.
+
+    Where the loop does not read for a while (a pool of greenlets is full, a body runs in the loop)
+    that may lie there for long.
+    """
+    arrived = _peek(sock, _LOOK)
+    if not arrived:
+        return arrived is not None
+    if hasattr(sock, "pending"):  # over TLS nobody else can read it
+        return False
+    return _closes(bytes(getattr(transport, "_read_buffer", b"")) + arrived, channel_id)
+
+
+def _peek(sock: Any, size: int) -> bytes | None:
+    """The first *size* bytes that wait to be read; none if *sock* has ended, None if none do."""
+    plain = getattr(sock, "_sock", sock)  # gevent's would wait
+    try:
+        if plain.gettimeout() and not _is_readable(plain):
+            return None
+        # An SSLSocket's own takes no flags.
+        return _socket.socket.recv(plain, size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except (OSError, ValueError):  # it is closed here
+        return b""
+
+
+def _is_readable(sock: Any) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _closes(frames: bytes, channel_id: int) -> bool:
+    """Whether one of *frames*, the last of which may be cut, closes the connection or a channel."""
+    at = 0
+    while len(frames) - at >= 11:
+        kind, channel, size = struct.unpack_from(">BHI", frames, at)
+        if kind not in _KINDS:
+            return False  # somebody is reading the first of them just now
+        if kind == 1 and channel in (0, channel_id) and frames[at + 7 : at + 11] in _CLOSES:
+            return True
+        at += size + 8
+    return False

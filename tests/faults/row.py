@@ -24,6 +24,7 @@ _MODULES = (
     "deaths",
     "limits",
     "outages",
+    "connections",
     "shutdowns",
     "drops",
     "canvas",

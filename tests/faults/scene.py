@@ -136,6 +136,8 @@ class Scene:
         self.results_door = self._door(results.port)
         backend = f"redis://127.0.0.1:{{}}/{self.servers.database()}"
         queue_type, redis_url = "classic", None
+        #: RabbitMQ's virtual host.
+        self.vhost = ""
         if self.on_redis:
             server = self.servers.redis
             _flush(server, number)
@@ -143,7 +145,7 @@ class Scene:
             redis_url = address.format(port)
         else:
             rabbit = self.servers.rabbitmq
-            vhost = rabbit.add_vhost()
+            vhost = self.vhost = rabbit.add_vhost()
             self._stack.callback(self._delete, vhost)
             port, address = rabbit.port, f"amqp://guest:guest@127.0.0.1:{{}}/{vhost}"
             queue_type = self.cell.broker.removeprefix("rabbitmq-")

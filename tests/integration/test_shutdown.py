@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -102,6 +103,23 @@ def test_what_a_cold_shutdown_kills_has_not_killed_the_worker(
         worker.start()
         worker.wait_ready()
     eventually(lambda: client.executions()["long"] == 5 or client.count("dead_letter"))
+    assert client.letters() == []
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic", "resilient-redis"], indirect=True)
+def test_a_signal_to_all_of_the_worker_is_no_death(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """As systemd, supervisord and a terminal send it: the pool gets it too."""
+    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    client.send("slow", "long", 15.0)
+    for restart, told in enumerate((signal.SIGTERM, signal.SIGQUIT, signal.SIGTERM), 1):
+        eventually(lambda: client.executions()["long"] == restart or client.count("dead_letter"))  # noqa: B023
+        os.killpg(worker.pid, told)
+        worker.wait()
+        worker.start()
+        worker.wait_ready()
+    eventually(lambda: client.executions()["long"] == 4 or client.count("dead_letter"))
     assert client.letters() == []
 
 

@@ -31,7 +31,7 @@ FLOORS = {
     "banner covered "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
-    "revoking "
+    "redelivery revoking "
     "origin pause rejection revocation leaving aside result_store",
     5: "app_info burial deadletters diagnosis doctor* drop embedded archive filed filters groups "
     "ids replay retries waiting_retry journal metrics notify report tune",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from kombu import Queue
 
 from celery_resilience import leaving
@@ -98,3 +99,21 @@ def test_what_takes_too_long_is_left_to_rabbitmq(
     leaving.put_back([a_request("shop") for _ in range(7)], settler)
     assert len(back) == 5
     assert "5 messages that were not begun are left to RabbitMQ" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "ending", "ended"),
+    [
+        ("Worker exited prematurely: signal 15 (SIGTERM) Job: 3.", True, True),
+        ("Worker exited prematurely: signal 15 (SIGTERM) Job: 3.", False, False),
+        ("Worker exited prematurely: signal 3 (SIGQUIT) Job: 3.", True, True),
+        ("Worker exited prematurely: exitcode 143 Job: 3.", True, True),
+        ("Worker exited prematurely: signal 9 (SIGKILL) Job: 3.", True, False),
+        ("Worker exited prematurely: signal 11 (SIGSEGV) Job: 3.", True, False),
+        ("Worker exited prematurely: exitcode 1 Job: 3.", True, False),
+        ("", True, False),
+    ],
+)
+def test_what_ends_with_the_worker_has_not_died(said: str, ending: bool, ended: bool) -> None:
+    settler: Any = SimpleNamespace(moves=SimpleNamespace(ending=ending))
+    assert leaving.ended_with_worker(WorkerLostError(said), settler) is ended

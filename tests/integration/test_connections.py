@@ -1,0 +1,99 @@
+"""Connections are lost and nothing dies: what runs is known when it comes back, and runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import redis
+
+from tests.client import Client
+from tests.servers import RabbitServer, eventually
+from tests.worker import Broker, Worker
+
+SHOP = "tests.apps.shop"
+StartWorker = Callable[..., Worker]
+
+
+def close(server: RabbitServer, broker: Broker) -> None:
+    server.close_connections(broker.broker_url.rsplit("/", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool", "more"),
+    # A loop of greenlets waits for room in the pool, and hears nothing meanwhile.
+    [("rabbitmq-classic", "prefork", 4), ("rabbitmq-quorum", "gevent", 0)],
+    indirect=["broker"],
+)
+def test_a_lost_connection_is_no_death(
+    broker: Broker, pool: str, more: int, client: Client, rabbitmq_server: RabbitServer,
+    start_worker: StartWorker,
+) -> None:  # fmt: skip
+    """Three of them while bodies run: each runs once, and its end settles the last delivery."""
+    gate = client.record.with_name("gate")
+    worker = start_worker(SHOP, broker, pool=pool, concurrency=2, env=client.env)
+    running = [client.send("waits", f"runs-{n}", str(gate)) for n in range(2)]
+    eventually(lambda: len(client.executions()) == 2)
+    behind = [client.send("slow", f"behind-{n}", 0.0) for n in range(more)]
+    for times in (1, 2, 3):
+        close(rabbitmq_server, broker)
+        eventually(lambda: worker.log().count("Connected to") > times)  # noqa: B023
+        eventually(lambda: worker.log().count("and runs here") == 2 * times)  # noqa: B023
+    gate.touch()
+    for result in running + behind:
+        assert client.value(result)
+    expected = {f"runs-{n}": 2 for n in range(2)} | {f"behind-{n}": 1 for n in range(more)}
+    assert client.executions() == expected  # the first attempts fail
+    worker.terminate()
+    assert client.letters() == []
+    assert client.count("shop") == 0
+    assert "celery_resilience/" not in worker.log(), "a warning points at us"
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_what_ends_while_there_is_no_connection_is_settled_when_it_comes_back(
+    broker: Broker, client: Client, rabbitmq_server: RabbitServer, start_worker: StartWorker
+) -> None:
+    worker = start_worker(SHOP, broker, pool="threads", concurrency=4, env=client.env)
+    gate = client.record.with_name("gate")
+    failing = [client.send("waits", f"fails-{n}", str(gate)) for n in range(2)]
+    eventually(lambda: len(client.executions()) == 2)
+    rabbitmq_server.kill()
+    eventually(lambda: "Connection to broker lost" in worker.log())
+    gate.touch()
+    eventually(lambda: worker.log().count("attempt 1 ended") == 2)
+    rabbitmq_server.start()
+    for result in failing:
+        assert client.value(result)
+    assert client.executions() == {f"fails-{n}": 2 for n in range(2)}
+    assert worker.log().count("and has ended: it is not run again") == 2
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_what_waits_for_a_thread_is_kept_over_every_loss(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """Celery forgets at the second loss what has not begun, and the threads run it all the same."""
+    gate = client.record.with_name("gate")
+    worker = start_worker(SHOP, broker, pool="threads", concurrency=2, env=client.env)
+    results = [client.send("waits", f"t-{n}", str(gate)) for n in range(6)]
+    eventually(lambda: len(client.executions()) == 2 and worker.log().count("received") == 6)
+    assert broker.redis_url is not None
+    with redis.Redis.from_url(broker.redis_url) as db:
+        lost = "Connection to broker lost"
+
+        def cut(times: int) -> bool:
+            """Again, where the client has connected anew without a word."""
+            db.client_kill_filter(_type="normal", skipme=True)
+            return worker.log().count(lost) >= times
+
+        for times in (1, 2, 3):
+            eventually(partial(cut, times), every=0.5)
+            eventually(lambda: worker.log().rpartition(lost)[2].count("Connected to") == 1)
+    gate.touch()
+    for result in results:
+        assert client.value(result)
+    with redis.Redis.from_url(broker.redis_url) as db:
+        eventually(lambda: not db.exists("shop", *db.keys("celery_resilience:held:*")))
+    assert client.executions() == {f"t-{n}": 2 for n in range(6)}

@@ -1,0 +1,184 @@
+"""What is delivered again after the loss of a connection; the worker and its broker are stubs."""
+
+from __future__ import annotations
+
+import struct
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.worker import state
+
+from celery_resilience.brokers import NotOurs, Received
+from celery_resilience.brokers.channels import _closes
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
+from celery_resilience.history import Attempt, History
+from celery_resilience.moves import Move
+from celery_resilience.redelivery import InHand, name_of
+
+
+class Message(SimpleNamespace):
+    acknowledged = False
+
+    def ack_log_error(self, *told: Any) -> None:
+        self.acknowledged = True
+
+
+def message(
+    id_: str = "1", retries: int = 0, redelivered: bool = True, history: History | None = None
+) -> Message:
+    headers = {"id": id_, "retries": retries}
+    if history is not None:
+        headers[HEADER] = history.dumps()
+    return Message(
+        headers=headers, channel=SimpleNamespace(is_open=True), delivery_tag=object(),
+        delivery_info={"redelivered": redelivered}, _state="RECEIVED",
+    )  # fmt: skip
+
+
+class Request(SimpleNamespace):
+    acknowledged = _settled = _already_cancelled = _rejected = False
+    time_start = 1.0
+    id = name = "t"
+    _app = SimpleNamespace
+
+    def let_be(self) -> None: ...
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class Moves:
+    def __init__(self) -> None:
+        self.taken_up: list[Any] = []
+
+    def take_up(self, message: Any) -> bool:
+        self.taken_up.append(message)
+        return False
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[InHand, Request, Any]:
+    """A worker whose body runs, and whose connection is lost."""
+    request = Request(_message=message(redelivered=False))
+    monkeypatch.setattr(state, "active_requests", {request})
+    monkeypatch.setattr(state, "reserved_requests", set())
+    consumer = SimpleNamespace(
+        pool=SimpleNamespace(), task_buckets={}, timer=SimpleNamespace(queue=[]),
+        connection_errors=(), call_soon=lambda call, *args: call(*args),
+    )  # fmt: skip
+    hand: Any = InHand(Moves())  # type: ignore[arg-type]
+    request._message.channel.is_open = False
+    hand.lose(consumer)
+    return hand, request, consumer
+
+
+def test_a_body_that_runs_takes_over_the_new_delivery(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    again = message()
+    assert hand.take_back(again, consumer)
+    assert request._message.delivery_tag is again.delivery_tag
+    assert not again.acknowledged
+    assert not hand.take_back(message(), consumer), "a second message with the same id is its own"
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+def test_once_for_each_loss(lost: tuple[Any, Any, Any], losses: int) -> None:
+    hand, request, consumer = lost
+    for _ in range(losses):
+        assert hand.take_back(message(), consumer)
+        request._message.channel.is_open = False
+        hand.lose(consumer)
+
+
+def test_what_is_done_is_let_go(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    request.acknowledged = True
+    assert hand.take_back(message(), consumer)
+    assert request._message.acknowledged
+
+
+def test_what_was_told_to_come_again_comes_again(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    request.acknowledged = request._rejected = True
+    assert not hand.take_back(message(), consumer)
+
+
+def test_a_settlement_that_came_to_nothing_is_begun_anew(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    request._settled = True
+    assert hand.take_back(message(), consumer)
+    assert hand._moves.taken_up == [request._message]
+    assert not request._message.acknowledged
+
+
+@pytest.mark.parametrize(
+    ("other", "ours"),
+    [
+        (message(redelivered=False), False),
+        (message(id_="2"), False),
+        (message(retries=1), False),
+        (message(history=History(lineage=("a letter",))), False),
+        (message(history=History().add(Attempt(1, 0.0, 0.0, "w", "E", "m", "k", "r"))), False),
+        # Another worker had it meanwhile and has published it anew.
+        (message(redelivered=False, history=History(starts=1)), True),
+    ],
+)
+def test_another_attempt_is_another(lost: tuple[Any, Any, Any], other: Any, ours: bool) -> None:
+    hand, _, consumer = lost
+    assert hand.take_back(other, consumer) is ours
+
+
+def test_what_had_not_begun_is_suspected_of_nothing(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from celery_resilience.suspect import _was_redelivered
+
+    hand, _, consumer = lost
+    waits = Request(_message=message("waits"), time_start=None)
+    waits._message.channel.is_open = False
+    monkeypatch.setattr(state, "scheduled_requests", {waits}, raising=False)
+    hand.lose(consumer)
+    again = message("waits")
+    assert _was_redelivered(again)
+    assert not hand.take_back(again, consumer)
+    assert not _was_redelivered(again)
+
+
+@pytest.mark.parametrize("headers", [None, 3, [], {"id": []}, {"id": {}}, {}])
+def test_what_is_no_task_has_no_name(headers: Any) -> None:
+    assert name_of(SimpleNamespace(headers=headers, payload=b"x")) is None
+
+
+def test_moves_keep_what_came_to_nothing() -> None:
+    from celery_resilience.moves import Moves as RealMoves
+
+    moves = RealMoves(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
+    answers: list[Any] = [NotOurs("its channel is closed"), None]
+    received = Received(message(), Envelope(b"", None, None, headers={}, queue="q"), let_go=list)
+    moves.start(Move(received, lambda done: done(answers.pop(0)), "t"))
+    assert len(answers) == 1
+    assert moves.take_up(received.message)
+    assert answers == []
+    assert not moves.take_up(received.message)
+
+
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+@pytest.mark.parametrize(
+    ("frames", "closes"),
+    [
+        (b"", False),
+        (frame(8, 0, b""), False),
+        (frame(1, 0, b"\x00\x0a\x00\x32rest"), True),
+        (frame(1, 1, b"\x00\x14\x00\x28rest"), True),
+        (frame(1, 2, b"\x00\x14\x00\x28rest"), False),
+        (frame(3, 1, b"\x00\x0a\x00\x32") + frame(1, 0, b"\x00\x0a\x00\x32rest"), True),
+        (frame(3, 1, b"a body" * 99)[:100], False),
+        (b"half of something " * 9, False),
+    ],
+)
+def test_a_close_that_nobody_has_read(frames: bytes, closes: bool) -> None:
+    assert _closes(frames, 1) is closes
