@@ -26,7 +26,7 @@ from celery_resilience.cli.resilience import resilience
 from celery_resilience.deadletters import DeadLetters
 from celery_resilience.diagnosis import Diagnosis, Report, WorkerSeen
 from celery_resilience.doctor import examine
-from celery_resilience.headers import DUE
+from celery_resilience.headers import ASTRAY, DUE
 from celery_resilience.retries import Retries
 from tests.integration.test_retries import Queues, message, queues, waiting_in
 from tests.servers import eventually
@@ -322,8 +322,18 @@ def test_a_delay_of_which_something_was_deleted(client):
             channel.queue_delete(level_name(3))
             channel.exchange_delete(DUE)
         (one,) = seen(app, doctor_rabbitmq.delay_is_whole)[0]
-        assert one.startswith(f"{level_name(3)}, {DUE}: deleted")
+        assert f"the exchange {DUE}, the queue {level_name(3)}" in one
         assert UNROUTABLE not in one
+
+
+@rabbit_only
+def test_messages_that_have_nowhere_to_go(client):
+    assert seen(client.app, doctor_rabbitmq.astray)[0] == []
+    with client.app.connection_for_write() as connection:
+        rabbits.make(connection, ASTRAY, {})
+    client.put(ASTRAY, "a retry")
+    (one,) = eventually(lambda: seen(client.app, doctor_rabbitmq.astray)[0])
+    assert one.startswith(f"1 message lies in {ASTRAY}")
 
 
 @rabbit_only
