@@ -68,7 +68,7 @@ class ErrorFacts:
             message=clipped(said(exception), MESSAGE),
             causes=tuple(causes),
             traceback=_traceback(exception) if with_traceback else "",
-            frame=_frame(exception) if with_traceback else "",
+            frame=_frame(exception),
         )
 
     def clipped(self, limit: int) -> ErrorFacts:

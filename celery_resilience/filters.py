@@ -58,7 +58,7 @@ class Filters:
     args: tuple[tuple[str, str], ...] = ()
     #: Letters only: why it died.
     reason: Reason | Sequence[Reason] | None = None
-    #: Letters only: how their group begins, or the fingerprint.
+    #: How their group begins, or the fingerprint.
     group: Texts = None
 
     def __bool__(self) -> bool:

@@ -46,6 +46,8 @@ class Attempt:
     rule: str
     #: Seconds until the retry that followed; None where none did.
     delay: float | None = None
+    #: The innermost frame of the task's own code, ``module.function``.
+    frame: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class History:
             "v": 1,
             "first": self.first,
             "count": self.count,
-            "attempts": [dict(vars(attempt)) for attempt in self.attempts],
+            "attempts": [_told(attempt) for attempt in self.attempts],
             "losses": self.losses,
             "lineage": list(self.lineage),
             **({"starts": self.starts} if self.starts else {}),
@@ -175,6 +177,10 @@ def _succeeded(data: object) -> Succeeded | None:
         return None
     result = data.get("result")
     return Succeeded(result if isinstance(result, str) else None, data.get("called") is True)
+
+
+def _told(attempt: Attempt) -> dict[str, Any]:
+    return {name: value for name, value in vars(attempt).items() if value or name != "frame"}
 
 
 def _attempt(data: object) -> Attempt | None:

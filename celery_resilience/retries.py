@@ -255,6 +255,7 @@ class Retries:
                 error=retry.letter.error.error,
                 message=retry.letter.error.message,
                 at=retry.failed_at,
+                groups=retry.groups,
                 parameters=self._parameters,
             ):
                 yield found, retry

@@ -93,6 +93,7 @@ class Settler:
             kind=outcome.verdict.kind.value,
             rule=outcome.verdict.rule,
             delay=round(decision.delay, 6) if isinstance(decision, RetryLater) else None,
+            frame=clipped(outcome.error.frame, 200),
         )
         history = history.add(attempt, lost=lost)
         if outcome.context is not None:

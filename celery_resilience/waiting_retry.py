@@ -54,7 +54,7 @@ class WaitingRetry:
             Reason.MANUAL,
             found.envelope,
             history=history,
-            error=ErrorFacts(last.error, last.message) if last else ErrorFacts(),
+            error=ErrorFacts(last.error, last.message, frame=last.frame) if last else ErrorFacts(),
             kind=last.kind if last else "",
             verdict_rule=last.rule if last else "",
             rule="buried by an operator",
@@ -71,6 +71,10 @@ class WaitingRetry:
     def task_id(self) -> str:
         """The task's id."""
         return self.letter.task_id
+
+    def groups(self) -> tuple[str, str]:
+        """The group and the fingerprint of its last error."""
+        return self.letter.group, self.letter.fingerprint
 
     @property
     def queue(self) -> str:

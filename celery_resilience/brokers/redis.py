@@ -22,6 +22,7 @@ from celery_resilience.brokers.held import Holder, Leases, plain_client
 from celery_resilience.brokers.held_qos import take_over
 from celery_resilience.brokers.keeper import Keeper
 from celery_resilience.brokers.lua import KEYS, lua
+from celery_resilience.brokers.oldest_first import read_on
 from celery_resilience.brokers.ownership import after_script, on_redis
 from celery_resilience.brokers.rights import refused
 from celery_resilience.brokers.waiting import Original, Waiting, WaitingFound, read
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["RedisBroker"]
 
 logger = logging.getLogger("celery_resilience")
-
-_PAGE = 100
 
 
 class RedisBroker:
@@ -142,19 +141,19 @@ class RedisBroker:
 
     def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
         for key in self._keys(queue):
-            end = -1  # the right end of the list is the oldest message
-            while limit is None or limit > 0:
-                size = _PAGE if limit is None else min(_PAGE, limit)
+            #: Hashes of those that were read: of the messages there may be more than memory holds.
+            seen: set[int] = set()
+            offset, more = 0, True
+            while more and (limit is None or limit > 0):
+                offset, page, more = read_on(self._client, key, offset, seen)
                 released = self._released[key]
-                page = self._client.lrange(key, end - size + 1, end)
-                for payload in reversed(page):
+                for payload in page[:limit]:
+                    seen.add(hash(payload))
                     yield Found(read(payload, queue), key=(key, payload))
                 if limit is not None:
-                    limit -= len(page)
+                    limit -= len(page[:limit])
                 # What was released meanwhile has moved the rest towards the end.
-                end = min(-1, end + self._released[key] - released - size)
-                if len(page) < size:
-                    break
+                offset -= self._released[key] - released
 
     def release(self, found: Found, copy: Envelope, queue: str) -> None:
         key, payload = found.key

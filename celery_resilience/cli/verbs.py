@@ -142,11 +142,13 @@ span = _parsed("seconds")
 def filtering(of: str) -> Callable[[F], F]:
     """Give a verb the options that filter letters or waiting retries (*of*); it gets them as its
     keyword argument *filters*."""
-    names = ["task", "error", "queue", "since", "until", "args"]
+    names = ["task", "error", "group", "queue", "since", "until", "args"]
     moment = {"callback": _parsed("moment")}
     options: list[tuple[str, str, str, dict[str, Any]]] = [
         ("--task", "PATTERN", "Tasks whose name matches: 'shop.*'.", {}),
         ("--error", "PATTERN", "Whose last error matches: Timeout, or '*: no such table*'.", {}),
+        ("--group", "GROUP", "Whose last error has this cause: a group of dlq groups, a "
+         "fingerprint, or how it begins.", {}),
         ("--queue", "QUEUE", "Which came from QUEUE.", {}),
         ("--since", "TIME", "Which failed last at TIME or later: 2h or 5min (ago), today, 12:36, "
          "2026-03-01T14:30.", moment),
@@ -155,10 +157,8 @@ def filtering(of: str) -> Callable[[F], F]:
          "customer=42.", {"callback": _parsed("argument")}),
     ]  # fmt: skip
     if of == "letters":
-        names += ["reason", "group"]
+        names.append("reason")
         options.append(("--reason", "REASON", "Which died of REASON.", {"callback": _reason}))
-        options.append(("--group", "GROUP", "Which have this cause: a group of dlq groups, a "
-                        "fingerprint, or how it begins.", {}))  # fmt: skip
 
     def decorate(command: F) -> F:
         @functools.wraps(command)

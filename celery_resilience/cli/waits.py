@@ -39,6 +39,8 @@ def as_json(retry: WaitingRetry, redactor: Redactor, *, whole: bool = False) -> 
         "message": letter.error.message,
         "kind": letter.kind,
         "rule": letter.verdict_rule,
+        "group": letter.group,
+        "fingerprint": letter.fingerprint,
     }
     return {**told, **story.details(letter)} if whole else told
 

@@ -208,6 +208,20 @@ def test_groups_are_causes_across_tasks(shop):
     assert len(shop.ids()) == 1
 
 
+@redis_only
+@pytest.mark.parametrize("removed", [1, 99, 100, 101, 250, 340])
+def test_what_others_take_out_meanwhile_hides_nothing(shop, removed):
+    """Of 700 letters, of which the oldest are dropped after 350 were read."""
+    written = shop.bury(700)
+    with shop.letters() as letters, shop.letters() as others:
+        looking = letters.list()
+        read = [next(looking).letter.id for _ in range(350)]
+        assert len(list(others.drop("all", limit=removed))) == removed
+        new = shop.bury(3)
+        read += [filed.letter.id for filed in looking]
+    assert read == written + new
+
+
 # Dropping
 
 

@@ -252,6 +252,23 @@ def test_what_is_dropped_is_gone_and_celery_knows(queues):
 
 
 @redis_only
+def test_a_retry_has_the_group_of_the_letter_that_it_may_become(queues):
+    waits = message(1)
+    history = History.loads(waits.headers[HEADER])
+    last = replace(history.attempts[0], frame="shop.http.get")
+    told = {HEADER: replace(history, attempts=(last,)).dumps()}
+    ids = queues.wait(message(1, headers=told), message(2))
+    (one,) = json.loads(queues.run("ls", "--json", "--limit", "1").stdout)
+    for group in (one["group"], one["fingerprint"][:6]):
+        chosen = json.loads(queues.run("ls", "--json", "--group", group).stdout)
+        assert [retry["id"] for retry in chosen] == ids[:1]
+    assert queues.run("bury", "--group", one["group"], "--yes").exit_code == 0
+    with DeadLetters(queues.app) as letters:
+        (filed,) = letters.list(filters=Filters(group=one["group"]))
+    assert (filed.letter.task_id, filed.letter.group) == (ids[0], one["group"])
+
+
+@redis_only
 def test_celery_purge_does_not_reach_what_waits_and_drop_does(queues):
     (waits,) = queues.many(1)
     assert queues.app.control.purge() == 0

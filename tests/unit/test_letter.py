@@ -257,9 +257,10 @@ def test_the_own_frame_is_none_of_a_library_s():
     """Neither of the standard library's, in which all tasks would die alike."""
     with pytest.raises(ValueError, match="Expecting") as caught:
         json.loads("{")
-    assert ErrorFacts.of(caught.value).frame == (
-        f"{__name__}.test_the_own_frame_is_none_of_a_library_s"
-    )
+    own = f"{__name__}.test_the_own_frame_is_none_of_a_library_s"
+    assert ErrorFacts.of(caught.value).frame == own
+    facts = ErrorFacts.of(caught.value, with_traceback=False)
+    assert (facts.frame, facts.traceback) == (own, ""), "a retry belongs to a group as well"
 
 
 def test_an_installed_application_has_own_frames_too(tmp_path):
