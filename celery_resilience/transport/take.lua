@@ -65,13 +65,13 @@ local function take(list)
   if queue ~= "" then
     hold(key, message, queue)
   end
-  local popped, problem = pcall(call, "RPOP", key)
-  if not popped then -- it stays where it is, and is not held
+  local popped = redis.pcall("RPOP", key)
+  if type(popped) == "table" then -- it stays where it is, and is not held
     redis.pcall("HDEL", KEYS[1], ARGV[5] .. taken + 1)
     if taken > 0 then
       return false
     end
-    error(problem)
+    error({err = popped.err .. " (RPOP " .. key .. ")"})
   end
   taken, bytes = taken + 1, bytes - #message
   found[#found + 1] = list

@@ -69,8 +69,11 @@ def test_never_held(broker: Broker, client: Client, start_worker: StartWorker) -
     lies_nowhere_else(client, "unheld")
 
 
-@REDIS
-@pytest.mark.parametrize("later", [False, True], ids=["quiet", "later"])
+@pytest.mark.parametrize(
+    ("broker", "later"),
+    [("redis", False), ("redis", True), ("resilient-redis", True)],
+    indirect=["broker"],
+)
 def test_forgotten_by_flushall(
     broker: Broker, later: bool, client: Client, start_worker: StartWorker
 ) -> None:

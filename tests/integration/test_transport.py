@@ -390,6 +390,54 @@ def test_a_server_that_refuses_is_asked_again(reader, put, db, caplog, monkeypat
     assert len([r for r in caplog.records if "refuses" in r.message]) == 1
 
 
+@pytest.mark.parametrize("command", ["EXISTS", "HDEL", "LINDEX", "HSET", "RPOP"])
+def test_a_take_that_may_not_do_all_of_it_does_nothing(
+    reader, put, db, caplog, monkeypatch, command
+) -> None:
+    """However often it is tried; the log names the command and the key."""
+    monkeypatch.setattr(looking, "_REFUSED", 0.02)
+    consumer, holder = reader("a"), Holder()
+    assert take_over(consumer.channel, holder)
+    put("a", 1)
+    db.execute_command("ACL", "SETUSER", "default", f"-{command.lower()}")
+    try:
+        consumer.nothing(0.1)
+    finally:
+        db.execute_command("ACL", "SETUSER", "default", "+@all")
+    assert (db.llen("a"), db.hlen(holder.key)) == (1, 0)
+    assert command.lower() in caplog.text.lower()
+    assert bodies(consumer.read(1)) == [1]
+    assert (db.llen("a"), db.hlen(holder.key)) == (0, 1)
+
+
+def test_takes_that_can_not_be_counted_go_on(reader, put, db, caplog) -> None:
+    """It is said once what that costs."""
+    consumer, holder = reader("a"), Holder()
+    assert take_over(consumer.channel, holder)
+    db.set("celery_resilience:takes", "somebody's")
+    for n in range(2):
+        put("a", n)
+        assert bodies(consumer.read(1)) == [n]
+    assert len([r for r in caplog.records if "can't be counted" in r.message]) == 1
+
+
+def test_who_takes_is_known_to_the_others(reader, put, db) -> None:
+    """Though its lease was forgotten: it may die before it says again that it is alive."""
+    consumer, holder = reader("a"), Holder()
+    assert take_over(consumer.channel, holder)
+    for n in (1, 2):
+        db.delete("celery_resilience:workers")
+        if n == 2:
+            db.zadd("celery_resilience:workers", {holder.id: 1.0})
+            assert Leases(db, "").leave(holder.id, if_dead=True)
+        put("a", n)
+        (message,) = consumer.read(1)
+        assert db.zscore("celery_resilience:workers", holder.id) is not None
+        message.ack()
+        consumer.nothing(0.05)
+        assert abs(int(db.hget("celery_resilience:takes", holder.id))) == n
+
+
 def test_a_key_that_is_no_list_is_in_nobodys_way(reader, put, db) -> None:
     consumer = reader("a", "b")
     db.set("a", "somebody's")
