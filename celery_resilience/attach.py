@@ -1,17 +1,22 @@
-"""A worker that was made before our step was known gets it while it runs.
+"""How a worker's consumer, our step in it, and the requests of our tasks find each other.
 
 Celery asks an app for its steps when a worker is made. A task of ours that comes later, as in a
-test's embedded worker that reloads, would be acknowledged and not settled.
+test's embedded worker that reloads, would be acknowledged and not settled: a worker that was made
+before our step was known gets it while it runs.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from celery.utils.imports import symbol_by_name
 from celery.worker import consumer as _consumer
 
-__all__ = ["attach"]
+__all__ = ["attach", "making_requests_for"]
 
 # The stubs do not know what a consumer has.
 Consumer: Any = _consumer.Consumer
@@ -20,6 +25,7 @@ Tasks: Any = _consumer.Tasks
 logger = logging.getLogger("celery_resilience")
 
 _STEP = "celery_resilience"
+_lock = threading.Lock()
 
 
 def attach(c: Any) -> None:
@@ -42,3 +48,29 @@ def attach(c: Any) -> None:
         "the worker was made before it was told of celery_resilience: from now on it settles "
         "failures. Call install(app), and define tasks with base=ResilientTask, before that"
     )
+
+
+@contextmanager
+def making_requests_for(c: Any, task: Any) -> Iterator[None]:
+    """Within it, a strategy that asks *task* for its Request gets one that the consumer *c*
+    settles: several workers of an app may run in one process."""
+    ours = _with_ours(task.Request)
+    steps = getattr(getattr(c, "blueprint", None), "steps", {})
+    step = steps.get(_STEP) if isinstance(steps, dict) else None
+    with _lock:
+        task.Request = ours if step is None else step.settler.request_class(ours)
+        try:
+            yield
+        finally:
+            task.Request = ours
+
+
+def _with_ours(request: Any) -> Any:
+    from celery_resilience.request import ResilientRequest
+
+    theirs = symbol_by_name(request)
+    if issubclass(theirs, ResilientRequest):
+        return theirs
+    if issubclass(ResilientRequest, theirs):
+        return ResilientRequest
+    return type(theirs.__name__, (theirs, ResilientRequest), {"__module__": theirs.__module__})

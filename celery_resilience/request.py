@@ -81,7 +81,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
         """The attempt did not succeed: settle what the child decided, or decide here."""
-        settler = settler_of(self._app)
+        settler = settler_of(self)
         if self._settled:
             return None
         exc = exception_of(exc_info)
@@ -175,7 +175,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A hard limit that came without :meth:`on_failure`, as gevent's does, is settled here."""
-        if soft or settler_of(self._app) is None or state.should_terminate:
+        if soft or settler_of(self) is None or state.should_terminate:
             super().on_timeout(soft, timeout)
         elif not self._settled:
             try:
@@ -200,13 +200,13 @@ class ResilientRequest(Request):  # type: ignore[misc]
         """
         with suppress(NotImplementedError):
             super().cancel(*args, **options)
-        settler = settler_of(self._app)
+        settler = settler_of(self)
         if settler is not None and self._already_cancelled and self._task.acks_late:
             remember_killed(self, settler)
 
     def reject(self, requeue: bool = False) -> None:
         """A rejected message is a dead letter: Redis would lose it, RabbitMQ may have no DLX."""
-        settler = settler_of(self._app)
+        settler = settler_of(self)
         if self._settled:
             return
         if requeue or settler is None or goes_to_an_exchange(self, settler.settings):
@@ -236,7 +236,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Celery's, which would wait in the loop until the state is stored."""
-        settler = settler_of(self._app)
+        settler = settler_of(self)
         if settler is None:
             super()._announce_revoked(reason, terminated, signum, expired)
             return
@@ -270,7 +270,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         )
 
     def _keeps_expired(self) -> bool:
-        settler = settler_of(self._app)
+        settler = settler_of(self)
         return settler is not None and settler.settings.dead_letter_expired
 
     def _put_back(self, exc: BaseException, settler: Settler) -> None:
@@ -291,7 +291,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if came_before(self):
             self._delivery_info["redelivered"] = True
         watch_start(self)
-        settler = settler_of(self._app)
+        settler = settler_of(self)
         if settler is not None:
             recall_revocation(self, settler)
 

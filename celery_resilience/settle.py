@@ -31,13 +31,19 @@ __all__ = ["Settler", "settler_of"]
 
 logger = logging.getLogger("celery_resilience")
 
+#: Where a class of requests says, which one worker makes, who settles them.
+_BOUND = "_resilience_settler"
 #: Of the workers that run in this process, the one that was started last at the end.
 _settlers: WeakKeyDictionary[Any, list[Settler]] = WeakKeyDictionary()
 
 
-def settler_of(app: Any) -> Settler | None:
-    """The settler of the worker that runs *app* in this process; None outside of a worker."""
-    running = _settlers.get(app)
+def settler_of(who: Any) -> Settler | None:
+    """The settler of the worker that has made the request *who*, or of the one that runs the app
+    *who* in this process, the last if there are several; None outside of a worker."""
+    bound = getattr(type(who), _BOUND, None)
+    if bound is not None:
+        return bound if bound.settings.enabled else None
+    running = _settlers.get(getattr(who, "_app", who))
     return running[-1] if running else None
 
 
@@ -48,6 +54,7 @@ class Settler:
         self.settings = settings
         self.moves = Moves(consumer)
         self._app = consumer.app
+        self._request_classes: dict[type, type] = {}
 
     def begin(self) -> None:
         """Settle, from now on, what the tasks of the app come to; called again it does nothing.
@@ -57,6 +64,13 @@ class Settler:
         running = _settlers.setdefault(self._app, [])
         if self.settings.enabled and self not in running:
             running.append(self)
+
+    def request_class(self, kind: type) -> type:
+        """The class of requests of that *kind* whose messages this worker has received."""
+        if kind not in self._request_classes:
+            attributes = {"__module__": kind.__module__, _BOUND: self}
+            self._request_classes[kind] = type(kind.__name__, (kind,), attributes)
+        return self._request_classes[kind]
 
     def end(self) -> None:
         """The worker has ended."""

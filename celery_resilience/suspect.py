@@ -116,7 +116,7 @@ def watch_start(request: Any) -> None:
         # Celery builds a class that overrides this method: only an instance has the last word.
         request.execute_using_pool = partial(_start, request, request.execute_using_pool)
         request._suspected = True
-        settler = settler_of(request._app)
+        settler = settler_of(request)
         if settler is not None and counts_redeliveries(settler):
             settler.moves.call_after(0, _wait_outside, request, settler)
 
@@ -150,7 +150,7 @@ def _suspects_of(settler: Settler) -> Suspects:
 
 
 def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any) -> Any:
-    settler = settler_of(request._app)
+    settler = settler_of(request)
     if request._settled:  # it was put back while it waited for a slot, and may be let go by now
         raise TaskRevokedError(request.id)
     if settler is None or request.acknowledged:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from celery import exceptions as _exceptions
 from celery.utils import uuid
-from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import raise_with_context
 
 from celery_resilience import eager
@@ -134,12 +133,12 @@ class ResilientTask(BaseTask):
 
     def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
         """Called when a worker starts: a Request class of the user's own is mixed with ours."""
-        from celery_resilience.attach import attach
+        from celery_resilience.attach import attach, making_requests_for
 
-        self.Request = _with_ours(self.Request)
         warn_of_own_retry(type(self), ResilientTask)
         attach(consumer)
-        return super().start_strategy(app, consumer, **kwargs)
+        with making_requests_for(consumer, self):
+            return super().start_strategy(app, consumer, **kwargs)
 
     @classmethod
     def _policy_by_options(cls) -> Policy:
@@ -261,14 +260,3 @@ class ResilientTask(BaseTask):
         if throw:
             raise unnoticed(retry)
         return retry
-
-
-def _with_ours(request: Any) -> Any:
-    from celery_resilience.request import ResilientRequest
-
-    theirs = symbol_by_name(request)
-    if issubclass(theirs, ResilientRequest):
-        return theirs
-    if issubclass(ResilientRequest, theirs):
-        return ResilientRequest
-    return type(theirs.__name__, (theirs, ResilientRequest), {"__module__": theirs.__module__})

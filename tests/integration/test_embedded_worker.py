@@ -9,12 +9,14 @@ from typing import Any
 import celery.contrib.testing.tasks  # noqa: F401  the plugin sends a ping
 import pytest
 from celery import Celery, _state
+from celery.contrib.testing.worker import start_worker
 from celery.result import _set_task_join_will_block
 from celery.worker import WorkController
 
 from celery_resilience import Policy, ResilientTask, TransientError, install
 from celery_resilience.brokers import open_broker
 from celery_resilience.letter import DeadLetter
+from celery_resilience.settle import Settler
 from tests.servers import eventually
 from tests.worker import Broker
 
@@ -105,6 +107,32 @@ def test_a_worker_that_is_only_made_leaves_the_one_alone_that_runs(
     _set_task_join_will_block(False)  # as the plugin does
     assert "celery_resilience" in made.consumer.blueprint.steps
     check(celery_app, flaky, broken)
+
+
+# On RabbitMQ Celery itself starts no second one in a process: both would read with one event loop.
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_each_of_two_workers_settles_what_it_has_received(
+    celery_app: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[tuple[Any, str]] = []
+    settle = Settler.settle
+
+    def noting(self: Settler, received: Any, *args: Any, **options: Any) -> None:
+        settled.append((self, received.envelope.queue))
+        settle(self, received, *args, **options)
+
+    monkeypatch.setattr(Settler, "settle", noting)
+    install(celery_app)
+    _, broken = define(celery_app)
+    first = request.getfixturevalue("celery_worker")
+    with start_worker(celery_app, queues=["other"], perform_ping_check=False) as second:
+        workers = {"embedded": first, "other": second}
+        for queue in workers:
+            broken.apply_async(queue=queue)
+        eventually(lambda: len(letters(celery_app)) == 2)
+    by = {queue: w.consumer.blueprint.steps["celery_resilience"] for queue, w in workers.items()}
+    assert {queue for _, queue in settled} == {"embedded", "other"}
+    assert all(settler is by[queue].settler for settler, queue in settled)
 
 
 def lose_the_connection(worker: Any) -> None:

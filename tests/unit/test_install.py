@@ -255,7 +255,7 @@ def test_a_request_class_of_the_users_own_is_mixed_with_ours(app: Celery) -> Non
     @app.task(Request=Own)
     def plain() -> None: ...
 
-    from celery_resilience.task import _with_ours
+    from celery_resilience.attach import _with_ours
 
     mixed = _with_ours(plain.Request)
     assert issubclass(mixed, Own)
