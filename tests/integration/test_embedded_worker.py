@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -32,6 +33,8 @@ SOON = Policy(max_retries=2, backoff=0.05, jitter="none")
 def celery_app(broker: Broker) -> Iterator[Celery]:
     """The plugin's worker runs this app."""
     before = set(_state._on_app_finalizers)
+    root, default, current = logging.getLogger(), _state.default_app, _state._tls.current_app
+    level, handlers = root.level, root.handlers[:]
     app = Celery("embedded", broker=broker.broker_url, backend=broker.backend_url)
     app.conf.update(
         task_default_queue="embedded",
@@ -42,6 +45,10 @@ def celery_app(broker: Broker) -> Iterator[Celery]:
         yield app
     _state._on_app_finalizers.clear()
     _state._on_app_finalizers.update(before)
+    # What the plugin leaves behind.
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    _state.default_app, _state._tls.current_app = default, current
 
 
 def letters(app: Celery) -> list[str]:
@@ -109,7 +116,7 @@ def test_a_worker_that_is_only_made_leaves_the_one_alone_that_runs(
     check(celery_app, flaky, broken)
 
 
-@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
 def test_each_of_two_workers_settles_what_it_has_received(
     celery_app: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,8 +131,8 @@ def test_each_of_two_workers_settles_what_it_has_received(
     install(celery_app)
     _, broken = define(celery_app)
     first = request.getfixturevalue("celery_worker")
-    # Without a loop: there is one event loop in a process, and Celery's second one would hang.
-    alone = {"use_eventloop": False, "perform_ping_check": False}
+    # There is one event loop in a process, and one name, which Celery's second one would wait for.
+    alone = {"use_eventloop": False, "hostname": "other@tests", "perform_ping_check": False}
     with start_worker(celery_app, queues=["other"], **alone) as second:
         workers = {"embedded": first, "other": second}
         for queue in workers:
