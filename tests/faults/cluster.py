@@ -53,14 +53,16 @@ def running(node: RabbitServer) -> int:
 class Play:
     """A worker and a producer on the second node, which know the others too."""
 
-    def __init__(self, nodes: list[RabbitServer], directory: Path, queue_type: str) -> None:
+    def __init__(self, nodes: list[RabbitServer], directory: Path, letters: str) -> None:
         self.nodes = nodes
         first, second, third = (node.url() for node in nodes)
         broker = Broker(
-            "rabbitmq-quorum", f"{second};{first};{third}", "cache+memory://", queue_type, None
+            "rabbitmq-quorum", f"{second};{first};{third}", "cache+memory://", "quorum", None
         )
         self.record = directory / "record"
         conf: dict[str, Any] = {"task_ignore_result": True}
+        if letters:
+            conf["resilience_dead_letter_queue_arguments"] = {"x-queue-type": letters}
         self.worker = Worker(
             APP, broker, log=directory / "worker.log",
             env={
@@ -139,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.cluster", description=__doc__)
     parser.add_argument("--play", action="append", choices=[*PLAYS])
     parser.add_argument("--rabbitmq", default=os.environ.get("RABBITMQ", ""), choices=["", "4"])
-    parser.add_argument("--queue-type", default="quorum", help="task_default_queue_type")
+    parser.add_argument("--letters", default="", help="the dead-letter queue's type: classic")
     options = parser.parse_args(argv)
     broken = 0
     for name in options.play or PLAYS:
@@ -148,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tempfile.TemporaryDirectory(prefix="cluster-") as scratch,
             three_nodes(options.rabbitmq) as nodes,
         ):
-            play = Play(nodes, Path(scratch), options.queue_type)
+            play = Play(nodes, Path(scratch), options.letters)
             play.worker.start()
             try:
                 play.worker.wait_ready(60)
