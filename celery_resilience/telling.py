@@ -58,9 +58,10 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
                 again = isinstance(stands, Retry)
                 self.state = states.RETRY if again else states.FAILURE  # type: ignore[misc]
                 call_errbacks = not again
-            # From now on whoever asks for a retry is a hook, and heard when all have run.
-            attempt.told, attempt.req = True, req
-            attempt.asked, attempt.published = None, False
+            if not attempt.told:
+                # From now on whoever asks for a retry is a hook, and heard when all have run.
+                attempt.told, attempt.req = True, req
+                attempt.asked, attempt.published = None, False
         return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
 
     def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> Any:
