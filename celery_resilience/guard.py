@@ -52,10 +52,13 @@ class Guard:
             handle = create(*args, **kwargs)
 
             def on_task_received(message: Any) -> Any:
-                readdress(message, c.app)
-                if self._in_hand and self._in_hand.take_back(message, c):
-                    return None
+                if type(message.delivery_info) is not dict:  # on Redis it is the sender's
+                    message.delivery_info = {}
+                    return self._bury(message, Reason.INVALID, rule="a property of a wrong type")
                 try:
+                    readdress(message, c.app)
+                    if self._in_hand and self._in_hand.take_back(message, c):
+                        return None
                     return None if puts_back(message, c, self._settler) else handle(message)
                 except Exception as exc:
                     if _is_the_connections(exc, c) or _is_the_loops(exc):

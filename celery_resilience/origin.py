@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from amqp.spec import Basic
+from kombu.transport.virtual import Channel
 
 from celery_resilience.brokers import Received
 from celery_resilience.brokers.queues import DELETED
@@ -139,6 +140,12 @@ def name_the_queue(transport: Any) -> None:
     def _deliver(message: Any, queue: str) -> Any:
         if isinstance(message, dict):
             message[QUEUE] = queue
+            properties = message.get("properties")
+            if isinstance(properties, dict):
+                # kombu would raise that into the worker's loop; what it can't decode it tells.
+                encoding = properties.get("body_encoding")
+                known = isinstance(encoding, str) and encoding in Channel.codecs
+                properties["body_encoding"] = encoding if known else None
         return deliver(transport, message, queue)
 
     transport._deliver = _deliver

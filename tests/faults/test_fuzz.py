@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.letter import DeadLetter
-from tests.faults.row import Cell, Row
+from tests.faults.row import REDIS, Cell, Row
 from tests.faults.scene import APP, Scene, Servers, alive
 
 _SEED = int(os.environ.get("FUZZ_SEED", "20"))
@@ -165,6 +167,67 @@ def test_no_message_kills_a_worker_or_vanishes(
 ) -> None:
     """Each is a letter, or ran, or was dropped for its own ``expires``; the next one runs."""
     _live(broker, pool, servers, tmp_path, _SEED, 250, message)
+
+
+#: A value of each type that JSON has; not what a name would have by rights.
+_ODD = [5, "x", [1], {"a": 1}, True, 1.5, None]
+_PROPERTIES = [
+    "delivery_info", "delivery_mode", "priority", "body_encoding", "correlation_id", "reply_to",
+]  # fmt: skip
+_PLACES = [
+    *[("properties", name) for name in _PROPERTIES],
+    ("properties", "delivery_info", "exchange"),
+    ("properties", "delivery_info", "routing_key"),
+    ("properties", "delivery_info", "redelivered"),
+    ("content-type",),
+    ("content-encoding",),
+]
+
+
+def odd(place: tuple[str, ...], value: Any, number: str) -> bytes:
+    """A task's message as Redis holds it, with *value* where it has no business."""
+    body = base64.b64encode(json.dumps([[number], {}, {}]).encode()).decode()
+    payload: Any = {
+        "body": body,
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"task": f"{APP}.good", "id": number},
+        "properties": {
+            "delivery_tag": number, "correlation_id": number, "body_encoding": "base64",
+            "delivery_mode": 2, "priority": 0,
+            "delivery_info": {"exchange": "", "routing_key": "work"},
+        },
+    }  # fmt: skip
+    inner = payload
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    return json.dumps(payload).encode()
+
+
+@pytest.mark.parametrize("broker", REDIS)
+def test_no_property_of_any_type_ends_a_worker(
+    broker: str, servers: Servers, tmp_path: Path
+) -> None:
+    """It runs or is a letter, and the worker goes on."""
+    row = Row("0", "odd", lambda scene: None)
+    with Scene(Cell(row, broker, "threads"), servers, tmp_path) as scene:
+        worker, db = scene.worker(), scene.redis()
+        pid = worker.pid
+        for place, value in product(_PLACES, _ODD):
+            number = scene.number("odd", ends="result letter")
+            db.lpush("work", odd(place, value, number))
+        last = scene.send("good")
+        scene.wait(lambda: scene.places.states().get(last) == "SUCCESS", 40)
+        assert worker.pid == pid
+        assert alive(pid)
+        assert "Connection to broker lost" not in worker.log()
+        scene.wait(lambda: not db.exists("work", *db.keys("celery_resilience:held:*")))
+        ran = {words[0] for words in scene.lines("end") if words}
+        letters = scene.places.letters()
+        there = ran | {*letters} | {number for number in scene.tasks if number == last}
+        missing = len({*scene.tasks} - there)
+        assert missing <= len(scene.places.strangers), {*scene.tasks} - there
 
 
 def _live(
