@@ -62,6 +62,14 @@ _TRANSPORTS.update(
         "resilient-sentinel": "celery_resilience.transport:SentinelTransport",
     }
 )
+# Whoever has one URL for messages and results means the same server by it.
+_BACKENDS.update(
+    {
+        "resilient-redis": "celery_resilience.transport.backend:RedisBackend",
+        "resilient-rediss": "celery_resilience.transport.backend:RedisBackend",
+        "resilient-sentinel": "celery_resilience.transport.backend:SentinelBackend",
+    }
+)
 
 if not all(map(_find_spec, ("redis", "packaging"))):  # what kombu's extra [redis] installs
     for _aliases, _name in ((_TRANSPORTS, "RedisTransport"), (_BACKENDS, "RedisBackend")):

@@ -87,6 +87,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         _set_prefetch_in_the_loop(c)
         if _runs_in_the_loop(c.pool):
             _acknowledge_at_once(c)
+            _let_go_before_the_body(c)
         consumed = set(c.app.amqp.queues.consume_from)
         # One that is only made must not overrule one that runs.
         is_first = settler_of(c.app) is None
@@ -256,6 +257,24 @@ def _acknowledge_at_once(c: Any) -> None:
         return call_soon(call, *args, **options)
 
     setattr(c, later, at_once)
+
+
+def _let_go_before_the_body(c: Any) -> None:
+    """What is acknowledged before its body runs has to be let go before: our own transport lets go
+    with its next look, and here that comes after the body."""
+    apply = c.pool.on_apply
+
+    def on_apply(*args: Any, accept_callback: Any = None, **options: Any) -> Any:
+        def accept(*told: Any, **more: Any) -> None:
+            channel = c.task_consumer and c.task_consumer.channel
+            before = getattr(channel, "acknowledged", 0)
+            accept_callback(*told, **more)
+            if getattr(channel, "acknowledged", 0) > before:
+                channel.let_go_now()
+
+        return apply(*args, accept_callback=accept_callback and accept, **options)
+
+    c.pool.on_apply = on_apply
 
 
 def _keep_what_runs(pool: Any) -> None:

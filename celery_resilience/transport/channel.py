@@ -144,13 +144,13 @@ class Channel(Looking):
         for taken in reversed(back):  # the oldest ends where the next is taken from
             self.qos.give_back(taken)
         if not self.consuming:
-            self._let_go_now()
+            self.let_go_now()
 
     def close(self) -> None:
         if not self.closed:
             self._closing = True
             try:
-                self._let_go_now()
+                self.let_go_now()
                 while self._taken:
                     self.qos.give_back(self._taken.pop())
             except (AttributeError, OSError, *self.connection_errors) as exc:
@@ -186,6 +186,9 @@ class Channel(Looking):
         client = self.__dict__.get("client")
         if client is None or client.connection is not connection:
             super()._on_connection_disconnect(connection)
+        elif self.consuming and not self._closing:
+            self.look_soon()
+            self.connection.cycle.nudge()
 
     def _after_fork(self) -> None:
         self.looker.wakeup.close()  # the child's copy alone

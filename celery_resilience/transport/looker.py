@@ -22,12 +22,19 @@ class Looker:
         #: The script that was asked for and has not been answered yet, with its arguments.
         self._asked: tuple[str, tuple[Any, ...]] | None = None
         self._since = 0.0
+        #: The socket that is waited for.
+        self._watched: Any = None
         self.wakeup = Wakeup()
 
     @property
     def asking(self) -> bool:
         """Whether an answer is on its way."""
         return self._asked is not None
+
+    @property
+    def is_another(self) -> bool:
+        """Whether the socket is not the one that was waited for."""
+        return self._watched is not None and self.sock is not self._watched
 
     @property
     def sock(self) -> Any:
@@ -96,6 +103,7 @@ class Looker:
         if connection._sock is None:
             connection.connect()
         cycle.watch(channel, "LOOK", connection._sock)
+        self._watched = connection._sock
         if not (self.wakeup.refused or self.wakeup.serves(connection)):
             self.silence()
             self.wakeup.open(channel.pool, connection)
@@ -113,6 +121,7 @@ class Looker:
         """End both connections; the next look opens them again."""
         self._asked = None
         self.silence()
+        self._watched = None
         if self._channel.connection is not None:
             self._channel.connection.cycle.unwatch(self._channel, "LOOK")
         if self._connection is not None:

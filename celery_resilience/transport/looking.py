@@ -70,6 +70,14 @@ class Looking(_redis.Channel):  # type: ignore[misc]
     def _in_poll(self, value: Any) -> None:
         pass
 
+    def look_soon(self) -> None:
+        """What the server told on a connection that has gone may have been missed."""
+        self._curious, self._not_before = True, 0.0
+
+    def was_replaced(self) -> bool:
+        """Whether somebody has given the connection that looks another socket."""
+        return not self.looker.asking and self.looker.is_another
+
     def woken(self) -> float:
         """The server says that there is something; how long to wait before the look, in s."""
         if not self.looker.wakeup.drain():
@@ -236,7 +244,13 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._acknowledged.append(tag)
         return True
 
-    def _let_go_now(self) -> None:
+    @property
+    def acknowledged(self) -> int:
+        """How many are to be let go with the next question."""
+        return len(self._acknowledged)
+
+    def let_go_now(self) -> None:
+        """Let go what was acknowledged, and wait until that is done."""
         if self.looker.asking:
             self.answered()
         while self._acknowledged:

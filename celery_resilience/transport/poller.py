@@ -78,11 +78,18 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         self.thread = get_ident()
         self._listen()
         for channel in self._consuming():
+            if channel.was_replaced():
+                channel.look_soon()
             channel.come_round()
             channel.look()
-            if channel.undelivered and self._nudge is not None:
-                with suppress(BlockingIOError):
-                    os.write(self._nudge[1], b"!")
+            if channel.undelivered:
+                self.nudge()
+
+    def nudge(self) -> None:
+        """End the loop's wait."""
+        if self._nudge is not None:
+            with suppress(BlockingIOError):
+                os.write(self._nudge[1], b"!")
 
     def on_readable(self, fileno: int) -> Any:
         """Called by the loop."""
@@ -114,6 +121,8 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             getattr(self, "maybe_refresh_binding_expiry", _nothing)()
             self._listen()
             for channel in self._consuming():
+                if channel.was_replaced():
+                    channel.look_soon()
                 channel.come_round()
             if self._deliver_one():
                 return

@@ -144,3 +144,30 @@ def main_process(scene: Scene) -> None:
     scene.wait(lambda: sum(scene.starts().values()) >= 7)
     scene.kill(worker, main_alone=True)
     worker.start()
+
+
+@row(
+    "4-early",
+    "the worker is killed in the body of a task with acks_late=False: at most once",
+    pools=EVERYWHERE,
+    ci=("resilient-redis/solo",),
+)
+def early(scene: Scene) -> None:
+    gate = scene.directory / "gate"
+    first = scene.worker(concurrency=1)
+    # It is in no place any more, as its owner has asked for: so it is not one of the numbered.
+    scene.client.app.send_task(
+        "tests.faults.app.early", ("early", str(gate)), task_id="early", queue="work"
+    )
+    scene.wait(lambda: scene.started("early"))
+    if scene.cell.pool == "prefork":  # there the word that it has begun comes after it has
+        scene.wait(lambda: not scene.places.stuck())
+    scene.kill(first)
+    gate.touch()
+    scene.worker(concurrency=1)
+    for _ in range(3):
+        scene.send("good")
+    scene.wait(scene.places.are_final, 60)
+    if scene.on_redis:  # what the first has held is given back by now
+        scene.wait(lambda: scene.redis().zcard("celery_resilience:workers") == 1, 60)
+    scene.expect(scene.started("early") == 1, f"it was started {scene.started('early')} times")

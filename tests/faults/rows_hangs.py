@@ -1,4 +1,4 @@
-"""Rows 16: a server accepts connections, or has them, and never answers."""
+"""Rows 18: a server accepts connections, or has them, and never answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _ended(scene: Scene, numbers: list[str]) -> int:
 
 
 @row(
-    "16-results",
+    "18-results",
     "the result store hangs: tasks without results go on, retries come due, letters are written",
     brokers=("redis", "rabbitmq-classic"),
     patience=60,
@@ -61,7 +61,7 @@ def _first_of_each(scene: Scene) -> None:
 
 
 @row(
-    "16-settlement",
+    "18-settlement",
     "the connection of the settlements goes half open",
     brokers=REDIS,
     pools=("prefork", "threads", "solo", "gevent"),
@@ -78,7 +78,7 @@ def settlement(scene: Scene) -> None:
 
 
 @row(
-    "16-lease",
+    "18-lease",
     "the connection of the lease goes half open; another worker waits for its end",
     brokers=REDIS,
     pools=("prefork", "threads"),
@@ -97,7 +97,7 @@ def lease(scene: Scene) -> None:
 
 
 @row(
-    "16-consumer",
+    "18-consumer",
     "the connection that messages come in at goes half open",
     brokers=REDIS,
     pools=("prefork", "threads", "gevent"),
@@ -113,7 +113,7 @@ def consumer(scene: Scene) -> None:
 
 
 @row(
-    "16-wakeup",
+    "18-wakeup",
     "the connection on which Redis tells of new messages goes half open",
     brokers=("resilient-redis",),
     patience=40,
@@ -125,7 +125,7 @@ def wakeup(scene: Scene) -> None:
     _traffic(scene)
 
 
-@row("16-remote", "the connection of remote control goes half open", brokers=REDIS, patience=40)
+@row("18-remote", "the connection of remote control goes half open", brokers=REDIS, patience=40)
 def remote(scene: Scene) -> None:
     scene.worker(concurrency=4)
     _first_of_each(scene)
@@ -134,7 +134,7 @@ def remote(scene: Scene) -> None:
 
 
 @row(
-    "16-confirms",
+    "18-confirms",
     "the connection that retries and letters are published on goes half open",
     brokers=RABBITS,
     pools=("prefork", "threads", "gevent"),
@@ -156,7 +156,7 @@ def confirms(scene: Scene) -> None:
 
 
 @row(
-    "16-delivery",
+    "18-delivery",
     "the connection that messages come in at goes half open, with a heartbeat of 10 s",
     brokers=RABBITS,
     pools=("prefork", "threads"),
@@ -172,7 +172,7 @@ def delivery(scene: Scene) -> None:
 
 
 @row(
-    "16-broker",
+    "18-broker",
     "the broker hangs for 25 s: no connection passes anything",
     pools=("prefork", "threads"),
     doubles=1,
@@ -191,7 +191,7 @@ def broker_hangs(scene: Scene) -> None:
 
 
 @row(
-    "16-single",
+    "18-single",
     "max_connections: 1",
     brokers=REDIS,
     ci=("redis/prefork",),

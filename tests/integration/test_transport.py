@@ -316,6 +316,26 @@ def test_a_lost_wake_up_is_replaced(reader, put, db, monkeypatch) -> None:
 # Trouble
 
 
+@pytest.mark.parametrize("how", ["disconnected", "reconnected", "killed"])
+def test_the_next_message_comes_at_once_though_the_socket_was_replaced(
+    reader, put, db, monkeypatch, how
+) -> None:
+    monkeypatch.setattr(looking, "SAFETY", 60.0)
+    one = reader("work")
+    one.nothing()
+    connection = one.channel.client.connection
+    if how == "killed":
+        db.client_kill_filter(_type="normal", skipme=True)
+    else:
+        connection.disconnect()
+    if how == "reconnected":
+        connection.connect()
+    put("work", "one")
+    assert bodies(one.read(1, timeout=20)) == ["one"]
+    put("work", "another")
+    assert bodies(one.read(1, timeout=20)) == ["another"]
+
+
 def test_what_is_no_message_is_a_dead_letter(reader, put, db) -> None:
     garbage = [b"\xff\x00", b"[]", b"12", b"{", b'{"body": 1}', b'{"properties": []}',
                b'{"properties": {}, "body": "x", "headers": [1]}',
