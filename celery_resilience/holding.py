@@ -65,7 +65,7 @@ class Holding:
     def leave(self) -> None:
         """The worker goes down, its pool has ended: give back what was not let go."""
         self._mover.stop()
-        if self._holder is None:
+        if self._holder is None or self._channel is None:  # it was never connected
             return
         leases, holder = self._broker.leases, self._holder
         left = {**holder.left, **getattr(self._channel.qos, "left", dict)()}

@@ -23,11 +23,19 @@ from celery_resilience import Kind, Reason
 from celery_resilience.brokers.rights import acl
 from celery_resilience.classify import Row, table
 from celery_resilience.classify.headers import DIALECTS
+from celery_resilience.deadlines import DEADLINES
 from celery_resilience.flags import _flags
 from celery_resilience.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
-PAGES = ("README.md", "classification.md", "settings.md", "decided-where.md", "operating.md")
+PAGES = (
+    "README.md",
+    "classification.md",
+    "settings.md",
+    "decided-where.md",
+    "operating.md",
+    "what-happens-when.md",
+)
 
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -223,8 +231,17 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def deadlines() -> str:
+    lines = ["| what is waited for | for how long | then | what changes it |", "|---|---|---|---|"]
+    for each in DEADLINES:
+        seconds = "Celery's own" if each.seconds is None else f"{each.seconds:g} s"
+        lines.append(f"| {each.what} | {seconds} | {each.past} | {each.option} |")
+    return "\n".join(lines)
+
+
 PARTS = {
     "classification": classification,
+    "deadlines": deadlines,
     "dialects": dialects,
     "flags": flags,
     "kinds": kinds,

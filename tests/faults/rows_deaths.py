@@ -160,7 +160,9 @@ def early(scene: Scene) -> None:
         "tests.faults.app.early", ("early", str(gate)), task_id="early", queue="work"
     )
     scene.wait(lambda: scene.started("early"))
-    if scene.cell.pool == "prefork":  # there the word that it has begun comes after it has
+    if scene.cell.pool == "solo":  # in the others the loop goes on beside the body
+        scene.expect(not scene.places.stuck(), "it is held while its body runs")
+    else:
         scene.wait(lambda: not scene.places.stuck())
     scene.kill(first)
     gate.touch()
@@ -168,6 +170,4 @@ def early(scene: Scene) -> None:
     for _ in range(3):
         scene.send("good")
     scene.wait(scene.places.are_final, 60)
-    if scene.on_redis:  # what the first has held is given back by now
-        scene.wait(lambda: scene.redis().zcard("celery_resilience:workers") == 1, 60)
     scene.expect(scene.started("early") == 1, f"it was started {scene.started('early')} times")

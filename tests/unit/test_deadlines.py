@@ -1,0 +1,31 @@
+"""The table of deadlines: each row can be hung by a test that exists."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from celery_resilience.brokers.held import LEASE, RENEW
+from celery_resilience.deadlines import DEADLINES
+from celery_resilience.mover import DOUBTED
+from tests.faults.row import rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_each_has_a_test_that_lets_it_hang() -> None:
+    known = {row.name for row in rows()} | {"test_hangs"}
+    assert (ROOT / "tests/integration/test_hangs.py").exists()
+    for deadline in DEADLINES:
+        if deadline.seconds is not None:
+            assert deadline.test in known, deadline.what
+        else:
+            assert "`" in deadline.option, f"{deadline.what}: no option bounds it"
+
+
+def test_they_are_finite_and_a_lease_outlives_them() -> None:
+    """A connection that hangs is replaced before the others count the worker as dead."""
+    assert all(0 < each.seconds < math.inf for each in DEADLINES if each.seconds is not None)
+    lease = next(each for each in DEADLINES if "lease" in each.what)
+    assert lease.seconds is not None
+    assert RENEW + 2 * lease.seconds < DOUBTED < LEASE
