@@ -61,8 +61,11 @@ def unstarted(settler: Settler, buckets: Iterable[Any]) -> list[Any]:
 
 def put_back(requests: Iterable[Any], settler: Settler) -> None:
     """Put back those of *requests* that are still not started, and that nobody will start now."""
-    spent = _spent.get(settler, 0.0)
-    _spent[settler] = spent + _put_back(filter(is_unstarted, requests), settler, _BUDGET - spent)
+    left = _BUDGET - _spent.get(settler, 0.0)
+    if left > 0:  # else it has been said
+        each_once = {id(request): request for request in requests if is_unstarted(request)}
+        took = _put_back(each_once.values(), settler, left)
+        _spent[settler] = _BUDGET - left + took
 
 
 def ended_with_worker(exc: BaseException, settler: Settler) -> bool:
