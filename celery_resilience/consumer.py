@@ -19,7 +19,7 @@ from celery_resilience.brokers.frames import read_on
 from celery_resilience.brokers.greenlets import end_with, wait_for_nothing
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
-from celery_resilience.covered import warn_of_uncovered
+from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
@@ -103,6 +103,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             self.guard.stand()
             hear_revocations()
             warn_of_uncovered(c.app)
+            warn_of_early_acks(c.app)
         else:
             # A policy that is wrong must not be in the way of switching all of them off.
             _refuse_to_execute_letters(consumed, {self.settings.queue_for(q) for q in consumed})

@@ -10,9 +10,10 @@ from typing import Any
 
 from celery.app.task import Task
 
+from celery_resilience.settings import is_stated
 from celery_resilience.task import ResilientTask
 
-__all__ = ["INSTALLED", "is_meant", "warn_of_uncovered", "why_uncovered"]
+__all__ = ["INSTALLED", "is_meant", "warn_of_early_acks", "warn_of_uncovered", "why_uncovered"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -64,3 +65,21 @@ def warn_of_uncovered(app: Any) -> None:
     for why, names in found.items():
         more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
         logger.warning("not covered: %s%s: %s", ", ".join(names[:_FEW]), more, why)
+
+
+def warn_of_early_acks(app: Any) -> None:
+    """Tell, when a worker of *app* starts, that one setting lets it lose what it runs.
+
+    A task that says so itself is meant; a setting may be older than our line.
+    """
+    if app.conf.task_acks_late or not is_stated(app, "task_acks_late"):
+        return
+    ours = [task for task in app.tasks.values() if isinstance(task, ResilientTask)]
+    early = sum(1 for task in ours if not task.acks_late)
+    if early:
+        logger.warning(
+            "task_acks_late is False in the app's settings: %d of %d covered tasks are "
+            "acknowledged before they run, and what runs when this worker dies is lost. To keep "
+            "it, take the setting out, or give the task acks_late=True",
+            early, len(ours),
+        )  # fmt: skip

@@ -30,8 +30,6 @@ app.conf.update(
     task_queues=[
         Queue("work", queue_arguments={"x-queue-type": os.environ.get("QUEUE_TYPE", "classic")})
     ],
-    task_acks_late=STOCK == "late",
-    task_reject_on_worker_lost=STOCK == "late",
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
     broker_connection_retry_on_startup=True,
     broker_transport_options=json.loads(os.environ.get("BROKER_OPTIONS", "{}")),
@@ -40,6 +38,8 @@ app.conf.update(
     result_backend_transport_options={"retry_policy": {"max_retries": 2, "interval_max": 0.2}},
     **json.loads(os.environ.get("CONF", "{}")),
 )
+if STOCK == "late":  # else nobody says a word of it: what is written holds for our worker too
+    app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
 if not STOCK:
     from celery_resilience import install
 

@@ -15,7 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery_resilience import Policy, ResilientTask, install
 from celery_resilience.banner import add_to_banner
 from celery_resilience.cli.explanation import of_task
-from celery_resilience.covered import warn_of_uncovered
+from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.guard import _no_such_task
 from celery_resilience.settings import Settings
 from tests.unit.test_explain import explain
@@ -119,6 +119,31 @@ def test_a_setting_that_says_true_is_heard_too() -> None:
     def plain() -> None: ...
 
     assert plain.acks_late is True
+
+
+def test_a_setting_that_lets_workers_lose_what_they_run_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = new_app()
+    app.conf.task_acks_late = False
+    install(app, only=["shop.*"])
+    app.task(name="shop.early")(nothing)
+    app.task(name="shop.late", acks_late=True)(nothing)
+    warn_of_early_acks(app)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("task_acks_late is False in the app's settings: 1 of 2 covered tasks")
+
+
+@pytest.mark.parametrize("setting", [{}, {"task_acks_late": True}], ids=["unsaid", "true"])
+def test_a_task_that_says_itself_that_it_may_be_lost_is_meant(
+    setting: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = new_app()
+    app.conf.update(setting)
+    install(app)
+    app.task(name="shop.early", acks_late=False)(nothing)
+    warn_of_early_acks(app)
+    assert not caplog.records
 
 
 # The registry, and what the app's own class of tasks has
