@@ -17,6 +17,7 @@ from celery_resilience.brokers import (
     Unroutable,
     queues,
 )
+from celery_resilience.brokers.at_once import make_at_once
 from celery_resilience.brokers.channels import is_alive
 from celery_resilience.brokers.confirms import SHORT, Confirms
 from celery_resilience.brokers.delay import (
@@ -65,8 +66,12 @@ class AmqpBroker:
         """Make, when a worker connects, what retries of its queues will need. Raises nothing."""
         if self._settings.hold_retries == "worker":
             return
-        known: set[str] = set()
-        for queue in names:
+        known, queues_ = self._confirms.declared, list(names)
+        with suppress(Exception):  # which queue's fault it is, is said below
+            for letters in {self._letters(queue) for queue in queues_}:
+                self._make_letters(self._theirs, known, letters)
+            make_at_once(self._theirs, known, queues_, USUAL)
+        for queue in queues_:
             try:
                 self._prepare(self._theirs, known, queue, USUAL)
             except Refused:
@@ -109,6 +114,7 @@ class AmqpBroker:
     ) -> None:
         letters = self._letters(queue)
         self._make_letters(connection, known, letters)
+        make_at_once(connection, known, [queue], levels, priority)
         self._delay.prepare(connection, known, queue, letters, levels, priority)
         made = self._prepared.get((queue, priority), 0)
         self._prepared[queue, priority] = max(levels, made)

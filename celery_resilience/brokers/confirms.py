@@ -250,8 +250,8 @@ class Confirms:
     def disconnect(self, why: BaseException) -> None:
         """Close our connection; every move under way has failed because of *why*."""
         ours, self.connection, self._channel = self.connection, None, None
-        self.declared.clear()
         if ours is not None:
+            self.declared.clear()
             if self._hub is not None and self._watched is not None:
                 self._hub.remove(self._watched)
                 os.close(self._watched)

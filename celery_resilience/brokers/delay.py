@@ -25,6 +25,7 @@ from celery_resilience.policy import LONGEST_DELAY
 
 __all__ = [
     "LEVELS",
+    "QUORUM",
     "UNROUTABLE",
     "USUAL",
     "Delay",
@@ -52,7 +53,7 @@ USUAL = 10
 #: the way of others that are: so each has levels of its own, all above this one the same.
 _HIGHEST = 10
 
-_QUORUM = {
+QUORUM = {
     "x-queue-type": "quorum",
     # Both are needed: what expires stays here until the next queue has confirmed it.
     "x-dead-letter-strategy": "at-least-once",
@@ -245,7 +246,7 @@ def _make_level(connection: Any, level: int, priority: object) -> None:
     try:
         with connection.channel() as channel:
             channel.queue_declare(
-                name, durable=True, auto_delete=False, arguments={**arguments, **_QUORUM}
+                name, durable=True, auto_delete=False, arguments={**arguments, **QUORUM}
             )
     except PreconditionFailed as exc:
         # One that is there with other arguments is taken as it is.

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from amqp.abstract_channel import AbstractChannel
 from kombu import Connection
 
 from celery_resilience.brokers import Received, Unroutable, delay, open_broker
@@ -433,7 +434,7 @@ def test_a_server_without_such_quorum_queues(
     rig: DelayRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Retries wait in classic queues, which is said once; and such a level is taken as it is."""
-    monkeypatch.setitem(delay._QUORUM, "x-queue-type", "nonsense")
+    monkeypatch.setitem(delay.QUORUM, "x-queue-type", "nonsense")
     delay._warned.clear()
     with caplog.at_level(logging.WARNING):
         assert rig.hold(2) is None
@@ -500,3 +501,25 @@ def test_a_task_revoked_while_it_waits_does_not_run_on_a_worker_that_was_not_tol
     eventually(lambda: "Discarding revoked task" in other.log())
     assert client.executions()["asks"] == 1
     assert len(client.letters()) == 5
+
+
+@both
+def test_what_is_made_is_not_made_again_nor_waited_for_one_by_one(
+    rig: DelayRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far away each answer that is waited for takes long, and the worker's loop stands."""
+    answers: list[Any] = []
+    wait = AbstractChannel.wait
+
+    def counting(self: Any, method: Any, *args: Any, **options: Any) -> Any:
+        answers.append(method)
+        return wait(self, method, *args, **options)
+
+    monkeypatch.setattr(AbstractChannel, "wait", counting)
+    rig.moves.prepare(["work"])
+    assert len(answers) < 30  # some hundred, one by one
+    answers.clear()
+    rig.moves._confirms.open()
+    answers.clear()
+    rig.moves._prepare(rig.moves._confirms.connection, rig.moves._confirms.declared, "work", 10)
+    assert answers == []
