@@ -142,10 +142,13 @@ class Look:
             )  # fmt: skip
 
     def _spare_those(self, left: list[Any], most: int) -> None:
-        """Find out, with the newest of *left*, what the limit is; none was given back more than
-        *most* times."""
-        *others, tried = left
-        copy = self._copy(tried)  # it comes to lie where the original lies: at the end
+        """Find out, with one of *left*, what the limit is; none was given back more than *most*
+        times. It is the one at that end where fresh messages come to lie, beside what is given
+        back: before it on RabbitMQ 3, where no limit is set, and behind it on 4. So all keep their
+        order."""
+        in_front = self._fresh_come_first()
+        tried, *others = left if in_front else reversed(left)
+        copy = self._copy(tried)
         self._publish([copy])
         safe = most + _SPARE
         seen = self._try(tried, safe, copy)
@@ -155,14 +158,20 @@ class Look:
             endangered = []  # but it has been taken from its place
         else:
             last = 1 if seen == safe else max(1, seen + 1 - _SPARE)
-            # All from the first one on, for the sake of their order.
-            endangered = list(itertools.dropwhile(lambda message: _times(message) < last, others))
+            # All up to the last one of them, for the sake of their order.
+            survive = itertools.takewhile(lambda each: _times(each) < last, reversed(others))
+            endangered = others[: len(others) - len(list(survive))]
             self._first_copy = self._first_copy or self._next(lambda found: _is(found, copy))
-        self._publish([*map(self._copy, endangered), copy])
+        fresh = [copy, *map(self._copy, endangered)]
+        self._publish(fresh if in_front else fresh[::-1])
         for message in endangered:
             message.ack()
         if self._first_copy is not None:
             self._channel.basic_ack(self._first_copy.delivery_tag)
+
+    def _fresh_come_first(self) -> bool:
+        version = str(self._channel.connection.server_properties.get("version", ""))
+        return version.startswith("3.")
 
     def _try(self, message: Any, wanted: int, copy: Envelope) -> int:
         """Give *message*, of which there is a *copy*, back again and again, and remove it in the

@@ -256,7 +256,8 @@ def test_a_look_never_costs(
     for n in range(23 if limit is None else 8):
         looked = look(rig.moves, die=n in killed)
         assert sorted(looked) == names, f"look {n}"
-        if n not in killed and n - 1 not in killed:
+        # RabbitMQ 3 delivers what was given back first only where a limit is set.
+        if n not in killed and n - 1 not in killed and (limit is None or limit == 1):
             assert looked == names, f"the order at look {n}"
         eventually(
             lambda: rig.moves.count("dead_letter") == 30,
