@@ -52,7 +52,7 @@ class Heir:
         for queue in QUEUES:
             with DeadLetters(self.app, dead_letter_queue=queue) as letters:
                 for replayed in letters.replay("all"):
-                    assert replayed.result.value == "replayed", replayed.why
+                    assert replayed.result.value == "published", replayed.why
 
     def run(self, *arguments: str) -> str:
         context = CLIContext(app=self.app, no_color=True, workdir=None)
