@@ -155,7 +155,7 @@ class Look:
         if seen == safe and most < _TIRED:
             if self._first_copy is None:
                 return
-            endangered = []  # but it has been taken from its place
+            endangered: list[Any] = []  # but it has been taken from its place
         else:
             last = 1 if seen == safe else max(1, seen + 1 - _SPARE)
             # All up to the last one of them, for the sake of their order.
