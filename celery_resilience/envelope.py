@@ -18,6 +18,7 @@ from typing import Any
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import serialization as _serialization
 from kombu.compression import compress, decompress
+from kombu.utils.json import dumps
 
 from celery_resilience.headers import BROKERS_OWN, DEATHS, HEADER, NOT_PROPERTIES, without
 
@@ -86,7 +87,7 @@ class Envelope:
         """The envelope of a kombu virtual transport's payload, as it lies in the broker."""
         properties = _mapping(raw.get("properties"))
         body = encoded(raw.get("body"))
-        if properties.get("body_encoding") == "base64":
+        if properties.get("body_encoding") == "base64" and isinstance(raw.get("body"), str):
             with suppress(ValueError):  # no base64 after all: it stays what it is
                 body = base64.b64decode(body)
         info = _mapping(properties.get("delivery_info"))
@@ -251,7 +252,10 @@ def encoded(body: Any) -> bytes:
         return b""
     if isinstance(body, str):
         return body.encode("utf-8", "surrogateescape")
-    return bytes(body)
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    # On Redis it may be of any type of JSON's: bytes() would make a number that many NULs.
+    return dumps(body).encode()
 
 
 def seconds_until(moment: Any, now: float | None = None, zone: Any = None) -> float | None:

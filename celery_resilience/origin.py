@@ -136,16 +136,31 @@ def name_the_queue(transport: Any) -> None:
     lead to several queues.
     """
     deliver = type(transport)._deliver
+    is_ours = hasattr(transport.Channel, "on_garbage")
 
     def _deliver(message: Any, queue: str) -> Any:
         if isinstance(message, dict):
             message[QUEUE] = queue
-            properties = message.get("properties")
-            if isinstance(properties, dict):
-                # kombu would raise that into the worker's loop; what it can't decode it tells.
-                encoding = properties.get("body_encoding")
-                known = isinstance(encoding, str) and encoding in Channel.codecs
-                properties["body_encoding"] = encoding if known else None
+        try:
+            return deliver(transport, message, queue)
+        except Exception:
+            # Our own transport has kept what it received, byte for byte.
+            if is_ours or not _is_encoded_wrongly(message):
+                raise
+        # kombu would raise that into the worker's loop; what it need not decode it delivers.
+        message["properties"]["body_encoding"] = None
         return deliver(transport, message, queue)
 
     transport._deliver = _deliver
+
+
+def _is_encoded_wrongly(message: Any) -> bool:
+    """Whether kombu can make no message of it because it can't take the body out of its code."""
+    properties = message.get("properties") if isinstance(message, dict) else None
+    if not isinstance(properties, dict) or not properties.get("body_encoding"):
+        return False
+    try:
+        Channel.codecs[properties["body_encoding"]].decode(message.get("body"))
+    except Exception:
+        return True
+    return False

@@ -181,6 +181,7 @@ _PLACES = [
     ("properties", "delivery_info", "redelivered"),
     ("content-type",),
     ("content-encoding",),
+    ("body",),
 ]
 
 

@@ -59,6 +59,14 @@ def on_the_wire(sent: Envelope, queue: str = "dead_letter") -> Envelope:
     return Envelope.from_wire(json.loads(json.dumps(sent.to_wire("tag", queue))), queue)
 
 
+@pytest.mark.parametrize("body", [5, 1234, 10**12, 1.5, True, [1, 2], [300], {"a": 1}])
+@pytest.mark.parametrize("encoding", [None, "base64", "?"])
+def test_a_body_that_is_no_text_is_kept_as_json(body, encoding):
+    """On Redis it is the sender's; bytes() would make NULs of a number."""
+    sent = {"body": body, "properties": {"body_encoding": encoding}}
+    assert json.loads(Envelope.from_wire(sent, "shop").body) == body
+
+
 # Histories
 
 
