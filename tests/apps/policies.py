@@ -87,7 +87,7 @@ def discards(name: str) -> None:
 @app.task(
     base=ResilientTask,
     failure_policy=Policy(
-        max_retries=None, backoff=0.4, shape="fixed", jitter="none", max_elapsed=1
+        max_retries=None, backoff=0.05, factor=10_000, jitter="none", max_elapsed=60
     ),
 )
 def hurries(name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import closing
+from inspect import getclosurevars
 from typing import Any
 
 import celery.contrib.testing.tasks  # noqa: F401  the plugin sends a ping
@@ -33,6 +34,8 @@ SOON = Policy(max_retries=2, backoff=0.05, jitter="none")
 def celery_app(broker: Broker) -> Iterator[Celery]:
     """The plugin's worker runs this app."""
     before = set(_state._on_app_finalizers)
+    # Each app that is finalized gets the tasks of all others in this process.
+    _state._on_app_finalizers.intersection_update(filter(is_celerys, before))
     root, default, current = logging.getLogger(), _state.default_app, _state._tls.current_app
     level, handlers = root.level, root.handlers[:]
     app = Celery("embedded", broker=broker.broker_url, backend=broker.backend_url)
@@ -49,6 +52,12 @@ def celery_app(broker: Broker) -> Iterator[Celery]:
     root.setLevel(level)
     root.handlers[:] = handlers
     _state.default_app, _state._tls.current_app = default, current
+
+
+def is_celerys(finalizer: Any) -> bool:
+    """Whether the task that *finalizer* makes is one of Celery's own."""
+    task = getclosurevars(finalizer).nonlocals.get("fun", finalizer)
+    return str(task.__module__).startswith("celery.")
 
 
 def letters(app: Celery) -> list[str]:

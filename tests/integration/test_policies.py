@@ -102,7 +102,7 @@ def test_each_task_ends_as_its_policy_says(
     assert (ran["by_pattern"], ran["by_reference"]) == (3, 3)
     assert (ran["overruled"], ran["discards"]) == (2, 1)
     assert (ran["polled"], ran["never"], ran["cached"], ran["snoozed"]) == (3, 4, 4, 4)
-    assert ran["hurries"] == 3, "0.4 s apart, within a second of the first"
+    assert ran["hurries"] == 2, "again after 0.05 s, but not after 500 s: a minute is all there is"
     assert client.state(uncached) == "FAILURE"
     (unready,) = [found for found in client.letters() if found.task.endswith("polls")]
     assert unready.error.error.endswith("UnacceptableResult")
