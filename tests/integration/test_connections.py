@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -48,7 +49,7 @@ def test_a_lost_connection_is_no_death(
     worker.terminate()
     assert client.letters() == []
     assert client.count("shop") == 0
-    assert "celery_resilience/" not in worker.log(), "a warning points at us"
+    assert not re.search(r"celery_resilience/\S+:\d+: \w*Warning", worker.log())
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
