@@ -33,7 +33,7 @@ from celery_resilience.brokers.delay import (
 )
 from celery_resilience.brokers.figures import figures
 from celery_resilience.brokers.looks import Look, mark_of
-from celery_resilience.brokers.ownership import on_rabbitmq
+from celery_resilience.brokers.ownership import Ownership, on_rabbitmq
 from celery_resilience.brokers.queues import QueueFacts, fits
 from celery_resilience.brokers.upkeep import Upkeep
 from celery_resilience.envelope import Envelope
@@ -169,7 +169,8 @@ class AmqpBroker:
         if not whose.is_ours:
             done(NotOurs(whose.value))
             return
-        if not whose.has_original:
+        # What is acknowledged may still be on its way to the loop, which sends it: not forgotten.
+        if not whose.has_original and whose is not Ownership.ACKED:
             _forget(received.message)
 
         def over(problem: BaseException | None) -> None:
