@@ -1,7 +1,7 @@
 """What celery_resilience costs: the same tasks on stock Celery and on ours, in turn.
 
     python benchmarks/cost.py --broker redis://... [--ours-broker resilient-redis://...]
-        [--results redis://...] [--rounds 10] [--dramatiq]
+        [--results redis://...] [--rounds 10] [--dramatiq] [--before TREE]
 
 Each round fills a queue for each side and starts a worker of each (two processes). The workers
 take turns of a second, the others are stopped meanwhile (SIGSTOP): so the machine's own mood, which
@@ -9,6 +9,8 @@ changes from minute to minute, is the same for all. A side's time is that of its
 first run of a body to the last. Printed are, for each side, its tasks per second, the median of
 its ratios to stock Celery in the same round, and the 95 % interval of that (the order statistics
 of the median). ``--dramatiq`` lets Dramatiq run in the same rounds, on Redis: for comparison.
+``--before`` lets an older checkout of this project run in the same rounds, and prints the ratios
+to it as well: what a change costs.
 """
 
 from __future__ import annotations
@@ -44,9 +46,12 @@ def main() -> None:
     parser.add_argument(
         "--dramatiq", action="store_true", help="let Dramatiq run as well, on Redis"
     )
+    parser.add_argument("--before", type=Path, help="an older checkout of this project")
     parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args()
     sides = ["stock", "ours", *(["dramatiq"] if options.dramatiq else [])]
+    if options.before:
+        sides.append("before")
     if options.dramatiq and not options.broker.startswith("redis"):
         parser.error("--dramatiq needs a broker on Redis")
     options.ours_broker = options.ours_broker or options.broker
@@ -63,25 +68,30 @@ def main() -> None:
                 file=sys.stderr,
             )
         rows += [summary(path, side, rates) for side in sides]
+        if options.before:
+            rows.append(summary(path, "ours", rates, to="before"))
     if options.as_json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'path':8} {'side':8} {'tasks/s':>8} {'ratio':>6}  95 % interval")
+    print(f"{'path':8} {'side':8} {'to':8} {'tasks/s':>8} {'ratio':>6}  95 % interval")
     for row in rows:
         low, high = row["interval"]
         print(
-            f"{row['path']:8} {row['side']:8} {row['rate']:8.0f} {row['ratio']:6.2f}"
+            f"{row['path']:8} {row['side']:8} {row['to']:8} {row['rate']:8.0f} {row['ratio']:6.2f}"
             f"  {low:.2f} to {high:.2f}"
         )
 
 
-def summary(path: str, side: str, rates: dict[str, list[float]]) -> dict[str, object]:
-    ratios = sorted(its / stock for its, stock in zip(rates[side], rates["stock"], strict=True))
+def summary(
+    path: str, side: str, rates: dict[str, list[float]], to: str = "stock"
+) -> dict[str, object]:
+    ratios = sorted(its / other for its, other in zip(rates[side], rates[to], strict=True))
     n = len(ratios)
     reach = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))  # normal approximation to Bin(n, 1/2)
     return {
         "path": path,
         "side": side,
+        "to": to,
         "rounds": n,
         "rate": statistics.median(rates[side]),
         "ratio": statistics.median(ratios),
@@ -93,6 +103,8 @@ CELERY = [
     *("-m", "celery", "-A", "cost_app", "worker", "-P", "prefork", "-c", "2", "-l", "ERROR"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat"),
 ]
+#: The sides that celery_resilience works on.
+OURS = {"ours", "before"}
 DRAMATIQ = ["-m", "dramatiq", "cost_dramatiq", "-p", "2", "-t", "1"]
 
 
@@ -103,15 +115,16 @@ class Runner:
         self.runs = options.tasks * (2 if path == "retry" else 1)
         self.seconds = 0.0
         self._side = side
+        tree = options.before.resolve() if side == "before" else HERE.parent
         handle, self._done = tempfile.mkstemp()
         os.close(handle)
         environment = {
             **os.environ,
-            "BROKER_URL": options.ours_broker if side == "ours" else options.broker,
+            "BROKER_URL": options.ours_broker if side in OURS else options.broker,
             "QUEUE_TYPE": options.queue_type,
             "SIDE": side,
             "DONE": self._done,
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+            "PYTHONPATH": os.pathsep.join([str(tree), str(HERE)]),
             "C_FORCE_ROOT": "1",
         }
         environment.pop("BACKEND_URL", None)
@@ -121,7 +134,8 @@ class Runner:
         if side == "dramatiq":
             module, command = "cost_dramatiq", DRAMATIQ
             environment["dramatiq_queue_prefetch"] = "16"  # as worker_prefetch_multiplier
-        load = f"import {module}; {module}.load({side!r}, {path!r}, {options.tasks})"
+        name = "ours" if side in OURS else side
+        load = f"import {module}; {module}.load({name!r}, {path!r}, {options.tasks})"
         subprocess.run([sys.executable, "-c", load], env=environment, check=True)
         self._worker = subprocess.Popen(
             [sys.executable, *command],
