@@ -7,13 +7,14 @@ from typing import Any
 
 from celery_resilience.policies import policies_of
 from celery_resilience.settings import Settings
+from celery_resilience.worker_transport import OWN, WorkerTransport
 
 __all__ = ["add_to_banner"]
 
 _KINDS = {"redis": "Redis", "amqp": "RabbitMQ"}
 
 
-def add_to_banner(c: Any, settings: Settings) -> None:
+def add_to_banner(c: Any, settings: Settings, transport: WorkerTransport) -> None:
     """Let the banner of the worker that has made the consumer *c* tell that we are there."""
     worker = c.controller
     startup_info = getattr(worker, "startup_info", None)  # an embedded worker has none
@@ -21,31 +22,35 @@ def add_to_banner(c: Any, settings: Settings) -> None:
         return
 
     def with_ours(**options: Any) -> str:
-        lines = "\n".join(f"{'':16}.> {line}" for line in _lines(c, settings))
+        lines = "\n".join(f"{'':16}.> {line}" for line in _lines(c, settings, transport))
         return f"{startup_info(**options)} {'-' * 14} [resilience]\n{lines}\n"
 
     worker.startup_info = with_ours
 
 
-def _lines(c: Any, settings: Settings) -> list[str]:
+def _lines(c: Any, settings: Settings, transport: WorkerTransport) -> list[str]:
     version = f"version:      {sys.modules[__package__].__version__}"
+    broker = f"broker:       {_kind(c.conninfo, transport)}"
     if not settings.enabled:
-        return [version, "switched off: stock Celery decides about failures"]
+        return [version, "switched off: stock Celery decides about failures", broker]
     return [
         version,
-        f"broker:       {_kind(c.conninfo)}",
+        broker,
         f"dead letters: {settings.dead_letter_queue}",
         f"policies:     {_policies(c.app, settings)}",
     ]
 
 
-def _kind(connection: Any) -> str:
-    transport = connection.get_transport_cls()
-    kind = _KINDS.get(transport.driver_type)
+def _kind(connection: Any, transport: WorkerTransport) -> str:
+    driver = connection.get_transport_cls().driver_type
+    kind = _KINDS.get(driver)
     if kind is None:
-        return f"{transport.driver_type}: workers hold the retries that wait"
-    own = str(connection.transport_cls).startswith("resilient-")
-    return f"{kind}, through our own transport" if own else kind
+        return f"{driver}: workers hold the retries that wait"
+    if transport.name is None or driver != "redis":
+        return kind
+    if transport.name == OWN:
+        return f"{kind}, through our own transport"
+    return f"{kind}, through kombu's transport: {transport.why}"
 
 
 def _policies(app: Any, settings: Settings) -> str:

@@ -14,7 +14,6 @@ from kombu.common import ignore_errors
 from celery_resilience.banner import add_to_banner
 from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.channels import notice_reopening
-from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.frames import read_on
 from celery_resilience.brokers.greenlets import end_with, wait_for_nothing
 from celery_resilience.context_key import refuse_stores_without_keys
@@ -32,6 +31,7 @@ from celery_resilience.settings import Settings, dead_letter_queues, refuse_long
 from celery_resilience.settle import Settler, settler_of
 from celery_resilience.signals import warn_of_the_brokers_clock
 from celery_resilience.switch import switch_off
+from celery_resilience.worker_transport import WorkerTransport, bound_connections
 
 __all__ = ["ResilientConsumer"]
 
@@ -57,6 +57,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         max_worker_losses: int | None = None,
         dead_letter_expired: bool | None = None,
         hold_retries: str | None = None,
+        redis_transport: str | None = None,
         no_resilience: bool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,6 +69,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             max_worker_losses=max_worker_losses,
             dead_letter_expired=dead_letter_expired,
             hold_retries=hold_retries,
+            redis_transport=redis_transport,
             enabled=False if no_resilience else None,
         )
         refuse_async_bodies(c.app, c.pool)
@@ -81,7 +83,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         #: What was received and not started when the worker began to go down.
         self._unstarted: list[Any] = []
         self._notice_losses(c)
-        _bound_connections(c)
+        bound_connections(c)
+        self.transport = WorkerTransport(c, self.settings)
         self._stay_paused(c)
         self._remember_unstarted(c)
         _set_prefetch_in_the_loop(c)
@@ -110,7 +113,11 @@ class ResilientConsumer(bootsteps.StartStopStep):
             if is_first:
                 switch_off(c.app)
             logger.warning("celery_resilience is switched off: stock Celery decides")
-        add_to_banner(c, self.settings)
+        add_to_banner(c, self.settings, self.transport)
+
+    def info(self, c: Any) -> dict[str, Any]:
+        """What ``inspect stats`` says of us."""
+        return {"resilience": {"enabled": self.settings.enabled, **self.transport.told()}}
 
     def _notice_losses(self, c: Any) -> None:
         """Before Celery forgets what goes on when the connection is lost."""
@@ -218,17 +225,6 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.holding.leave()
         self.settler.moves.close()
         self.settler.end()
-
-
-def _bound_connections(c: Any) -> None:
-    """No connection of the worker's waits for ever: a loop that stands settles nothing."""
-    ensure = c.ensure_connected
-
-    def ensure_connected(connection: Any) -> Any:
-        bound(connection)
-        return ensure(connection)
-
-    c.ensure_connected = ensure_connected
 
 
 def _set_prefetch_in_the_loop(c: Any) -> None:

@@ -77,6 +77,14 @@ def _flags() -> list[Any]:
             type=click.Choice(["auto", "worker"]),
         ),
         _flag(
+            "--redis-transport",
+            "Take from Redis through our own transport, or through kombu's where that can't be; "
+            "own: do not start then; kombu: through kombu's, which may lose what a killed worker "
+            "is just taking.",
+            metavar="auto|own|kombu",
+            type=click.Choice(["auto", "own", "kombu"]),
+        ),
+        _flag(
             "--no-resilience",
             "Let stock Celery decide about failures, at once; nothing becomes a dead letter. What "
             "waits still moves.",

@@ -64,6 +64,9 @@ class Settings:
     #: Where retries wait: ``"auto"``: in the broker, where it can hold them; ``"worker"``: as
     #: Celery's countdown, held by a worker.
     hold_retries: str = "auto"
+    #: Through which transport workers take from Redis: ``"auto"``: our own, kombu's where that
+    #: can't be; ``"own"``: a worker for which it can't be does not start; ``"kombu"``: kombu's.
+    redis_transport: str = "auto"
     #: False: failures are decided as by stock Celery, and nothing becomes a dead letter.
     enabled: bool = True
     #: Where RabbitMQ's queue of a task has a dead-letter exchange of its own: ``"exchange"``: what
@@ -186,6 +189,10 @@ def _checked(name: str, value: Any) -> Any:
     if name == "hold_retries":
         if value not in ("auto", "worker"):
             raise refuse('"auto" or "worker"')
+        return value
+    if name == "redis_transport":
+        if value not in ("auto", "own", "kombu"):
+            raise refuse('"auto", "own" or "kombu"')
         return value
     if name == "reject_on_dlx":
         if isinstance(value, str) and value in ("exchange", "letter"):

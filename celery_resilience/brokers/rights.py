@@ -6,12 +6,21 @@ all three under a user who is allowed this and no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celery_resilience.brokers.lua import KEYS
 
-__all__ = ["CHANNELS", "COMMANDS", "KEY_PATTERNS", "acl", "missing", "refused"]
+__all__ = [
+    "CHANNELS",
+    "COMMANDS",
+    "KEY_PATTERNS",
+    "acl",
+    "lacking",
+    "missing",
+    "refused",
+    "told",
+]
 
 #: What is done to keys of ours: the key without its prefix, and each command with arguments that
 #: would change nothing. Redis asks for the right when a command is queued in a transaction.
@@ -73,13 +82,19 @@ def missing(client: Any, prefix: str, queues: Iterable[str]) -> dict[str, list[s
 
     Raises ResponseError where it may not even begin a transaction. *client* keeps its connection.
     """
-    from redis.exceptions import ResponseError
-
     wanted = [(f"{prefix}{KEYS}{key}", commands) for key, commands in _OURS.items()]
     wanted += [(f"{prefix}{queue}", _OF_A_LIST) for queue in queues]
+    return lacking(client, [*wanted, ("", _OF_NO_KEY)])
+
+
+def lacking(client: Any, wanted: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """As :func:`missing`, of the *wanted* alone: each a key, and commands divided by ``|`` whose
+    ``k`` stands for it. A command that the server does not have is refused as well."""
+    from redis.exceptions import ResponseError
+
     asked = [
         (key, [key if word == "k" else word for word in command.split()])
-        for key, commands in [*wanted, ("", _OF_NO_KEY)]
+        for key, commands in wanted
         for command in commands.split("|")
     ]
     client.ping()
@@ -97,14 +112,18 @@ def missing(client: Any, prefix: str, queues: Iterable[str]) -> dict[str, list[s
         raise ResponseError(answers[0])
     found: dict[str, list[str]] = {}
     for (key, words), answer in zip(asked, answers[1:-1], strict=True):
-        if "permission" in answer.lower():
+        if "permission" in answer.lower() or "unknown command" in answer.lower():
             found.setdefault(key, []).append(words[0])
     return found
 
 
 def refused(client: Any, prefix: str, queues: Iterable[str]) -> str:
     """What :func:`missing` finds, for a person: ``HSET on celery_resilience:held:none; ...``."""
+    return told(missing(client, prefix, queues))
+
+
+def told(found: Mapping[str, list[str]]) -> str:
+    """What :func:`missing` or :func:`lacking` has *found*, for a person."""
     return "; ".join(
-        f"{', '.join(commands)}{f' on {key}' if key else ''}"
-        for key, commands in missing(client, prefix, queues).items()
+        f"{', '.join(commands)}{f' on {key}' if key else ''}" for key, commands in found.items()
     )

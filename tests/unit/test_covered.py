@@ -18,6 +18,7 @@ from celery_resilience.cli.explanation import of_task
 from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.guard import _no_such_task
 from celery_resilience.settings import Settings
+from celery_resilience.worker_transport import WorkerTransport
 from tests.unit.test_explain import explain
 
 
@@ -271,7 +272,8 @@ def test_the_banner_says_that_we_are_there() -> None:
         app.task(name=name)(nothing)
     worker: Any = SimpleNamespace(startup_info=lambda artlines: "Celery's\n")
     consumer = SimpleNamespace(app=app, controller=worker, conninfo=app.connection_for_read())
-    add_to_banner(consumer, Settings.of(app))
+    settings = Settings.of(app)
+    add_to_banner(consumer, settings, WorkerTransport(consumer, settings))
     banner = worker.startup_info(artlines=False)
     assert banner.startswith("Celery's\n -------------- [resilience]\n")
     lines = [line.strip() for line in banner.splitlines()[2:]]
