@@ -115,7 +115,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             logger.warning("celery_resilience is switched off: stock Celery decides")
         add_to_banner(c, self.settings, self.transport)
 
-    def info(self, c: Any) -> dict[str, Any]:
+    def info(self, c: Any) -> dict[str, Any]:  # type: ignore[override]
         """What ``inspect stats`` says of us."""
         return {"resilience": {"enabled": self.settings.enabled, **self.transport.told()}}
 

@@ -51,14 +51,14 @@ DEADLINES: tuple[Deadline, ...] = (
         "18-lease",
     ),
     Deadline(
-        "Redis: taking messages, `resilient-redis://`",
+        "Redis: taking messages",
         connections.ANSWER,
         "the worker connects anew; what runs goes on",
         "none",
         "18-consumer",
     ),
     Deadline(
-        "Redis: taking messages, `redis://`",
+        "Redis: taking messages through kombu's transport",
         None,
         "kombu 5.7 drops the connection when it has not answered; one before waits for the "
         "kernel's keepalive, a minute. What it took last may be lost (kombu's window)",
@@ -66,7 +66,7 @@ DEADLINES: tuple[Deadline, ...] = (
         "18-consumer",
     ),
     Deadline(
-        "Redis: being told of new messages, `resilient-redis://`",
+        "Redis: being told of new messages",
         SAFETY,
         "it is looked all the same, and asked for on a new connection",
         "none",

@@ -58,8 +58,11 @@ class WorkerSeen:
 
     #: The queues that it consumes.
     queues: tuple[str, ...] = ()
-    #: Its transport, as the broker's URL names it; None: it did not say.
+    #: Through which transport it takes from Redis: ``own``, ``kombu``, or what else its broker's
+    #: URL names; None: it did not say.
     transport: str | None = None
+    #: Why it takes through kombu's, where it is one of ours.
+    why: str = ""
     #: How many of its tasks are of ours and how many are not, Celery's own left out.
     ours: int = 0
     stock: int = 0
@@ -173,12 +176,22 @@ class Diagnosis:
 Check = Callable[[Diagnosis], Iterator[Finding]]
 
 
+def _by_its_url(stats: Mapping[str, Any]) -> str | None:
+    """The transport of a worker without us, or with us before we said it."""
+    named = (stats.get("broker") or {}).get("transport")
+    if named in ("redis", "rediss", "sentinel"):
+        return "kombu"
+    return "own" if str(named).startswith("resilient-") else named
+
+
 def _seen(queues: Any, stats: Any, tasks: Any) -> WorkerSeen:
     names = [name for name in tasks or () if not str(name).startswith("celery.")]
     ours = sum(f"[{_MARK}=" in str(name) for name in names)
+    told = (stats or {}).get("resilience") or {}
     return WorkerSeen(
         queues=tuple(str(queue.get("name")) for queue in queues or ()),
-        transport=((stats or {}).get("broker") or {}).get("transport"),
+        transport=told.get("redis_transport") or _by_its_url(stats or {}),
+        why=str(told.get("why") or ""),
         ours=ours,
         stock=len(names) - ours,
     )

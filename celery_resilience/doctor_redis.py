@@ -86,17 +86,24 @@ def without_a_lease(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 
 def takes_which_way(diagnosis: Diagnosis) -> Iterator[Finding]:
-    """Which transport takes from the queues, where there is more than one."""
-    ways: dict[str, list[str]] = {}
-    for name, worker in (diagnosis.workers or {}).items():
-        if worker.transport and worker.queues:
-            ways.setdefault(worker.transport, []).append(name)
-    if diagnosis.driver == "redis" and len(ways) > 1:
-        told = ", ".join(f"{len(names)} by {way}://" for way, names in sorted(ways.items()))
+    """Which transport takes from the queues, and why it is not ours."""
+    if diagnosis.driver != "redis":
+        return
+    workers = {name: each for name, each in (diagnosis.workers or {}).items() if each.queues}
+    kombus = [name for name, each in workers.items() if each.transport == "kombu"]
+    own = sum(each.transport == "own" for each in workers.values())
+    if kombus and own:
         diagnosis.notes.append(
-            f"workers take {told}: of a queue that both take from, those by redis:// are served "
+            f"{own} workers take through our own transport, {len(kombus)} through kombu's "
+            f"({', '.join(kombus)}): of a queue that both take from, those by kombu's are served "
             "first, and the others get what these have no room for"
         )
+    for name in kombus:
+        if workers[name].why:
+            diagnosis.notes.append(
+                f"{name} takes through kombu's transport, and loses what it is just taking when it "
+                f"is killed: {workers[name].why}"
+            )
     yield from ()
 
 

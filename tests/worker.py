@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 class Broker:
     """Where a test's messages and results go; nothing else is there at first."""
 
-    name: str  #: redis, resilient-redis, or rabbitmq or rabbitmq4 with -classic or -quorum
+    name: str  #: redis, resilient-redis, kombu-redis; rabbitmq, rabbitmq4 with -classic or -quorum
     broker_url: str
     backend_url: str
     queue_type: str  #: for ``task_default_queue_type``; "classic" on Redis, which ignores it
@@ -36,7 +36,8 @@ class Worker:
     """``celery -A app worker`` in a process group of its own; the whole group ends with the test.
 
     The app is told by its environment where to connect: ``BROKER_URL``, ``BACKEND_URL`` and
-    ``QUEUE_TYPE``. Without *log* its output goes to a temporary file.
+    ``QUEUE_TYPE``. Without *log* its output goes to a temporary file. One that is *sociable* talks
+    to other workers.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class Worker:
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
+        sociable: bool = False,
     ) -> None:
         self.name = f"w{secrets.token_hex(3)}@tests"
         self.command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", self.name]
         self.command += ["-P", pool, "-c", str(concurrency), "-l", "INFO"]
-        self.command += ["--without-gossip", "--without-mingle"]
+        self.command += [] if sociable else ["--without-gossip", "--without-mingle"]
         self.command += [] if queues is None else ["-Q", queues]
         self.command += arguments
         self._environment = {
@@ -62,6 +64,7 @@ class Worker:
             "BROKER_URL": broker.broker_url,
             "BACKEND_URL": broker.backend_url,
             "QUEUE_TYPE": broker.queue_type,
+            **({"CELERY_WORKER_REDIS_TRANSPORT": "kombu"} if broker.name == "kombu-redis" else {}),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "PYTHONUNBUFFERED": "1",
             "C_FORCE_ROOT": "1",  # pickle is refused to root otherwise

@@ -137,7 +137,8 @@ def lets_ours_take(connection: Any, standing_in: bool = True) -> None:
     """Let *connection*, which need not be closed, ask for our transport from now on; or for
     kombu's again."""
     connection.release()
-    base = getattr(type(connection), "stands_in_for", type(connection))
+    connection._closed = False  # as when it switches to another URL: it is opened when it is used
+    base: Any = getattr(type(connection), "stands_in_for", type(connection))
     connection.__class__ = _asking_for_ours(base) if standing_in else base
 
 

@@ -41,7 +41,8 @@ class Count:
     doubled: int = 0
     #: Such starts that the row allows.
     allowed: int = 0
-    #: How many may be lost: in kombu's own window, where a Redis worker is killed or cut off.
+    #: How many may be lost: in the window of kombu's Redis transport, where a worker that takes
+    #: through it is killed or cut off.
     window: int = 0
     #: Seconds until the last one was at its end, after the fault.
     seconds: float = 0.0
@@ -221,11 +222,12 @@ class Places:
                     complaints.append(f"{number} ({task.name}): its letter says {letter.reason}")
         if len(self.strangers) != self.nameless:
             complaints.append(f"{len(self.strangers)} letters of no task, not {self.nameless}")
+        by_kombus = scene.cell.broker == "kombu-redis"
         return Count(
             sent=len(scene.tasks), result=tally["result"], waiting=tally["waiting"],
             letters=tally["letter"], dropped=tally["dropped"], stuck=tally["stuck"],
             lost=tally["lost"], doubled=tally["doubled"], allowed=tally["allowed"],
-            window=scene.deaths if scene.cell.row.window and scene.cell.broker == "redis" else 0,
+            window=scene.deaths if scene.cell.row.window and by_kombus else 0,
             seconds=seconds, complaints=() if scene.stock else tuple(complaints),
         )  # fmt: skip
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
-__all__ = ["ALL", "EVERYWHERE", "RABBITS", "REDIS", "Cell", "Row", "cells", "row", "rows"]
+__all__ = ["ALL", "EVERYWHERE", "OURS", "RABBITS", "REDIS", "Cell", "Row", "cells", "row", "rows"]
 
 RABBITS = ("rabbitmq-classic", "rabbitmq-quorum")
-#: Stock kombu's transport with our worker, and our own.
-REDIS = ("redis", "resilient-redis")
+#: Workers take through our own transport: by default, and because the URL says so.
+OURS = ("redis", "resilient-redis")
+#: And through kombu's, which is what they fall back to.
+REDIS = (*OURS, "kombu-redis")
 ALL = (*REDIS, *RABBITS)
 #: Every pool that Celery has, but for those that nobody maintains.
 EVERYWHERE = ("prefork", "threads", "solo", "gevent")
@@ -51,7 +53,7 @@ class Row:
     #: and lets the original go, and the broker may die in between.
     forks: bool = False
     #: Whether workers die, or their connections: between kombu's own pop and its note of who holds
-    #: the message, ``redis://`` may lose one each time.
+    #: the message, its transport may lose one each time.
     window: bool = False
     #: ``broker/pool`` of the cells that CI runs; the others are for the whole matrix.
     ci: tuple[str, ...] = ()

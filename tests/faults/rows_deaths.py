@@ -81,7 +81,7 @@ def whole_worker(scene: Scene) -> None:
         scene.send("good", 0.05, starts=7)
     scene.broker_holds(42)
     scene.worker(supervised=True)
-    if scene.cell.broker != "redis":
+    if scene.cell.broker != "kombu-redis":
         scene.wait(scene.places.are_final, scene.patience)
         # What had ended, and was not acknowledged before its worker was killed, runs again.
         scene.wait(lambda: not scene.places.stuck() and not scene.client.count("work"))
@@ -102,7 +102,8 @@ def _held(scene: Scene) -> None:
     doubles=1,
     window=True,
     ci=(
-        "resilient-redis/prefork",
+        "redis/prefork",
+        "kombu-redis/prefork",
         "rabbitmq-classic/prefork",
     ),
 )
@@ -150,7 +151,7 @@ def main_process(scene: Scene) -> None:
     "4-early",
     "the worker is killed in the body of a task with acks_late=False: at most once",
     pools=EVERYWHERE,
-    ci=("resilient-redis/solo",),
+    ci=("redis/solo",),
 )
 def early(scene: Scene) -> None:
     gate = scene.directory / "gate"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.row import RABBITS, REDIS, row
+from tests.faults.row import OURS, RABBITS, REDIS, row
 from tests.faults.scene import Scene
 
 
@@ -14,7 +14,7 @@ def _ended(scene: Scene, numbers: list[str]) -> int:
 @row(
     "18-results",
     "the result store hangs: tasks without results go on, retries come due, letters are written",
-    brokers=("redis", "rabbitmq-classic"),
+    brokers=("redis", "kombu-redis", "rabbitmq-classic"),
     patience=60,
     ci=("rabbitmq-classic/prefork",),
 )
@@ -115,7 +115,7 @@ def consumer(scene: Scene) -> None:
 @row(
     "18-wakeup",
     "the connection on which Redis tells of new messages goes half open",
-    brokers=("resilient-redis",),
+    brokers=OURS,
     patience=40,
 )
 def wakeup(scene: Scene) -> None:

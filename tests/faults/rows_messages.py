@@ -7,7 +7,7 @@ import json
 import pickle
 from typing import Any
 
-from tests.faults.row import EVERYWHERE, RABBITS, row
+from tests.faults.row import EVERYWHERE, OURS, RABBITS, row
 from tests.faults.scene import APP, Scene, alive
 
 _JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
@@ -111,9 +111,9 @@ def messages(scene: Scene) -> None:
 @row(
     "1-list",
     "bytes in the Redis list that are no message at all",
-    # On redis:// kombu reads the list: it loses them, and the worker dies.
-    brokers=("resilient-redis",),
-    ci=("resilient-redis/prefork",),
+    # kombu's own transport loses them, and the worker dies.
+    brokers=OURS,
+    ci=("redis/prefork",),
 )
 def garbage_in_the_list(scene: Scene) -> None:
     worker = scene.worker()

@@ -11,7 +11,7 @@ from tests.faults.soak import soak
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("broker", ["resilient-redis"])
+@pytest.mark.parametrize("broker", ["redis"])
 def test_what_dies_at_random_loses_nothing(broker: str, servers: Servers, tmp_path: Path) -> None:
     """Every task is in one place in the end; an execution may double."""
     run, count = soak(servers, tmp_path, broker, "prefork", seed=7, seconds=25)

@@ -26,6 +26,8 @@ def broker_named(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Bro
                 return redis
             if name == "resilient-redis":  # the same server, through our own transport
                 return replace(redis, name=name, broker_url=f"resilient-{redis.broker_url}")
+            if name == "kombu-redis":  # the same server, through kombu's transport
+                return replace(redis, name=name)
             server, queue_type = name.split("-")
             rabbit: RabbitServer = request.getfixturevalue(f"{server}_server")
             vhost = rabbit.add_vhost()

@@ -24,7 +24,7 @@ from celery_resilience.brokers import queues as rabbits
 from celery_resilience.brokers.delay import UNROUTABLE, USUAL, Delay, level_name
 from celery_resilience.cli.resilience import resilience
 from celery_resilience.deadletters import DeadLetters
-from celery_resilience.diagnosis import Diagnosis, Report, WorkerSeen
+from celery_resilience.diagnosis import Diagnosis, Report, WorkerSeen, _seen
 from celery_resilience.doctor import examine
 from celery_resilience.headers import ASTRAY, DUE
 from celery_resilience.retries import Retries
@@ -209,7 +209,7 @@ def test_what_workers_answer(broker, client, start_worker, monkeypatch):
         assert looked.workers is not None
         answered = looked.workers[worker.name]
         assert answered.queues == ("shop", "other")
-        assert answered.transport in ("redis", "resilient-redis")
+        assert (answered.transport, answered.why) == ("own", "")
         assert answered.ours > 5
         assert answered.stock == 0
         assert list(doctor_redis.without_a_lease(looked)) == []
@@ -221,13 +221,21 @@ def test_what_workers_answer(broker, client, start_worker, monkeypatch):
 
 @redis_only
 def test_which_transport_takes(queues):
-    one = WorkerSeen(("shop",), "redis")
-    other = WorkerSeen(("shop",), "resilient-redis")
-    workers = {"a@h": one, "b@h": one, "c@h": other}
+    old = _seen([{"name": "shop"}], {"broker": {"transport": "redis"}}, [])
+    refused = {"redis_transport": "kombu", "why": "Redis refuses LINDEX on shop"}
+    fallen = _seen([{"name": "shop"}], {"resilience": refused}, [])
+    ours = _seen([{"name": "shop"}], {"resilience": {"redis_transport": "own", "why": ""}}, [])
+    named = _seen([{"name": "shop"}], {"broker": {"transport": "resilient-sentinel"}}, [])
+    elsewhere = WorkerSeen((), "kombu", "it takes from nothing")
+    workers = {"a@h": old, "b@h": fallen, "c@h": ours, "d@h": named, "e@h": elsewhere}
     _, looked = seen(queues.app, doctor_redis.takes_which_way, workers=workers)
-    assert "2 by redis://, 1 by resilient-redis://" in looked.notes[0]
-    _, looked = seen(queues.app, doctor_redis.takes_which_way, workers={"a@h": one, "b@h": one})
-    assert looked.notes == []
+    both, why = looked.notes
+    assert "2 workers take through our own transport, 2 through kombu's (a@h, b@h)" in both
+    assert why.startswith("b@h takes through kombu's transport")
+    assert why.endswith("Redis refuses LINDEX on shop")
+    for one in (old, ours):
+        _, looked = seen(queues.app, doctor_redis.takes_which_way, workers={"a@h": one})
+        assert looked.notes == []
 
 
 # Redis

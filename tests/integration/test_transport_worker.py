@@ -31,10 +31,10 @@ POOLS = ["prefork", "threads", "solo", "gevent"]
 
 StartWorker = Callable[..., Worker]
 
-resilient = pytest.mark.parametrize("broker", ["resilient-redis"], indirect=True)
+ours = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
 
-@resilient
+@ours
 @pytest.mark.parametrize("pool", POOLS)
 def test_remote_control(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
@@ -70,7 +70,7 @@ def test_remote_control(
     assert worker.terminate() == 0
 
 
-@resilient
+@ours
 @pytest.mark.skipif(VERSION < (5, 6), reason="worker_disable_prefetch came with Celery 5.6")
 def test_a_worker_without_prefetch_leaves_what_it_cannot_run(
     broker: Broker, client: Client, start_worker: StartWorker
@@ -87,7 +87,7 @@ def test_a_worker_without_prefetch_leaves_what_it_cannot_run(
         assert client.value(result)
 
 
-@resilient
+@ours
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_a_killed_server_is_found_again(
     broker: Broker,
@@ -113,7 +113,7 @@ def test_a_killed_server_is_found_again(
         assert worker.terminate() == 0
 
 
-@resilient
+@ours
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_a_killed_worker_takes_nothing_along(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
@@ -136,7 +136,7 @@ def test_a_killed_worker_takes_nothing_along(
         assert db.llen("shop") == 0
 
 
-@resilient
+@ours
 def test_what_has_run_in_the_workers_own_process_is_over(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
@@ -151,7 +151,7 @@ def test_what_has_run_in_the_workers_own_process_is_over(
     assert [result.id in held for result in left] == [True] * 2
 
 
-@resilient
+@ours
 @pytest.mark.parametrize("pool", POOLS)
 def test_garbage_does_not_stop_a_worker(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
@@ -169,7 +169,7 @@ def test_garbage_does_not_stop_a_worker(
     }
 
 
-@resilient
+@ours
 def test_two_apps_in_one_database_keep_apart(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
@@ -255,10 +255,9 @@ def test_tls(
     for name, file in (("cert-file", "cert"), ("key-file", "key"), ("ca-cert-file", "cert")):
         options += [f"--tls-{name}", str(certificates / f"{file}.pem")]
     with EmbeddedServer(binary=server_binary, options=options):
-        url = f"resilient-rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required"
+        url = f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required"
         broker = replace(
             redis_broker,
-            name="resilient-redis",
             broker_url=f"{url}&ssl_ca_certs={certificates / 'cert.pem'}",
         )
         client = Client(broker, certificates / "record")
@@ -266,6 +265,7 @@ def test_tls(
         results = [client.send("flaky", f"t-{n}", n % 2, padding="x" * 20_000) for n in range(30)]
         for result in results:
             assert client.value(result)
+        assert "Redis, through our own transport" in worker.log()
         pong = eventually(lambda: client.app.control.ping(timeout=1))
         assert pong == [{worker.name: {"ok": "pong"}}]
         assert worker.terminate() == 0
@@ -334,14 +334,14 @@ def test_sentinel_names_another_master(
     """The worker goes on with the new one."""
     broker = replace(
         redis_broker,
-        name="resilient-redis",
-        broker_url=f"resilient-sentinel://127.0.0.1:{sentinels.port}/0",
+        broker_url=f"sentinel://127.0.0.1:{sentinels.port}/0",
     )
     client = Client(broker, tmp_path / "record")
     client.app.conf.broker_transport_options = {"master_name": "shop"}
     env = {**client.env, "BROKER_OPTIONS": '{"master_name": "shop"}'}
     worker = start_worker(SHOP, broker, env=env)
     assert client.value(client.send("flaky", "before", 1))
+    assert "Redis, through our own transport" in worker.log()
 
     sentinels.master.kill()
     asked = redis.sentinel.Sentinel([("127.0.0.1", sentinels.port)])
