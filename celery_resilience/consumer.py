@@ -181,6 +181,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         running |= self.settler.moves.tags
         self.holding.connected(c, broker, running, late=self._is_late)
         self.guard.watch(c.task_consumer.channel)
+        if hasattr(c.task_consumer.channel, "take_for"):  # our own Redis transport
+            c.task_consumer.channel.take_for(c)
         if self.settings.enabled and hasattr(broker, "prepare"):
             broker.prepare(c.app.amqp.queues.consume_from)
         if c.hub is None and self._checks is None:

@@ -138,7 +138,7 @@ class Channel(Looking):
         """Give back what nobody here consumes any more."""
         if self.looker.asking:
             self.answered()
-        active = set(self.active_queues)
+        active = set(self.active_queues) if self._taken else ()
         back = [taken for taken in self._taken if taken.queue not in active]
         self._taken = deque(taken for taken in self._taken if taken.queue in active)
         for taken in reversed(back):  # the oldest ends where the next is taken from

@@ -18,6 +18,7 @@ from celery_resilience.brokers import held
 from celery_resilience.brokers.connections import ANSWER
 from celery_resilience.brokers.lua import KEYS, lua
 from celery_resilience.transport.looker import Looker
+from celery_resilience.transport.slots import Slots
 from celery_resilience.transport.taken import Taken
 from celery_resilience.transport.wakeup import EVERY, SAFETY
 
@@ -44,6 +45,10 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self.looker = Looker(self)
         #: The worker that holds what is taken here; None: kombu's own hash, for everybody.
         self.holder: Any = None
+        #: What the worker's pool can begin; None: whoever consumes here is no worker of ours.
+        self.slots: Slots | None = None
+        #: There may be something to take, and no free slot: nobody may tell when there is one.
+        self.waits_for_slot = False
         #: Whether there are queues to look into.
         self.consuming = False
         self._taken: deque[Taken] = deque()
@@ -60,6 +65,10 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._cut: BaseException | None = None
         self._tags = (f"{uuid.uuid4().hex}.{number}." for number in count(1))
         super().__init__(*args, **kwargs)
+
+    def take_for(self, consumer: Any) -> None:
+        """Take from now on what the pool of *consumer*, Celery's, can begin, and little more."""
+        self.slots = Slots(consumer, self)
 
     @property
     def _in_poll(self) -> bool:
@@ -112,7 +121,17 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             room = 1  # worker_disable_prefetch has a say: it counts what was delivered
         elif room is None:  # no limit: a loop takes many, a plain consumer one after the other
             room = _MESSAGES if self.connection.cycle.loop is not None else 1
-        return max(0, min(int(room) - len(self._taken), _MESSAGES))
+        room = max(0, min(int(room) - len(self._taken), _MESSAGES))
+        if self.slots is None:
+            return room
+        free = self.slots.room(room, len(self._taken))
+        self.waits_for_slot = free == 0 < room and not self.slots.is_heard
+        return free
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing can be taken before something ends."""
+        return not self._taken and self._room() == 0
 
     def look(self) -> bool:
         """Ask for messages if there may be some and there is room; whether that was done.
@@ -130,6 +149,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         now = monotonic()
         if now < self._refused:
             return False
+        self.waits_for_slot = False
         late = now - self._looked >= self._patience
         room = self._room() if late or (self._curious and now >= self._not_before) else 0
         if not (room or self._acknowledged):
@@ -190,6 +210,8 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             return False
         if found and self.holder is not None:
             self.holder.taken(number)
+        if found and self.slots is not None:
+            self.slots.pace.came(tags)
         for n in range(0, len(found), 2):
             queue = queues[(found[n] - 1) % len(queues)]
             tag, is_held = f"{tags}{n // 2 + 1}", not self._is_unheld(queue)

@@ -25,7 +25,8 @@ _OURS = ("LOOK", "WAKE")
 _AT_ONCE = 100
 #: How often kombu's sweep of what others left unacknowledged may be begun, in seconds.
 _SWEEP = 1.0
-#: Where greenlets acknowledge, they need a turn for it; how long we may keep them waiting.
+#: Where greenlets acknowledge, they need a turn for it; how long we may keep them waiting. Nor do
+#: threads tell when they are free.
 _TURN = 0.02
 
 
@@ -41,7 +42,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         self._timers: list[Any] = []
         #: A pipe that ends the loop's wait: there is more to deliver.
         self._nudge: tuple[int, int] | None = None
-        self._often = False
+        self._often = self._glancing = False
         self._swept = monotonic()
 
     # With an event loop
@@ -84,6 +85,12 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             channel.look()
             if channel.undelivered:
                 self.nudge()
+            if channel.waits_for_slot and not self._glancing:
+                self._glancing = True
+                self.loop.call_later(_TURN, self._glanced)
+
+    def _glanced(self) -> None:
+        self._glancing = False
 
     def nudge(self) -> None:
         """End the loop's wait."""
@@ -162,8 +169,8 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         return min(waits, default=None)
 
     def _full(self) -> bool:
-        """Whether nothing can be delivered before something is acknowledged."""
-        return any(not channel.qos.can_consume() for channel in self._consuming())
+        """Whether nothing can be delivered before something ends."""
+        return any(channel.is_full for channel in self._consuming())
 
     # Channels and their sockets
 

@@ -20,6 +20,16 @@
 local most, bytes, queues = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local found, taken = {0, 0}, 0
 
+-- Read all lists, so that the server tells of their next message; returns how many there are. A call
+-- has room for some thousand arguments.
+local function read_lists()
+  local there = 0
+  for first = 5, #KEYS, 1000 do
+    there = there + redis.call("EXISTS", unpack(KEYS, first, math.min(first + 999, #KEYS)))
+  end
+  return there
+end
+
 if #ARGV >= 11 + queues then
   redis.call("HDEL", KEYS[1], unpack(ARGV, 11 + queues))
   if ARGV[6] ~= "" then
@@ -30,7 +40,7 @@ if most == 0 then
   return found
 end
 
-if redis.call("EXISTS", unpack(KEYS, 5)) == 0 then
+if read_lists() == 0 then
   return found
 end
 
@@ -102,5 +112,5 @@ for first = 1, #KEYS - 4, queues do
   end
 end
 
-redis.call("EXISTS", unpack(KEYS, 5))
+read_lists()
 return found

@@ -61,6 +61,13 @@ class QoS(HeldQoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.popped = {}
+        self._over: Any = self._dirty
+        self._quick_ack: Any = self._finished  # kombu calls it with whatever is over
+
+    def _finished(self, delivery_tag: str) -> None:
+        self._over.add(delivery_tag)
+        if self.channel.slots is not None:
+            self.channel.slots.pace.finished(delivery_tag)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         if self.channel.holder is not None or delivery_tag in self.popped:

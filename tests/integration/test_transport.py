@@ -226,6 +226,21 @@ def test_priorities_first_then_queues_in_turn(reader, put) -> None:
     assert sorted(got[7:9]) == ["a3", "b3"]
 
 
+@pytest.mark.parametrize("steps", [STEPS, [0]])
+def test_there_may_be_any_number_of_queues(reader, put, db, steps) -> None:
+    """A script's calls have room for some thousand keys."""
+    names = [f"q{n}" for n in range(3000)]
+    consumer = reader(*names, priority_steps=steps)
+    put("q1", "first")
+    put("q2999", "last", priority=steps[-1])
+    assert sorted(bodies(consumer.read(2))) == ["first", "last"]
+    put("q1500", "wakes")  # all of them are watched
+    assert bodies(consumer.read(1, timeout=looking.SAFETY / 2)) == ["wakes"]
+    for message in consumer.got:
+        message.ack()
+    assert db.hlen("unacked") == 0
+
+
 def test_the_order_of_the_queues_can_be_fixed(reader, put) -> None:
     for n in range(3):
         put("b", f"b{n}")

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -88,6 +89,33 @@ def test_a_worker_without_prefetch_leaves_what_it_cannot_run(
 
 
 @ours
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_burst_spreads_over_the_idle_workers(
+    broker: Broker, pool: str, client: Client, start_worker: StartWorker
+) -> None:
+    """Tasks that become visible at once, as due retries do: each worker takes what it can begin."""
+    gate = client.record.with_name("gate")
+    workers = [start_worker(SHOP, broker, pool=pool, env=client.env) for _ in range(2)]
+    for number in range(8):  # quick ones: both have run some
+        assert client.value(client.send("flaky", f"quick-{number}", 0))
+    results = [client.send("waits", f"w-{n}", str(gate), queue="hidden") for n in range(6)]
+    with redis.Redis.from_url(broker.redis_url) as db:
+        eventually(lambda: db.llen("hidden") == 6)
+        time.sleep(0.2)  # who has just been quick takes some more
+        db.rename("hidden", "shop")
+    active = client.app.control.inspect([w.name for w in workers], timeout=2).active
+
+    def shares() -> list[int]:
+        return sorted(len(tasks) for tasks in (active() or {}).values())
+
+    eventually(lambda: shares() == [2, 2], message="each worker runs two")
+    assert client.count("shop") == 2  # nobody has taken what it can't begin
+    gate.touch()
+    for result in results:
+        assert client.value(result)
+
+
+@ours
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_a_killed_server_is_found_again(
     broker: Broker,
@@ -140,15 +168,15 @@ def test_a_killed_worker_takes_nothing_along(
 def test_what_has_run_in_the_workers_own_process_is_over(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
-    """Of what was taken with the task that kills the worker, only the rest runs again."""
+    """Of what was taken with the task that kills the worker, what has run does not run again."""
     over = [client.send("slow", f"over-{n}", 0.02) for n in range(3)]
     left = [client.send("kills_worker", "killer"), client.send("slow", "left")]
     assert start_worker(SHOP, broker, pool="solo", env=client.env).wait() != 0
     with redis.Redis.from_url(broker.redis_url) as db:
         keys = db.scan_iter("celery_resilience:held:*")
-        held = b"".join(payload for key in keys for payload in db.hvals(key)).decode()
-    assert [result.id in held for result in over] == [False] * 3
-    assert [result.id in held for result in left] == [True] * 2
+        lies = [payload for key in keys for payload in db.hvals(key)] + db.lrange("shop", 0, -1)
+    assert [result.id in b"".join(lies).decode() for result in over] == [False] * 3
+    assert [result.id in b"".join(lies).decode() for result in left] == [True] * 2
 
 
 @ours
