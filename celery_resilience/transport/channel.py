@@ -69,8 +69,8 @@ class Channel(Looking):
 
         In a pool that runs its tasks here and now, one that has ended waits for no other.
         """
-        if self._slow and self._taken and self._acknowledged:
-            if self.looker.asking:
+        if self._slow and self._acknowledged:
+            if self.looker.asking:  # the next message may be in the answer
                 self.answered()
             self.look()
         self._slow = False
