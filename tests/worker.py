@@ -37,7 +37,7 @@ class Worker:
 
     The app is told by its environment where to connect: ``BROKER_URL``, ``BACKEND_URL`` and
     ``QUEUE_TYPE``. Without *log* its output goes to a temporary file. One that is *sociable* talks
-    to other workers.
+    to other workers. *cwd* is the tree that it runs.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class Worker:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         sociable: bool = False,
+        cwd: Path = ROOT,
     ) -> None:
+        self._cwd = cwd
         self.name = f"w{secrets.token_hex(3)}@tests"
         self.command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", self.name]
         self.command += ["-P", pool, "-c", str(concurrency), "-l", "INFO"]
@@ -65,7 +67,7 @@ class Worker:
             "BACKEND_URL": broker.backend_url,
             "QUEUE_TYPE": broker.queue_type,
             **({"CELERY_WORKER_REDIS_TRANSPORT": "kombu"} if broker.name == "kombu-redis" else {}),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([str(cwd), os.environ.get("PYTHONPATH", "")]),
             "PYTHONUNBUFFERED": "1",
             "C_FORCE_ROOT": "1",  # pickle is refused to root otherwise
             **(env or {}),
@@ -94,7 +96,7 @@ class Worker:
             self._process = subprocess.Popen(
                 # Should pytest be killed, the worker waits neither for tasks nor for its broker.
                 leashed(self.command, signal.SIGKILL),
-                cwd=ROOT,
+                cwd=self._cwd,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
