@@ -16,7 +16,7 @@ CELERIES = 5.5 5.6 5.7
 PYTHONS = 3.10 3.11 3.12 3.13
 CELLS ?= $(foreach celery,$(CELERIES),$(foreach python,$(PYTHONS),$(celery)-$(python)))
 
-.PHONY: help setup demo test lint format faults soak ecosystem celery-suite matrix build clean
+.PHONY: help setup demo test lint format faults soak fleet ecosystem celery-suite kombu-suite matrix build clean
 
 help:
 	@echo "make demo    watch tasks fail, retry, die and be replayed, in under a minute"
@@ -24,6 +24,8 @@ help:
 	@echo "make faults  kill what can die, and count every task; make soak: at random, for minutes"
 	@echo "make ecosystem     try packages that teams use beside Celery, one scenario each"
 	@echo "make celery-suite  run Celery's own integration tests with us, list what differs"
+	@echo "make kombu-suite   run kombu's own tests of its Redis transport on ours"
+	@echo "make fleet         workers of 0.1.0 beside those of today on one Redis"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff put the code in order"
 	@echo "make matrix  the tests on Celery $(CELERIES) and whichever Python $(PYTHONS) is there"
@@ -60,6 +62,13 @@ celery-suite: $(VENV)/.dev
 	  .venv-suite/bin/python -m pip install --quiet --constraint constraints.txt \
 	    --group celery-suite --editable '.[demo]' && touch .venv-suite/.made; }
 	@.venv-suite/bin/python -m tests.ecosystem $(ARGS)
+
+# kombu's own tests of its Redis transport, on ours; and workers of 0.1.0 beside those of today.
+kombu-suite: $(VENV)/.dev
+	@$(BIN)/python -m tests.ecosystem.kombu_suite
+
+fleet: $(VENV)/.dev
+	@$(BIN)/python -m tests.faults.fleet $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -25,6 +25,7 @@ __all__ = [
     "is_ours",
     "lets_ours_take",
     "speaks_redis",
+    "standing_in",
     "why_not",
     "why_server_refuses",
 ]
@@ -133,17 +134,17 @@ def _modules_of(member: str, value: Any) -> Iterator[str]:
             yield type(each).__module__  # something that wraps a function
 
 
-def lets_ours_take(connection: Any, standing_in: bool = True) -> None:
+def lets_ours_take(connection: Any, ours: bool = True) -> None:
     """Let *connection*, which need not be closed, ask for our transport from now on; or for
     kombu's again."""
     connection.release()
     connection._closed = False  # as when it switches to another URL: it is opened when it is used
     base: Any = getattr(type(connection), "stands_in_for", type(connection))
-    connection.__class__ = _asking_for_ours(base) if standing_in else base
+    connection.__class__ = standing_in(base) if ours else base
 
 
 @cache
-def _asking_for_ours(base: Any) -> Any:
+def standing_in(base: Any) -> Any:
     """A *base* of connections whose transport on Redis is ours, whatever it fails over to.
 
     It has a pool of its own: one that it shared would hand out connections of either kind.

@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import celery
@@ -34,12 +35,12 @@ EXPLAINED = Path(__file__).with_name("celery_differences.toml")
 MARKERS = "celery: of the plugin\nflaky: run again\ntimeout: at most\namqp: needs RabbitMQ"
 
 
-def unpacked(folder: Path) -> Path:
-    """The source distribution of the Celery that is installed, below *folder*."""
+def unpacked(folder: Path, package: str = "celery") -> Path:
+    """The source distribution of the *package* that is installed, below *folder*."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    wanted = f"celery=={celery.__version__}"
+    wanted = f"{package}=={version(package)}"
     subprocess.run([*pip, "--dest", str(folder), wanted], check=True)
-    (archive,) = folder.glob("celery-*.tar.gz")
+    (archive,) = folder.glob(f"{package}-*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder / archive.name.removesuffix(".tar.gz")

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import redis
 from celery import Celery
 
 from celery_resilience.embedded import EmbeddedServer
@@ -54,13 +55,19 @@ class Play:
         self.workers: list[Worker] = []
         self._stack = contextlib.ExitStack()
 
-    def send(self, number: int) -> None:
+    def send(self, number: int, queue: str = "work") -> None:
         """*number* tasks, one in ten of them with retries."""
         for n in range(len(self.sent), len(self.sent) + number):
             name = f"t{n}"
             self.sent[name] = 2 if n % 10 == 0 else 1
             task, arguments = ("flaky", (name, 1, 0.1)) if n % 10 == 0 else ("good", (name, 0.1))
-            self.app.send_task(f"{_APP}.{task}", arguments, queue="work", ignore_result=True)
+            self.app.send_task(f"{_APP}.{task}", arguments, queue=queue, ignore_result=True)
+
+    def send_at_once(self, number: int) -> None:
+        """So that there is work for all from the first moment."""
+        self.send(number, "prepared")
+        with redis.Redis.from_url(self.broker.broker_url) as db:
+            db.rename("prepared", "work")
 
     def worker(self, kind: str) -> Worker:
         record = self.folder / f"record-{kind}"
@@ -90,7 +97,7 @@ def play(url: str, trees: dict[str, Path], pool: str, folder: Path, number: int)
     it = Play(url, trees, pool, folder)
     try:
         first = {kind: [it.worker(kind) for _ in range(2)] for kind in ("old", "new")}
-        it.send(number)
+        it.send_at_once(number)
         eventually(lambda: len(it.ended()) >= number // 2, 300, message="half of them end")
         shares = {kind: len(it.lines(kind, "end")) for kind in ("old", "new")}
         first["new"][0].kill()

@@ -84,6 +84,13 @@ def define(app: Celery, **options: Any) -> tuple[Any, Any]:
     return flaky, broken
 
 
+def takes_through(worker: Any) -> tuple[str, Any]:
+    """The module of the transport that *worker* takes through, and what it says of it."""
+    consumer = worker.consumer
+    said = consumer.blueprint.steps["celery_resilience"].info(consumer)["resilience"]
+    return type(consumer.connection.transport).__module__, said.get("redis_transport")
+
+
 def check(app: Celery, flaky: Any, broken: Any) -> None:
     """Retries and letters come, of tasks that are sent now."""
     before = len(letters(app))
@@ -99,8 +106,13 @@ def test_install_comes_after_the_worker_has_started(celery_app: Any, celery_work
     flaky, broken = define(celery_app)
     celery_worker.reload()
     check(celery_app, flaky, broken)
+    on_redis = celery_app.conf.broker_url.startswith("redis")
+    if on_redis:
+        assert takes_through(celery_worker) == ("kombu.transport.redis", "kombu")
     lose_the_connection(celery_worker)
     check(celery_app, flaky, broken)
+    if on_redis:
+        assert takes_through(celery_worker) == ("celery_resilience.transport", "own")
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -123,6 +135,10 @@ def test_a_worker_that_is_only_made_leaves_the_one_alone_that_runs(
     _set_task_join_will_block(False)  # as the plugin does
     assert "celery_resilience" in made.consumer.blueprint.steps
     check(celery_app, flaky, broken)
+    if celery_app.conf.broker_url.startswith("redis"):
+        assert takes_through(request.getfixturevalue("celery_worker"))[1] == "own"
+        with celery_app.connection_for_read() as connection:
+            assert type(connection.transport).__module__ == "kombu.transport.redis"
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ KOMBUS = "kombu.transport.redis"
 OURS = "celery_resilience.transport"
 
 StartWorker = Callable[..., Worker]
+
+#: Nobody maintains it, so it is not among what tests need.
+eventlet = pytest.param(
+    "eventlet",
+    marks=pytest.mark.skipif(find_spec("eventlet") is None, reason="eventlet is not installed"),
+)
 
 
 class Listener:
@@ -54,7 +61,7 @@ def names(client: Client, worker: Worker) -> list[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", "gevent", eventlet])
 def test_all_that_a_worker_can_do(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker, tmp_path: Path
 ) -> None:
