@@ -39,10 +39,7 @@ def broker(url: str | None) -> Iterator[str]:
         words = "your broker"
         if not url:
             server = stack.enter_context(_server())
-            url, words = (
-                f"resilient-{server.broker_url}",
-                f"{server.binary.name} on a private socket",
-            )
+            url, words = server.broker_url, f"{server.binary.name} on a private socket"
         for name in [name for name in os.environ if name.startswith("CELERY_")]:
             del os.environ[name]  # the user's, for workers of theirs
         os.environ["CELERY_BROKER_URL"] = url

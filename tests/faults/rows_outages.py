@@ -88,7 +88,7 @@ def _killed(scene: Scene, fsync: str = "", options: dict[str, Any] | None = None
     doubles=1,
     window=True,
     patience=90,
-    ci=("redis/prefork", "kombu-redis/prefork"),
+    ci=("redis/prefork",),
 )
 def everysec(scene: Scene) -> None:
     _killed(scene, "everysec")

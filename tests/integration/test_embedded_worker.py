@@ -122,6 +122,9 @@ def test_a_task_of_ours_comes_after_the_worker_has_started(
     flaky, broken = define(celery_app, base=ResilientTask)
     lose_the_connection(celery_worker)  # it looks at all tasks anew
     check(celery_app, flaky, broken)
+    lose_the_connection(celery_worker)  # and connects with what it has found there
+    assert takes_through(celery_worker) == ("celery_resilience.transport", "own")
+    check(celery_app, flaky, broken)
 
 
 @EVERY
