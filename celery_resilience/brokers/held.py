@@ -51,6 +51,8 @@ class Holder:
         self.unsent: list[str] = []
         #: The number of its last take, as the server has told it.
         self.last_take = 0
+        #: How many workers there are, as its lease was told when it was last renewed.
+        self.workers = 1
         #: What was neither let go nor settled when its channel closed, by its tag.
         self.left: dict[str, Left] = {}
         self._warned = False
@@ -115,9 +117,10 @@ class Leases:
     def renew(self, holder: Holder) -> tuple[int, list[str]]:
         """Say that *holder* is alive; how many are, and those whose lease has run out."""
         count, late, *dead = self._lease(keys=[self._workers], args=[holder.id, LEASE])
+        holder.workers = int(count)
         if late:
             holder.late_at = time.monotonic()
-        return int(count), [_text(name) for name in dead]
+        return holder.workers, [_text(name) for name in dead]
 
     def let_go(self, holder: Holder) -> None:
         """Let go what *holder* could not let go when it was done."""

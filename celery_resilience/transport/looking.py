@@ -20,7 +20,7 @@ from celery_resilience.brokers.lua import KEYS, lua
 from celery_resilience.transport.looker import Looker
 from celery_resilience.transport.slots import Slots
 from celery_resilience.transport.taken import Taken
-from celery_resilience.transport.wakeup import EVERY, SAFETY
+from celery_resilience.transport.wakeup import SAFETY
 
 _redis: Any = _kombu_redis  # the stubs miss half of it
 
@@ -109,8 +109,14 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         return max(0.0, due - monotonic())
 
     @property
+    def is_told_nothing(self) -> bool:
+        """Whether it has to look by itself, and is not doing so."""
+        return self.looker.wakeup.refused and not self.looker.asking
+
+    @property
     def _patience(self) -> float:
-        return EVERY if self.looker.wakeup.refused else SAFETY
+        wakeup = self.looker.wakeup
+        return wakeup.every if wakeup.refused else SAFETY
 
     def _room(self) -> int:
         """How many messages may be taken."""
@@ -223,14 +229,18 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def _after(self, more: bool, found: bool) -> None:
         wakeup = self.looker.wakeup
-        if self._vain_if_empty:
+        if self.holder is not None:
+            wakeup.workers = self.holder.workers
+        if wakeup.refused:
+            wakeup.asked(found)
+        elif self._vain_if_empty:
             wakeup.looked(found)
         # What was told while the answer was on its way may be newer than the answer.
         self._curious = more or self._woken or wakeup.refused
         if more:
             self._not_before = 0.0
         elif wakeup.refused:
-            self._not_before = self._looked + EVERY
+            self._not_before = self._looked + wakeup.every
         elif found and self._unexpected:  # of this it ought to have been told
             self._start_afresh()
 

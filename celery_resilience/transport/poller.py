@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from queue import Empty
@@ -11,8 +12,6 @@ from typing import Any
 
 from kombu.transport import redis as _kombu_redis
 from kombu.utils.compat import detect_environment
-
-from celery_resilience.transport.wakeup import EVERY
 
 _redis: Any = _kombu_redis  # the stubs miss half of it
 
@@ -42,7 +41,8 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         self._timers: list[Any] = []
         #: A pipe that ends the loop's wait: there is more to deliver.
         self._nudge: tuple[int, int] | None = None
-        self._often = self._glancing = False
+        #: When the loop comes round for this.
+        self._back_at = math.inf
         self._swept = monotonic()
 
     # With an event loop
@@ -56,12 +56,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         self._nudge = reading, writing
         loop.add_reader(reading, self._read_nudge)
         # A tick follows whatever a timer does.
-        self._timers.append(loop.call_repeatedly(1.0, self._every_second))
-
-    def _every_second(self) -> None:
-        if not self._often and any(c.looker.wakeup.refused for c in self._consuming()):
-            self._often = True
-            self._timers.append(self.loop.call_repeatedly(EVERY, _nothing))
+        self._timers.append(loop.call_repeatedly(1.0, _nothing))
 
     def _read_nudge(self) -> None:
         if self._nudge is not None:
@@ -85,12 +80,21 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             channel.look()
             if channel.undelivered:
                 self.nudge()
-            if channel.waits_for_slot and not self._glancing:
-                self._glancing = True
-                self.loop.call_later(_TURN, self._glanced)
+            if channel.waits_for_slot:
+                self._come_back(_TURN)
+            elif channel.is_told_nothing:
+                self._come_back(channel.idle())
 
-    def _glanced(self) -> None:
-        self._glancing = False
+    def _come_back(self, delay: float) -> None:
+        """Have the loop come round in *delay* seconds."""
+        now = monotonic()
+        at = now + delay
+        if at < self._back_at or self._back_at < now:
+            self._back_at = at
+            self.loop.call_later(delay, self._is_back)
+
+    def _is_back(self) -> None:
+        self._back_at = math.inf
 
     def nudge(self) -> None:
         """End the loop's wait."""

@@ -14,13 +14,12 @@
 --       then the delivery tags of what is acknowledged
 --
 -- Returns {1 if there may be more, the number of this take, list, message, list, message, ...}; the
--- n-th message has the delivery tag that ends with n. The lists are read last, when all of them are
--- empty: that is what CLIENT TRACKING remembers, and what the next message in any of them is told
--- by.
+-- n-th message has the delivery tag that ends with n. Each list is read once more when it is empty:
+-- that is what CLIENT TRACKING remembers, and what the next message in any of them is told by.
 local most, bytes, queues = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local found, taken = {0, 0}, 0
 
--- Read all lists, so that the server tells of their next message; returns how many there are. A call
+-- Read all lists, so that the server tells of their next message; returns how many are there. A call
 -- has room for some thousand arguments.
 local function read_lists()
   local there = 0
@@ -40,7 +39,9 @@ if most == 0 then
   return found
 end
 
-if read_lists() == 0 then
+-- How many are not empty.
+local there = read_lists()
+if there == 0 then
   return found
 end
 
@@ -62,6 +63,9 @@ local function hold(key, message, queue)
   end
 end
 
+-- From which of them something was taken.
+local begun = {}
+
 local function take(list)
   local key = KEYS[list + 4]
   local message = redis.pcall("LINDEX", key, -1)
@@ -69,8 +73,12 @@ local function take(list)
     if taken == 0 and message and not string.find(message.err, "WRONGTYPE", 1, true) then
       error({err = message.err .. " (LINDEX " .. key .. ")"})
     end
+    if not message and begun[list] then
+      there = there - 1
+    end
     return false -- it is empty, or something that is no list has its name
   end
+  begun[list] = true
   local queue = ARGV[11 + (list - 1) % queues]
   if queue ~= "" then
     hold(key, message, queue)
@@ -103,6 +111,9 @@ for first = 1, #KEYS - 4, queues do
           return found
         end
         local got = take(list)
+        if there == 0 then
+          return found
+        end
         if got and ARGV[3] == "1" then
           again[#again + 1] = list
         end

@@ -12,19 +12,29 @@ import logging
 import random
 import socket
 import ssl
+from time import monotonic
 from typing import Any
 
 __all__ = ["EVERY", "SAFETY", "Wakeup"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: How often is looked where the server does not tell, in seconds.
+#: How often is looked where the server does not tell, in seconds, while something is found.
 EVERY = 0.1
 #: How often is looked all the same: a word may get lost with a router in between.
 SAFETY = 5.0
 
-#: The longest that a worker lets others go first, in seconds, and the first such pause.
-_MOST_POLITE, _FIRST_PAUSE = 0.05, 0.001
+#: The most that the interval grows to, in seconds, and for each worker that looks: together they
+#: look about fifty times a second, and each at least once.
+_SELDOM, _SELDOM_EACH = 1.0, 0.02
+
+#: The longest that a worker lets others go first, in seconds, and that for each worker there is:
+#: together they look about 140 times a second for what they are told of. The first such pause.
+_MOST_POLITE, _POLITE_EACH, _FIRST_EACH = 2.0, 0.014, 0.0002
+#: Who was told of nothing for so long lets others go first no longer, in seconds.
+_QUIET = 10.0
+#: For how many workers a consumer that is none takes itself and the others.
+SOME = 4
 
 _CLOSED = (ConnectionError, OSError)
 _nothing_to_read = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
@@ -38,7 +48,10 @@ class Wakeup:
         #: The server has no such service, or not for us: then the lists are looked at regularly.
         self.refused = False
         self._told: Any = None
-        self._polite = 0.0
+        #: How many workers there are.
+        self.workers = SOME
+        self._polite, self._woken_at = 0.0, 0.0
+        self._every = EVERY
 
     @property
     def sock(self) -> socket.socket | None:
@@ -65,8 +78,8 @@ class Wakeup:
             self.refused = True
             logger.warning(
                 "this Redis does not tell of new messages (CLIENT TRACKING: %s): looking for "
-                "them every %g s instead",
-                exc, EVERY,
+                "them every %g to %g s instead",
+                exc, EVERY, _SELDOM,
             )  # fmt: skip
             return
         except BaseException:
@@ -90,15 +103,32 @@ class Wakeup:
 
     def pause(self) -> float:
         """How long to wait, in seconds, before the look that this wake-up asks for."""
+        quiet, self._woken_at = monotonic() - self._woken_at, monotonic()
+        if quiet > _QUIET:
+            self._polite = min(self._polite, _FIRST_EACH * self.workers)
         return random.uniform(0, self._polite)
 
     def looked(self, found: bool) -> None:
         """Called after the look that a wake-up has asked for.
 
         One message wakes every idle worker. Those who come in vain let the others go first, the
-        more often the longer; who is alone never comes in vain.
+        more often and the more workers there are the longer: until it has looked, the server does
+        not tell a worker of the next message either. Who is alone never comes in vain.
         """
-        self._polite = 0.0 if found else min(_MOST_POLITE, self._polite * 2 or _FIRST_PAUSE)
+        longer = self._polite * 2 or _FIRST_EACH * self.workers
+        most = min(_MOST_POLITE, _POLITE_EACH * self.workers)
+        self._polite = 0.0 if found else min(longer, most)
+
+    @property
+    def every(self) -> float:
+        """How often to look where the server does not tell, in seconds."""
+        return self._every
+
+    def asked(self, found: bool) -> None:
+        """Called after a look for which nobody has woken us, where the server does not tell."""
+        most = min(_SELDOM, max(EVERY, _SELDOM_EACH * self.workers))
+        slower = min(2 * self._every, most) * random.uniform(0.9, 1.1)  # not all in step
+        self._every = EVERY if found else max(EVERY, slower)
 
     def close(self) -> None:
         """End the connection; whoever waits for its socket has to let it go before."""

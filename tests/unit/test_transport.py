@@ -12,7 +12,7 @@ from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience.transport import SecureTransport, SentinelTransport, Transport
+from celery_resilience.transport import SecureTransport, SentinelTransport, Transport, wakeup
 from celery_resilience.transport.wakeup import Wakeup
 
 
@@ -76,13 +76,50 @@ def test_every_sentinel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert connection.alt[0] == "resilient-sentinel://a:1"
 
 
-def test_who_comes_in_vain_lets_others_go_first() -> None:
-    wakeup = Wakeup()
-    assert wakeup.pause() == 0
-    for _ in range(10):
-        wakeup.looked(found=False)
-    pauses = [wakeup.pause() for _ in range(50)]
+@pytest.mark.parametrize(("workers", "longest"), [(2, 0.028), (50, 0.7), (5000, 2.0)])
+def test_who_comes_in_vain_lets_others_go_first(workers: int, longest: float) -> None:
+    """In proportion to how many there are."""
+    told = Wakeup()
+    told.workers = workers
+    assert told.pause() == 0
+    told.looked(found=False)
+    assert 0 <= told.pause() <= longest / 10
+    for _ in range(20):
+        told.looked(found=False)
+    pauses = [told.pause() for _ in range(100)]
     assert min(pauses) >= 0
-    assert 0.01 < max(pauses) <= 0.05
-    wakeup.looked(found=True)
-    assert wakeup.pause() == 0
+    assert longest / 2 < max(pauses) <= longest
+    told.looked(found=True)
+    assert told.pause() == 0
+
+
+def test_after_a_quiet_time_nobody_lets_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(wakeup, "monotonic", lambda: now)
+    told = Wakeup()
+    told.workers = 50
+    told.pause()
+    for _ in range(20):
+        told.looked(found=False)
+    now += 9
+    assert max(told.pause() for _ in range(100)) > 0.1
+    now += 11
+    assert max(told.pause() for _ in range(100)) <= 0.01
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 0.1), (5, 0.1), (20, 0.4), (50, 1), (500, 1)])
+def test_who_is_told_nothing_looks_the_less_often_the_more_there_are(
+    workers: int, most: float
+) -> None:
+    told = Wakeup()
+    told.workers = workers
+    assert told.every == wakeup.EVERY
+    every = []
+    for _ in range(30):
+        told.asked(found=False)
+        every.append(told.every)
+    assert min(every) >= wakeup.EVERY
+    assert max(every) <= 1.1 * most
+    assert min(every[10:]) >= 0.9 * most
+    told.asked(found=True)
+    assert told.every == wakeup.EVERY
