@@ -12,7 +12,7 @@ many tasks each worker ran, in the median round, and the time until the last has
 times (median).
 
 ``busy``: a worker with a full queue of tasks that do nothing, on this checkout and on an older one
-(``--before``), in pairs that change their order. Printed are the tasks per second and, for each
+(``--before``), in turns of half a second. Printed are the tasks per second and, for each
 task, the scripts that Redis ran and the processor time of the worker, each as the median of the
 pairs' ratios.
 """
@@ -181,52 +181,107 @@ def row(
 def busy(options: argparse.Namespace, server: EmbeddedServer) -> None:
     if options.before is None:
         raise SystemExit("busy compares with an older checkout: --before TREE")
-    trees = {"before": options.before.resolve(), "now": HERE.parent}
-    for pool in options.pool or ("prefork",):
-        for multiplier in options.multiplier or (4,):
-            ratios: list[tuple[float, ...]] = []
-            figures: dict[str, list[tuple[float, ...]]] = {side: [] for side in trees}
-            for round_ in range(options.rounds or 15):
-                order = ("before", "now") if round_ % 2 == 0 else ("now", "before")
-                for side in order:
-                    seen = one(options, server, trees[side], pool, multiplier)
-                    figures[side].append(seen)
-                pair = zip(figures["now"][-1], figures["before"][-1], strict=True)
-                ratios.append(tuple(ours / theirs for ours, theirs in pair))
-                print(f"{round_ + 1}: " + " ".join(f"{x:.3f}" for x in ratios[-1]), file=sys.stderr)
-            for n, name in enumerate(("tasks/s", "scripts/task", "CPU ms/task")):
-                before, now = (
-                    statistics.median(each[n] for each in figures[side]) for side in trees
-                )
-                ratio = statistics.median(each[n] for each in ratios)
-                print(
-                    f"{pool:8} prefetch {multiplier:2} {name:12} before {before:9.3f} "
-                    f"now {now:9.3f} ratio {ratio:.3f}",
-                    flush=True,
-                )
+    names = ("tasks/s", "scripts/task", "CPU ms/task")
+    with EmbeddedServer(options=["--save", "", "--appendonly", "no"]) as other:
+        sides = {"before": (options.before.resolve(), other), "now": (HERE.parent, server)}
+        for pool in options.pool or ("prefork",):
+            for multiplier in options.multiplier or (4,):
+                pairs: list[dict[str, list[float]]] = []
+                for round_ in range(options.rounds or 15):
+                    order = ("before", "now") if round_ % 2 == 0 else ("now", "before")
+                    pairs.append(
+                        race(options, {side: sides[side] for side in order}, pool, multiplier)
+                    )
+                    ratios = zip(pairs[-1]["now"], pairs[-1]["before"], strict=True)
+                    said = " ".join(f"{now / before:.3f}" for now, before in ratios)
+                    print(f"{round_ + 1}: {said}", file=sys.stderr, flush=True)
+                for n, name in enumerate(names):
+                    now, before, ratio = (
+                        statistics.median(values)
+                        for values in (
+                            [pair["now"][n] for pair in pairs],
+                            [pair["before"][n] for pair in pairs],
+                            [pair["now"][n] / pair["before"][n] for pair in pairs],
+                        )
+                    )
+                    print(
+                        f"{pool:8} prefetch {multiplier:2} {name:12} before {before:9.3f} "
+                        f"now {now:9.3f} ratio {ratio:.3f}",
+                        flush=True,
+                    )
 
 
-def one(
-    options: argparse.Namespace, server: EmbeddedServer, tree: Path, pool: str, multiplier: int
-) -> tuple[float, float, float]:
-    """Tasks per second; scripts, and processor time of the worker in ms, for each of them."""
-    runs = Runs(server, tree, 2, MULTIPLIER=str(multiplier))
-    ran = lambda: os.stat(runs.path).st_size  # noqa: E731
-    with runs.workers(1, pool, SLOTS) as (worker,):
-        runs.send(1, "burst.quick")
-        until(lambda: ran() == 1)
+def race(
+    options: argparse.Namespace,
+    sides: dict[str, tuple[Path, EmbeddedServer]],
+    pool: str,
+    multiplier: int,
+) -> dict[str, list[float]]:
+    """Of each side tasks per second; scripts, and processor time in ms, for each task.
+
+    They take turns of half a second, the other is stopped meanwhile: so the machine's mood is the
+    same for both. A side's time is that of its turns.
+    """
+    with contextlib.ExitStack() as stack:
+        runners = {
+            side: Runner(options, server, tree, pool, multiplier, stack)
+            for side, (tree, server) in sides.items()
+        }
+        for runner in runners.values():
+            runner.fill()
+        while not all(runner.is_over() for runner in runners.values()):
+            for runner in runners.values():
+                runner.take_a_turn()
+        return {side: runner.figures() for side, runner in runners.items()}
+
+
+class Runner:
+    """A worker of a checkout that finds a full queue, and works on it only in its turns."""
+
+    def __init__(
+        self, options: argparse.Namespace, server: EmbeddedServer, tree: Path, pool: str,
+        multiplier: int, stack: contextlib.ExitStack,
+    ) -> None:  # fmt: skip
+        self._tasks, self._seconds = options.tasks, 0.0
+        self._runs = Runs(server, tree, 2, MULTIPLIER=str(multiplier))
+        (self._worker,) = stack.enter_context(self._runs.workers(1, pool, SLOTS))
+        stack.callback(self._signal, signal.SIGCONT)
+        self._cpu, self._scripts = 0.0, 0
+
+    def _signal(self, number: int) -> None:
+        os.killpg(self._worker.pid, number)
+
+    def _ran(self) -> int:
+        return os.stat(self._runs.path).st_size
+
+    def fill(self) -> None:
+        self._runs.send(2 * SLOTS, "burst.quick")
+        until(lambda: self._ran() == 2 * SLOTS)
         time.sleep(1)
-        start_cpu = cpu(worker.pid)
-        worker.send_signal(signal.SIGSTOP)
-        runs.send(options.tasks, "burst.quick")
-        scripts = runs.scripts()
+        self._cpu = cpu(self._worker.pid)
+        self._signal(signal.SIGSTOP)
+        self._runs.send(self._tasks, "burst.quick")
+        self._scripts = self._runs.scripts()
+
+    def is_over(self) -> bool:
+        return self._ran() >= 2 * SLOTS + self._tasks
+
+    def take_a_turn(self) -> None:
+        if self.is_over():
+            return
         began = time.perf_counter()
-        worker.send_signal(signal.SIGCONT)
-        until(lambda: ran() == 1 + options.tasks)
-        seconds = time.perf_counter() - began
-        scripts = runs.scripts() - scripts
-        used = cpu(worker.pid) - start_cpu
-    return options.tasks / seconds, scripts / options.tasks, used * 1000 / options.tasks
+        self._signal(signal.SIGCONT)
+        while not self.is_over() and time.perf_counter() < began + 0.5:
+            time.sleep(0.001)
+        self._seconds += time.perf_counter() - began
+        self._signal(signal.SIGSTOP)
+        if self.is_over():
+            self._cpu = cpu(self._worker.pid) - self._cpu
+            self._scripts = self._runs.scripts() - self._scripts
+
+    def figures(self) -> list[float]:
+        tasks = self._tasks
+        return [tasks / self._seconds, self._scripts / tasks, self._cpu * 1000 / tasks]
 
 
 def cpu(group: int) -> float:
