@@ -30,7 +30,8 @@ _SELDOM, _SELDOM_EACH = 1.0, 0.02
 
 #: The longest that a worker lets others go first, in seconds, and that for each worker there is:
 #: together they look about 140 times a second for what they are told of. The first such pause.
-_MOST_POLITE, _POLITE_EACH, _FIRST_EACH = 2.0, 0.014, 0.0002
+_MOST_POLITE, _POLITE_EACH = 2.0, 0.014
+_FIRST_MOST, _FIRST_EACH = 0.1, 0.0002
 #: Who was told of nothing for so long lets others go first no longer, in seconds.
 _QUIET = 10.0
 #: For how many workers a consumer that is none takes itself and the others.
@@ -101,11 +102,15 @@ class Wakeup:
             pass
         return False
 
+    @property
+    def _first(self) -> float:
+        return min(_FIRST_MOST, _FIRST_EACH * self.workers)
+
     def pause(self) -> float:
         """How long to wait, in seconds, before the look that this wake-up asks for."""
         quiet, self._woken_at = monotonic() - self._woken_at, monotonic()
         if quiet > _QUIET:
-            self._polite = min(self._polite, _FIRST_EACH * self.workers)
+            self._polite = min(self._polite, self._first)
         return random.uniform(0, self._polite)
 
     def looked(self, found: bool) -> None:
@@ -115,7 +120,7 @@ class Wakeup:
         more often and the more workers there are the longer: until it has looked, the server does
         not tell a worker of the next message either. Who is alone never comes in vain.
         """
-        longer = self._polite * 2 or _FIRST_EACH * self.workers
+        longer = self._polite * 2 or self._first
         most = min(_MOST_POLITE, _POLITE_EACH * self.workers)
         self._polite = 0.0 if found else min(longer, most)
 
