@@ -22,6 +22,7 @@ from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
+from celery_resilience.internals import refuse_changed_internals
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.policies import Policies, apply_policies
@@ -70,6 +71,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
             hold_retries=hold_retries,
             enabled=False if no_resilience else None,
         )
+        if self.settings.enabled:
+            refuse_changed_internals(c)
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
         self.holding = Holding(self.settler.moves)

@@ -26,7 +26,7 @@ FLOORS = {
     "celery_options schedule classify*",
     2: "changed "
     "context envelope facts headers history identity letter outcome policy_file redact settings",
-    3: "brokers* transport* missing",
+    3: "brokers* internals transport* missing",
     4: "options reporting telling asking body comeback attach "
     "banner covered "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
