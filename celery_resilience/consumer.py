@@ -16,7 +16,7 @@ from celery_resilience.brokers import open_broker
 from celery_resilience.brokers.channels import notice_reopening
 from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.frames import read_on
-from celery_resilience.brokers.greenlets import end_with, wait_for_nothing
+from celery_resilience.brokers.greenlets import end_with, keep_deadline, wait_for_nothing
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
@@ -229,7 +229,10 @@ def _bound_connections(c: Any) -> None:
 
     def ensure_connected(connection: Any) -> Any:
         bound(connection)
-        return ensure(connection)
+        connected = ensure(connection)
+        if connected.transport.driver_type == "amqp":
+            keep_deadline(connected.connection)
+        return connected
 
     c.ensure_connected = ensure_connected
 

@@ -19,6 +19,8 @@ from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.control import Panel
 
+from celery_resilience.aside import ANSWER
+from celery_resilience.brokers.within import within
 from celery_resilience.headers import HEADER
 from celery_resilience.result_store import ask_for_state, keeps_states
 from celery_resilience.revoking import drop_scheduled, stamps_of
@@ -99,7 +101,8 @@ def _fetch(panel: Any, ids: set[str], stamps: Mapping[str, Any]) -> None:
     if hasattr(broker, "take_scheduled"):
         look = partial(drop_scheduled, panel.consumer, broker, ids, stamps)
     else:
-        look = partial(_note_in_backend, panel.app, ids)
+        note = partial(_note_in_backend, panel.app, ids)
+        look = partial(within, ANSWER, note, "the result store")
     # Many may wait, and the worker's loop must not: in a thread.
     threading.Thread(target=_guarded, args=(look,), daemon=True).start()
 
