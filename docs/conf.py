@@ -21,8 +21,8 @@ release = version = celery_resilience.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "docs/README"
 include_patterns = ["docs/*.md", "benchmarks/*.md", "examples/**.md", "*.md"]
-#: That one is for those who look at the code.
-exclude_patterns = ["README.md"]
+#: The README is for those who look at the code; the rest is not looked into at all.
+exclude_patterns = ["README.md", ".*", "build", "dist", "celery_resilience", "tests"]
 
 #: The sidebar: what a reader needs, and the pages for it.
 NAVIGATION: dict[str, list[str]] = {
