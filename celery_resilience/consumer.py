@@ -200,6 +200,10 @@ class ResilientConsumer(bootsteps.StartStopStep):
             self._checks.cancel()
         self._checks = hub.call_repeatedly(_CHECK, self.settler.moves.check)
 
+    def info(self, c: Any) -> Any:
+        """Called for ``celery inspect stats``."""
+        return {"resilience": dict(self.settler.counts)}
+
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""
         if self._unstarted and c.task_consumer is not None:

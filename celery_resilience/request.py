@@ -251,6 +251,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             if keeps:
                 self._bury_expired(received, settler)
             else:
+                settler.counts["dropped"] += 1
                 self.acknowledge()
             send_revoked(
                 self._task, request=self._context, terminated=terminated, signum=signum,
