@@ -48,7 +48,8 @@ os.environ.setdefault("MAIN_PID", str(os.getpid()))  # before the pool forks
 if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as an operator
     from celery_resilience.brokers import held
 
-    held.LEASE, held.RENEW = float(os.environ["LEASE"]), float(os.environ["LEASE"]) / 6
+    held.LEASE = float(os.environ["LEASE"])
+    held.RENEW = float(os.environ.get("RENEW", held.LEASE / 6))
     held.GRACE = 0.0  # the test's server may have been started a moment ago
 if os.environ["BROKER_URL"].startswith("filesystem:"):
     from tests.filesystem import write_whole_files
