@@ -121,7 +121,7 @@ def test_what_a_worker_takes_that_was_told_late_is_not_lost_with_it(
 ) -> None:
     """Until its next connection kombu holds it, and gives it back when that is over."""
     caplog.set_level(logging.WARNING, "celery_resilience")
-    logging.getLogger("celery_resilience").addHandler(caplog.handler)  # the plugin's worker has root
+    logging.getLogger("celery_resilience").addHandler(caplog.handler)
     install(celery_app)
     gate = threading.Event()
 
