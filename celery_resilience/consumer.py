@@ -23,7 +23,7 @@ from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
 from celery_resilience.internals import refuse_changed_internals
-from celery_resilience.leaving import put_back, put_back_killed, unstarted
+from celery_resilience.leaving import keeping_sent, put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.policies import Policies, apply_policies
 from celery_resilience.redelivery import InHand
@@ -142,7 +142,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         def on_close() -> None:
             if self.settings.enabled:
                 self._unstarted = self._all_unstarted(c)
-            forget()
+            with keeping_sent(c.pool):
+                forget()
 
         c.blueprint.on_close = on_close
 
