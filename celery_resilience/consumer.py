@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from celery import VERSION, bootsteps
+from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
 from kombu.common import ignore_errors
@@ -23,7 +23,8 @@ from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
 from celery_resilience.internals import refuse_changed_internals
-from celery_resilience.leaving import keeping_sent, put_back, put_back_killed, unstarted
+from celery_resilience.jobs import keep_what_runs, keeping_sent
+from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.policies import Policies, apply_policies
 from celery_resilience.redelivery import InHand
@@ -155,7 +156,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
         self.settler.begin()
-        _keep_what_runs(c.pool)
+        keep_what_runs(c.pool)
         hub = c.hub
         transport = c.connection.transport
         if hasattr(transport, "_callbacks"):  # a virtual transport
@@ -287,23 +288,6 @@ def _let_go_before_the_body(c: Any) -> None:
         return apply(*args, accept_callback=accept_callback and accept, **options)
 
     c.pool.on_apply = on_apply
-
-
-def _keep_what_runs(pool: Any) -> None:
-    """Celery 5.5 forgets at a reconnect what the children of *pool* run, and never hears how that
-    ends: on Redis the message would then lie there for an hour."""
-    flush = getattr(pool, "flush", None)
-    jobs = getattr(getattr(pool, "_pool", None), "_cache", None)
-    if VERSION >= (5, 6) or flush is None or jobs is None or hasattr(flush, "keeps_what_runs"):
-        return
-
-    def keeping() -> None:
-        running = {number: job for number, job in jobs.items() if job._accepted}
-        flush()
-        jobs.update(running)
-
-    keeping.__dict__["keeps_what_runs"] = True
-    pool.flush = keeping
 
 
 def _is_rabbitmq(app: Any) -> bool:

@@ -106,9 +106,9 @@ SILENT: tuple[Internal, ...] = (
              "outcomes would be settled by stock Celery", refuse=True),
     Internal("celery.worker.control:", "revoke terminate revoke_by_stamped_headers",
              "revocation.py", "scheduled retries of revoked tasks would run"),
-    Internal("celery.concurrency.prefork:TaskPool", "flush", "consumer.py",
+    Internal("celery.concurrency.prefork:TaskPool", "flush", "jobs.py",
              "what runs while a connection is lost would stay unacknowledged", until=(5, 6)),
-    Internal("billiard.pool:Pool", "_cache", "consumer.py",
+    Internal("billiard.pool:Pool", "_cache", "jobs.py",
              "what runs while a connection is lost would stay unacknowledged"),
     # Brokers
     Internal("kombu.messaging:Consumer._basic_consume", "_active_tags", "origin.py",

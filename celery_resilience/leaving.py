@@ -11,12 +11,9 @@ import logging
 import re
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
-
-from celery.worker import state
 
 from celery_resilience.brokers.channels import is_alive
 from celery_resilience.origin import queue_of
@@ -32,7 +29,6 @@ from celery_resilience.suspect import (
 
 __all__ = [
     "ended_with_worker",
-    "keeping_sent",
     "put_back",
     "put_back_killed",
     "remember_killed",
@@ -67,23 +63,6 @@ def unstarted(settler: Settler, buckets: Iterable[Any]) -> list[Any]:
     held = reserved()
     held += [request for bucket in buckets if bucket for request, _ in list(bucket.contents)]
     return [request for request in held if hasattr(request, "let_be") and is_unstarted(request)]
-
-
-@contextmanager
-def keeping_sent(pool: Any) -> Iterator[None]:
-    """Celery forgets, when the worker goes down, what no child has accepted. A child may have got
-    it all the same, and its word still be on its way: it runs it, and if nobody heard how that
-    ends, the broker would deliver it again."""
-    jobs = getattr(getattr(pool, "_pool", None), "_cache", None)
-    before = dict(jobs or {})
-    yield
-    if jobs is not None and not state.should_terminate:
-        jobs.update({number: job for number, job in before.items() if _is_with_a_child(job)})
-
-
-def _is_with_a_child(job: Any) -> bool:
-    process = getattr(job, "_write_to", None)
-    return process is not None and process._is_alive() and not job.ready()
 
 
 def put_back(requests: Iterable[Any], settler: Settler) -> None:
