@@ -237,6 +237,12 @@ ROWS: list[tuple[Any, ...]] = [
     ("amqp.transport:_AbstractTransport", "sock _read_buffer", "brokers/channels.py", LOSS),
     ("kombu.connection:Connection", "drain_events connected connection", "brokers/greenlets.py",
      "a worker of greenlets would not notice a lost connection"),
+    ("amqp.connection:Connection", "blocking_read read_timeout transport", "brokers/greenlets.py",
+     "a greenlet would wait for RabbitMQ for ever"),
+    ("amqp.transport:_AbstractTransport", "_read sock", "brokers/greenlets.py",
+     "a worker would stand still when half a frame comes"),
+    ("amqp.transport:SSLTransport._read", "n initial _errnos", "brokers/greenlets.py",
+     "a worker would stand still when half a frame comes", "takes"),
 ]  # fmt: skip
 
 
