@@ -74,10 +74,12 @@ def run(
     report = folder / "report.xml"
     command += ["-o", f"markers={MARKERS}", "--timeout", "300", f"--junitxml={report}"]
     path = os.pathsep.join([str(source), str(ROOT)])
+    # Some tests run "celery" as a command.
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with (folder / "log").open("wb") as log:
         subprocess.run(
             [*command, *(chosen or ["t/integration"])], cwd=source, check=False,
-            env={**os.environ, **env, "PYTHONPATH": path}, stdout=log, stderr=log,
+            env={**os.environ, **env, "PYTHONPATH": path, "PATH": programs}, stdout=log, stderr=log,
         )  # fmt: skip
     return outcomes(report)
 
