@@ -13,7 +13,7 @@ from kombu.common import ignore_errors
 
 from celery_resilience.banner import add_to_banner
 from celery_resilience.brokers import open_broker
-from celery_resilience.brokers.channels import notice_reopening
+from celery_resilience.brokers.channels import connect_anew_after_timeout, notice_reopening
 from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.frames import read_on
 from celery_resilience.brokers.greenlets import end_with, keep_deadline, wait_for_nothing
@@ -26,6 +26,7 @@ from celery_resilience.internals import refuse_changed_internals
 from celery_resilience.jobs import keep_what_runs, keeping_sent
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
+from celery_resilience.peers import answer_peers
 from celery_resilience.policies import Policies, apply_policies
 from celery_resilience.redelivery import InHand
 from celery_resilience.rejection import tell_of_exchanges
@@ -105,6 +106,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 warn_of_the_brokers_clock(c.app, self.settings)
                 tell_of_exchanges(c.app, consumed, self.settings)
             self.guard.stand()
+            answer_peers(self.settler, self.in_hand.tell)
             hear_revocations()
             warn_of_uncovered(c.app)
             warn_of_early_acks(c.app)
@@ -169,6 +171,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 read_on(c.connection.connection)
                 notice_reopening(c.task_consumer.channel)
                 watch_deletions(c.task_consumer.channel)
+                connect_anew_after_timeout(c.task_consumer.channel)
                 if c.hub is None:
                     end_with(c.connection)
                     if c.event_dispatcher and c.event_dispatcher.connection:

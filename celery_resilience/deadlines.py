@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from celery_resilience import aside
+from celery_resilience import aside, peers
 from celery_resilience.brokers import confirms, connections, reach
 from celery_resilience.brokers.held import LEASE
 from celery_resilience.mover import DOUBTED
@@ -99,6 +99,13 @@ DEADLINES: tuple[Deadline, ...] = (
         "the worker connects anew",
         "`broker_transport_options`: `read_timeout`, `write_timeout`",
         "18-declaring",
+    ),
+    Deadline(
+        "RabbitMQ: the other workers, asked for a message that came again too often (a thread)",
+        peers.ASKED,
+        "as if none of them had it: it is a dead letter",
+        "none; `worker_enable_remote_control = False`: they are not asked",
+        "test_hangs",
     ),
     Deadline(
         "RabbitMQ: taking messages",

@@ -21,23 +21,15 @@ from celery_resilience.brokers.channels import is_alive
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.moves import Moves
-from celery_resilience.suspect import acquit, is_open, waits_here
+from celery_resilience.peers import Answer, Name, name_of
+from celery_resilience.suspect import acquit, is_open, reserved, waits_here
 
-__all__ = ["InHand", "Name", "name_of"]
+__all__ = ["InHand"]
 
 logger = logging.getLogger("celery_resilience")
 
 #: How long it is remembered what was in hand, in seconds.
 _MEMORY = 3600.0
-
-
-class Name(NamedTuple):
-    """What tells one attempt of a task from all others; not how often it was delivered."""
-
-    id: str
-    retries: int
-    attempts: int
-    lineage: tuple[str, ...]
 
 
 class _Had(NamedTuple):
@@ -55,6 +47,8 @@ class InHand:
         #: What goes on over losses, from the first of them on.
         self._running: WeakSet[Any] = WeakSet()
         self._had: dict[Name, deque[_Had]] = {}
+        #: Of what other workers were told that it had not killed this one.
+        self._excused: dict[Name, float] = {}
 
     def __bool__(self) -> bool:
         """Whether anything may come back."""
@@ -95,6 +89,23 @@ class InHand:
             return True
         acquit(message)
         return False
+
+    def tell(self, name: Name) -> Answer:
+        """What this worker knows of the message *name*, for another one that has it now.
+
+        That it had it excuses one redelivery: one that kills workers must not come back for ever.
+        """
+        active = {*self._running, *state.active_requests}
+        if any(_is(request, name) and _is_open(request) for request in active):
+            return Answer.RUNS
+        had = [each.request for each in self._had.get(name, ())]
+        if any(r is not None and r.acknowledged and not r._rejected for r in had):
+            return Answer.DONE
+        held = any(_is(request, name) and _is_open(request) for request in reserved())
+        if not (had or held) or name in self._excused:
+            return Answer.NOTHING
+        self._excused[name] = time.monotonic()
+        return Answer.HAD
 
     def _belongs_to(self, request: Any, message: Any, c: Any) -> bool:
         ours = request._message
@@ -137,19 +148,7 @@ class InHand:
                 self._had[name] = kept
             else:
                 del self._had[name]
-
-
-def name_of(message: Any) -> Name | None:
-    """The attempt that *message* is; None for what is no task."""
-    try:
-        headers = message.headers
-        fields = headers if "id" in headers else message.payload
-        history = History.loads(headers.get(HEADER))
-        id_, retries = fields["id"], fields.get("retries") or 0
-        hash(id_)
-    except Exception:
-        return None
-    return Name(id_, retries, history.count, history.lineage)
+        self._excused = {name: at for name, at in self._excused.items() if at > before}
 
 
 def _going_on(pool: Any) -> set[Any]:
@@ -184,6 +183,10 @@ def _in_timer(entries: Iterable[Any]) -> Iterator[Any]:
 
 def _is_ours(request: Any) -> bool:
     return hasattr(request, "let_be")
+
+
+def _is(request: Any, name: Name) -> bool:
+    return _is_ours(request) and request.id == name.id and name_of(request._message) == name
 
 
 def _is_open(request: Any) -> bool:

@@ -7,12 +7,18 @@ a copy that is published all the same is one too many.
 from __future__ import annotations
 
 import _socket
+import logging
 import select
 import socket
 import struct
 from typing import Any
 
-__all__ = ["has_arrived", "is_alive", "notice_reopening"]
+from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
+from amqp.spec import Channel
+
+__all__ = ["connect_anew_after_timeout", "has_arrived", "is_alive", "notice_reopening"]
+
+logger = logging.getLogger("celery_resilience")
 
 #: Set on a channel that was closed and opened again.
 _REOPENED = "_resilience_reopened"
@@ -33,6 +39,27 @@ def notice_reopening(channel: Any) -> None:
         again()
 
     channel.open = open_
+
+
+def connect_anew_after_timeout(channel: Any) -> None:
+    """Take it for a lost connection if RabbitMQ closes the py-amqp *channel* because of its
+    ``consumer_timeout``: Celery would end the worker, and the next one that runs the same task."""
+    close = channel._callbacks[Channel.Close]
+
+    def on_close(*told: Any) -> None:
+        try:
+            close(*told)
+        except PreconditionFailed as exc:
+            if "timed out" not in str(exc):
+                raise
+            logger.warning(
+                "a task runs for longer than RabbitMQ's consumer_timeout, and RabbitMQ has closed "
+                "the channel (%s): the worker connects anew, what runs goes on",
+                exc,
+            )
+            raise RecoverableConnectionError(str(exc)) from exc
+
+    channel._callbacks[Channel.Close] = on_close
 
 
 def is_alive(message: Any) -> bool:

@@ -234,6 +234,15 @@ def waits(self: Any, name: str, gate: str) -> str:
 
 
 @app.task(base=ResilientTask)
+def opens(name: str, gate: str) -> str:
+    """Wait until the file *gate* is there."""
+    record(name)
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    return f"{name} done"
+
+
+@app.task(base=ResilientTask)
 def kills_worker(name: str, after: float = 0.3) -> None:
     """The whole worker, as the OOM killer does; its children end with it."""
     record(name)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 from redis.connection import Connection as RedisConnection
 
+from celery_resilience import peers
 from celery_resilience.brokers import connections
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.within import within
@@ -234,3 +238,25 @@ def test_what_comes_too_late_is_given_back() -> None:
     assert within(5, lambda: 42, "it") == 42
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 / 0, "it")
+
+
+def test_other_workers_are_not_waited_for_where_rabbitmq_does_not_answer(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_PAUSE", 0.1)
+    app = Celery(broker=f"amqp://127.0.0.1:{silent}", set_as_current=False)
+    calls: queue.Queue[Any] = queue.Queue()
+    moves = SimpleNamespace(
+        broker=object(), looping=True, in_loop=calls.put,
+        call_after=lambda delay, call, *args: threading.Timer(
+            delay, calls.put, [partial(call, *args)]
+        ).start(),
+    )  # fmt: skip
+    told: list[Any] = []
+    settler: Any = SimpleNamespace(moves=moves)
+    began = time.monotonic()
+    peers._Questions(settler).ask(app, peers.Name("1", 0, 0, ()), told.append)
+    while not told:
+        calls.get(timeout=2 * peers.ASKED)()
+    assert told == [peers.Found(peers.Answer.NOTHING)]
+    assert time.monotonic() - began < peers.ASKED

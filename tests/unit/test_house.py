@@ -32,7 +32,8 @@ FLOORS = {
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
     "redelivery revoking "
-    "jobs origin pause rejection revocation leaving aside result_store deadlines",
+    "jobs peers poison origin pause rejection revocation leaving aside result_store "
+    "deadlines",
     5: "app_info burial deadletters diagnosis doctor* drop embedded archive filed filters groups "
     "ids replay retries waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",

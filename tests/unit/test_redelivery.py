@@ -15,7 +15,8 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.moves import Move
-from celery_resilience.redelivery import InHand, name_of
+from celery_resilience.peers import Answer, name_of
+from celery_resilience.redelivery import InHand
 
 
 class Message(SimpleNamespace):
@@ -40,7 +41,7 @@ def message(
 class Request(SimpleNamespace):
     acknowledged = _settled = _already_cancelled = _rejected = False
     time_start = 1.0
-    id = name = "t"
+    id = name = "1"
     _app = SimpleNamespace
 
     def let_be(self) -> None: ...
@@ -182,3 +183,22 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 )
 def test_a_close_that_nobody_has_read(frames: bytes, closes: bool) -> None:
     assert _closes(frames, 1) is closes
+
+
+def test_another_worker_is_told_what_runs_here(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, _ = lost
+    name = name_of(request._message)
+    assert name is not None
+    assert [hand.tell(name), hand.tell(name)] == [Answer.RUNS] * 2
+    assert hand.tell(name._replace(retries=1)) is Answer.NOTHING
+    request.acknowledged = True
+    assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
+
+
+def test_what_was_lost_with_the_connection_is_excused_once(lost: tuple[Any, Any, Any]) -> None:
+    """It has not killed this worker, but it may kill others: not for ever."""
+    hand, request, _ = lost
+    name = name_of(request._message)
+    assert name is not None
+    request._settled = True  # its body has failed: only this worker can tell what becomes of it
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
