@@ -9,6 +9,7 @@ ours. That may take some seconds: who has lost a connection may still be connect
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -17,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from celery.worker.control import Panel
 
-from celery_resilience.aside import Aside
+from celery_resilience.aside import ANSWER, Aside
 from celery_resilience.brokers.amqp import AmqpBroker
 from celery_resilience.brokers.connections import bound
 from celery_resilience.headers import HEADER
@@ -30,12 +31,13 @@ logger = logging.getLogger("celery_resilience")
 
 #: What they are asked by: a control command.
 COMMAND = "resilience_in_hand"
-#: How long answers are waited for, in seconds; how often it is asked, and how long in between.
-_WAIT, _ROUNDS, _PAUSE = 1.0, 4, 2.0
+#: How long answers are waited for, in seconds; how long until it is asked again; and for how long
+#: it is asked where nobody knows the message.
+_WAIT, _PAUSE, _PATIENCE = 1.0, 2.0, 9.0
 #: So long those that come together wait for each other, in seconds: they are asked for at once.
 _TOGETHER = 0.1
-#: How long all of it takes at most, in seconds, should RabbitMQ not answer either; else ten.
-ASKED = 15.0
+#: How long all of it takes at most, in seconds, should RabbitMQ not answer either.
+ASKED = _PATIENCE + _PAUSE + ANSWER
 
 
 class Name(NamedTuple):
@@ -113,7 +115,7 @@ class _Asked:
 
     def __init__(self, then: Callable[[Found], None]) -> None:
         self.then = then
-        self.rounds = 0
+        self.since = time.monotonic()
 
 
 class _Questions:
@@ -148,9 +150,9 @@ class _Questions:
             asked = self._asked.get(name)
             if asked is None:
                 continue
-            asked.rounds += 1
             found = _best(answers or (), number)
-            if found.answer is not Answer.NOTHING or asked.rounds >= _ROUNDS:
+            late = time.monotonic() - asked.since >= _PATIENCE
+            if late or found.answer is not Answer.NOTHING:
                 del self._asked[name]
                 asked.then(found)
         if self._asked:

@@ -46,10 +46,12 @@ app.conf.update(
 install(app)
 os.environ.setdefault("MAIN_PID", str(os.getpid()))  # before the pool forks
 if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as an operator
+    from celery_resilience import peers
     from celery_resilience.brokers import held
 
     held.LEASE = float(os.environ["LEASE"])
     held.RENEW = float(os.environ.get("RENEW", held.LEASE / 6))
+    peers._PATIENCE, peers._PAUSE = 2.0, 0.5
     held.GRACE = 0.0  # the test's server may have been started a moment ago
 if os.environ["BROKER_URL"].startswith("filesystem:"):
     from tests.filesystem import write_whole_files
