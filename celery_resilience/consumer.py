@@ -13,7 +13,7 @@ from kombu.common import ignore_errors
 
 from celery_resilience.banner import add_to_banner
 from celery_resilience.brokers import open_broker
-from celery_resilience.brokers.channels import connect_anew_after_timeout, notice_reopening
+from celery_resilience.brokers.channels import notice_losses
 from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.frames import read_on
 from celery_resilience.brokers.greenlets import end_with, keep_deadline, wait_for_nothing
@@ -169,9 +169,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 hub = None  # it would not come to read the confirms before other bodies have run
             if self.settings.enabled and transport.driver_type == "amqp":
                 read_on(c.connection.connection)
-                notice_reopening(c.task_consumer.channel)
+                notice_losses(c.task_consumer.channel)
                 watch_deletions(c.task_consumer.channel)
-                connect_anew_after_timeout(c.task_consumer.channel)
                 if c.hub is None:
                     end_with(c.connection)
                     if c.event_dispatcher and c.event_dispatcher.connection:

@@ -16,7 +16,7 @@ from typing import Any
 from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from amqp.spec import Channel
 
-__all__ = ["connect_anew_after_timeout", "has_arrived", "is_alive", "notice_reopening"]
+__all__ = ["has_arrived", "is_alive", "notice_losses"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -30,8 +30,12 @@ _KINDS = (1, 2, 3, 8)
 _CLOSES = (b"\x00\x0a\x00\x32", b"\x00\x14\x00\x28")
 
 
-def notice_reopening(channel: Any) -> None:
-    """Remember it if the py-amqp *channel* is closed, though it is open again afterwards."""
+def notice_losses(channel: Any) -> None:
+    """Remember it if the py-amqp *channel* is closed, though it is open again afterwards.
+
+    If RabbitMQ closes it because of its ``consumer_timeout``, that is the loss of the connection.
+    """
+    _connect_anew_after_timeout(channel)
     again = channel.open
 
     def open_() -> None:
@@ -41,9 +45,8 @@ def notice_reopening(channel: Any) -> None:
     channel.open = open_
 
 
-def connect_anew_after_timeout(channel: Any) -> None:
-    """Take it for a lost connection if RabbitMQ closes the py-amqp *channel* because of its
-    ``consumer_timeout``: Celery would end the worker, and the next one that runs the same task."""
+def _connect_anew_after_timeout(channel: Any) -> None:
+    """Celery would end the worker, and the next one that runs the same task."""
     close = channel._callbacks[Channel.Close]
 
     def on_close(*told: Any) -> None:
