@@ -1,8 +1,9 @@
 """A message whose workers were lost as often as is allowed: is it poison, or were they not dead?
 
-On Redis only starts in workers that have died are counted, and the answer is known. RabbitMQ counts
-whatever comes again, and a connection that is lost is no death: there the other workers are asked
-first (:mod:`~celery_resilience.peers`), then the result store.
+On Redis only starts in workers that have died are counted. RabbitMQ counts whatever comes again,
+and a connection that is lost is no death: there the other workers are asked first
+(:mod:`~celery_resilience.peers`). On both the result store is asked last: a body may have succeeded
+whose worker died before it could acknowledge that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from celery_resilience.peers import Answer, Found, ask_peers
 from celery_resilience.result_store import ask_for_success
 from celery_resilience.settle import Settler
 
-__all__ = ["ask_before_end", "give_up", "put_back"]
+__all__ = ["ask_before_end", "put_back"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -55,7 +56,7 @@ def ask_before_end(request: Any, settler: Settler, received: Received, history: 
         elif found.answer is Answer.HAD or history.elsewhere:
             put_back(request, settler, received, once, 0)
         elif history.suspected is None or history.lineage:
-            give_up(request, settler, received, limit)
+            _give_up(request, settler, received, limit)
         else:
             # A success that is older is another message's with the same id.
             since = SimpleNamespace(
@@ -70,7 +71,7 @@ def ask_before_end(request: Any, settler: Settler, received: Received, history: 
         if stored:
             done("done: its success is stored")
         else:
-            give_up(request, settler, received, limit)
+            _give_up(request, settler, received, limit)
 
     def done(how: str) -> None:
         logger.info(
@@ -82,7 +83,7 @@ def ask_before_end(request: Any, settler: Settler, received: Received, history: 
     ask_peers(request, settler, follow)
 
 
-def give_up(request: Any, settler: Settler, received: Received, limit: int) -> None:
+def _give_up(request: Any, settler: Settler, received: Received, limit: int) -> None:
     """Make a dead letter of *request*."""
     request.let_be()
     settler.bury(

@@ -28,7 +28,7 @@ from celery.worker import state
 from celery_resilience.brokers.channels import is_alive
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
-from celery_resilience.poison import ask_before_end, give_up, put_back
+from celery_resilience.poison import ask_before_end, put_back
 from celery_resilience.settle import Settler, settler_of
 
 __all__ = [
@@ -168,11 +168,8 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
     begins = not waited and (note is not None or _was_redelivered(request._message))
     limit = settler.settings.max_worker_losses
     later = _counted(history) if begins else history
-    if note is None and (history.elsewhere or later.starts >= limit):
+    if history.elsewhere or later.starts >= limit:
         ask_before_end(request, settler, received, later)
-        raise TaskRevokedError(request.id)
-    if begins and later.starts >= limit:
-        give_up(request, settler, received, limit)
         raise TaskRevokedError(request.id)
     # The first time it is only one of those that were with the culprit; the last is the last.
     alone = later.starts > 1 or later.starts + 1 >= limit

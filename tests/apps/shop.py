@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Reject
+from celery.signals import task_postrun
 from kombu import Queue
 
 from celery_resilience import (
@@ -249,6 +250,22 @@ def kills_worker(name: str, after: float = 0.3) -> None:
     """The whole worker, as the OOM killer does; its children end with it."""
     record(name)
     time.sleep(after)
+    os.kill(int(os.environ["MAIN_PID"]), signal.SIGKILL)
+    time.sleep(60)
+
+
+@app.task(base=ResilientTask)
+def done_then_killed(name: str) -> str:
+    """Its worker dies of it three times: the last time it has succeeded, which is stored, and is
+    not acknowledged yet."""
+    record(name)
+    if Path(os.environ["RECORD"]).read_text().count(name) < 3:
+        _kill_the_worker()
+    return name
+
+
+@task_postrun.connect(sender=done_then_killed)
+def _kill_the_worker(**_: Any) -> None:
     os.kill(int(os.environ["MAIN_PID"]), signal.SIGKILL)
     time.sleep(60)
 
