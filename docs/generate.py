@@ -189,7 +189,7 @@ def commands() -> str:
 
 def _group(name: str, group: Any) -> str:
     verbs = {f"celery {name} {verb}": command for verb, command in group.commands.items()}
-    uses = Counter(_option(p) for c in verbs.values() for p in c.params if p.opts)
+    uses = Counter(_option(p) for c in verbs.values() for p in c.params if _is_option(p))
     shared = [option for option, times in uses.items() if times > 2]
     parts = [f"## celery {name}", inspect.cleandoc(group.help)]
     for verb, command in verbs.items():
