@@ -22,7 +22,7 @@ from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.moves import Moves
 from celery_resilience.peers import Answer, Name, name_of
-from celery_resilience.suspect import acquit, is_open, reserved, waits_here
+from celery_resilience.suspect import acquit, is_open, reserved
 
 __all__ = ["InHand"]
 
@@ -30,6 +30,8 @@ logger = logging.getLogger("celery_resilience")
 
 #: How long it is remembered what was in hand, in seconds.
 _MEMORY = 3600.0
+#: How long before it is noticed a connection may have gone, in seconds.
+_NOTICED = 60.0
 
 
 class _Had(NamedTuple):
@@ -47,6 +49,8 @@ class InHand:
         #: What goes on over losses, from the first of them on.
         self._running: WeakSet[Any] = WeakSet()
         self._had: dict[Name, deque[_Had]] = {}
+        #: The ids of what succeeded shortly before a loss: the acknowledgement may be lost as well.
+        self._succeeded: dict[str, float] = {}
         #: Of what other workers were told that it had not killed this one.
         self._excused: dict[Name, float] = {}
 
@@ -63,6 +67,8 @@ class InHand:
         now = time.monotonic()
         self._forget(now - _MEMORY)
         self._running.update(_going_on(c.pool))
+        ended = state.successful_requests.as_dict()
+        self._succeeded |= {id_: now for id_, at in ended.items() if at > now - _NOTICED}
         for request in {*self.running(), *_held(c)}:
             if not _is_ours(request) or not _is_open(request) or is_alive(request._message):
                 continue
@@ -86,6 +92,8 @@ class InHand:
             return False
         request = had.request
         if request is not None and self._belongs_to(request, message, c):
+            # Its acknowledgement may be lost with this connection as well.
+            self._had.setdefault(name, deque()).append(_Had(request, time.monotonic()))
             return True
         acquit(message)
         return False
@@ -100,6 +108,8 @@ class InHand:
             return Answer.RUNS
         had = [each.request for each in self._had.get(name, ())]
         if any(r is not None and r.acknowledged and not r._rejected for r in had):
+            return Answer.DONE
+        if name.id in self._succeeded and not name.lineage:  # a replay has a success behind it
             return Answer.DONE
         held = any(_is(request, name) and _is_open(request) for request in reserved())
         if not (had or held) or name in self._excused:
@@ -132,14 +142,14 @@ class InHand:
 
     def _pop(self, name: Name) -> _Had | None:
         had = self._had.get(name, deque())
-        found: _Had | None = None
-        while had and found is None:
-            found = had.popleft()
-            if found.request is not None and is_alive(found.request._message):
-                found = None  # it was given back before
-        if not had:
-            self._had.pop(name, None)
-        return found
+        for each in had:
+            # One that lives was given back before, and is remembered should it come once more.
+            if each.request is None or not is_alive(each.request._message):
+                had.remove(each)
+                if not had:
+                    del self._had[name]
+                return each
+        return None
 
     def _forget(self, before: float) -> None:
         for name, had in [*self._had.items()]:
@@ -149,6 +159,7 @@ class InHand:
             else:
                 del self._had[name]
         self._excused = {name: at for name, at in self._excused.items() if at > before}
+        self._succeeded = {id_: at for id_, at in self._succeeded.items() if at > before}
 
 
 def _going_on(pool: Any) -> set[Any]:
@@ -158,12 +169,9 @@ def _going_on(pool: Any) -> set[Any]:
     """
     requests = set(state.active_requests)
     if vars(pool).get("flush") is None:  # prefork's own, which Celery calls at such a loss
-        requests |= set(state.reserved_requests)
-    return {
-        request
-        for request in requests
-        if _is_ours(request) and not (request._already_cancelled or waits_here(request))
-    }
+        # One that waits here, for its turn or for the result store's answer, never begins.
+        requests |= {each for each in reserved() if each._apply_result is not None}
+    return {each for each in requests if _is_ours(each) and not each._already_cancelled}
 
 
 def _held(c: Any) -> Iterator[Any]:

@@ -40,7 +40,6 @@ __all__ = [
     "is_unstarted",
     "is_watched",
     "reserved",
-    "waits_here",
     "watch_start",
 ]
 
@@ -246,12 +245,6 @@ def _wait_outside(request: Any, settler: Settler) -> None:
 def is_watched(request: Any) -> bool:
     """Whether *request* is a suspect."""
     return getattr(request, "_suspected", False) is True
-
-
-def waits_here(request: Any) -> bool:
-    """Whether *request* is a suspect that the pool does not have yet."""
-    settler = settler_of(request._app)
-    return is_watched(request) and settler is not None and _suspects_of(settler).hold(request)
 
 
 def hand_back(request: Any, settler: Settler, delay: float) -> None:

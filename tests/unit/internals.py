@@ -114,7 +114,7 @@ ROWS: list[tuple[Any, ...]] = [
     (REQUEST, "_message _task execute_using_pool", "revocation.py",
      "scheduled retries of revoked tasks would run"),
     (REQUEST, "_request_dict", "revoking.py", "scheduled retries of revoked tasks would run"),
-    (REQUEST, "_message _already_cancelled", "redelivery.py", LOSS),
+    (REQUEST, "_message _already_cancelled _apply_result", "redelivery.py", LOSS),
     (REQUEST, "_message _app execute_using_pool", "suspect.py", STARTS),
     (REQUEST, "_message _task _hostname", "poison.py", STARTS),
     (REQUEST, "_message _app", "peers.py", LOSS),

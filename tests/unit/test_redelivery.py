@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 from celery_resilience.brokers import NotOurs, Received
@@ -15,7 +17,7 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.moves import Move
-from celery_resilience.peers import Answer, name_of
+from celery_resilience.peers import Answer, Name, name_of
 from celery_resilience.redelivery import InHand
 
 
@@ -41,6 +43,7 @@ def message(
 class Request(SimpleNamespace):
     acknowledged = _settled = _already_cancelled = _rejected = False
     time_start = 1.0
+    _apply_result: Any = None
     id = name = "1"
     _app = SimpleNamespace
 
@@ -90,6 +93,45 @@ def test_once_for_each_loss(lost: tuple[Any, Any, Any], losses: int) -> None:
         assert hand.take_back(message(), consumer)
         request._message.channel.is_open = False
         hand.lose(consumer)
+
+
+def test_one_that_waits_in_the_worker_and_never_had_the_pool_does_not_run(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its turn, or for the result store's answer: Celery has forgotten it."""
+    hand, _, consumer = lost
+    for id_, given in (("waits", None), ("in the pool", object())):
+        request = Request(_message=message(id_), id=id_, _apply_result=given)
+        request._message.channel.is_open = False
+        monkeypatch.setattr(state, "reserved_requests", {request})
+        hand.lose(consumer)
+        assert hand.take_back(message(id_), consumer) is (given is not None)
+
+
+def test_what_is_done_is_let_go_each_time_that_it_comes(lost: tuple[Any, Any, Any]) -> None:
+    """The acknowledgement of the last time may be lost with its connection as well."""
+    hand, request, consumer = lost
+    request.acknowledged = True
+    for _ in range(3):
+        assert hand.take_back(message(), consumer)
+        assert request._message.acknowledged
+        request._message.acknowledged = request._message.channel.is_open = False
+        hand.lose(consumer)
+
+
+def test_success_just_before_a_loss_is_told(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was acknowledged on a connection that had gone; a replay of it is another matter."""
+    hand, _, consumer = lost
+    monkeypatch.setattr(state, "successful_requests", LimitedSet(maxlen=10))
+    state.successful_requests.add("now")
+    state.successful_requests.add("long ago", now=time.monotonic() - 61)
+    hand.lose(consumer)
+    now = Name("now", 0, 0, ())
+    assert hand.tell(now) is Answer.DONE
+    assert hand.tell(now._replace(lineage=("a letter",))) is Answer.NOTHING
+    assert hand.tell(now._replace(id="long ago")) is Answer.NOTHING
 
 
 def test_what_is_done_is_let_go(lost: tuple[Any, Any, Any]) -> None:
