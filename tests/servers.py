@@ -134,6 +134,14 @@ class RabbitServer:
             raise AssertionError(f"{erlang} answered {answer or done.stderr.decode()}")
         return answer.removeprefix("{ok, ").rstrip("\n}")
 
+    def messages(self, vhost: str, queue: str) -> int:
+        """How many messages *queue* has, those that nobody has acknowledged yet among them."""
+        found = self.evaluate(
+            f'Name = rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>),'
+            " {ok, Q} = rabbit_amqqueue:lookup(Name), [{messages, N}] = rabbit_amqqueue:info(Q, [messages]), N."
+        )
+        return int(found)
+
     def add_vhost(self) -> str:
         """The name of a new, empty virtual host."""
         name = f"t{secrets.token_hex(4)}"
