@@ -136,9 +136,10 @@ class RabbitServer:
 
     def messages(self, vhost: str, queue: str) -> int:
         """How many messages *queue* has, those that nobody has acknowledged yet among them."""
+        name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
         found = self.evaluate(
-            f'Name = rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>),'
-            " {ok, Q} = rabbit_amqqueue:lookup(Name), [{messages, N}] = rabbit_amqqueue:info(Q, [messages]), N."
+            f"{{ok, Q}} = rabbit_amqqueue:lookup({name}),"
+            " [{messages, N}] = rabbit_amqqueue:info(Q, [messages]), N."
         )
         return int(found)
 
