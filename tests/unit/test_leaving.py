@@ -137,7 +137,7 @@ def test_failure_in_a_cold_shutdown_that_nobody_has_decided_about_goes_back(
         settings=SimpleNamespace(enabled=True), moves=SimpleNamespace(aside=None, ending=True)
     )
     kind = type("Ours", (ResilientRequest,), {"_resilience_settler": settler, "__init__": object})
-    request = object.__new__(kind)
+    request: Any = object.__new__(kind)
     request.id = request.name = "1"
     request.acknowledged = False
     try:
