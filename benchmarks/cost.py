@@ -136,11 +136,12 @@ class Runner:
             environment["dramatiq_queue_prefetch"] = "16"  # as worker_prefetch_multiplier
         name = "ours" if side in OURS else side
         load = f"import {module}; {module}.load({name!r}, {path!r}, {options.tasks})"
-        subprocess.run([sys.executable, "-c", load], env=environment, check=True)
+        # Python looks first where it is started: that must not be one of the checkouts.
+        subprocess.run([sys.executable, "-c", load], env=environment, cwd=HERE, check=True)
         self._worker = subprocess.Popen(
             [sys.executable, *command],
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=True, cwd=HERE,
         )  # fmt: skip
         if not self._watch(1, 30):
             self.close()
