@@ -15,8 +15,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 CELERIES = 5.5 5.6 5.7
 PYTHONS = 3.10 3.11 3.12 3.13
 CELLS ?= $(foreach celery,$(CELERIES),$(foreach python,$(PYTHONS),$(celery)-$(python)))
+# Everything runs on the oldest and on the newest; elsewhere what depends on the versions.
+WHOLE = $(firstword $(CELERIES))-$(firstword $(PYTHONS)) $(lastword $(CELERIES))-$(lastword $(PYTHONS))
+PART = tests/unit tests/integration/test_brokers.py tests/integration/test_compatibility.py \
+  tests/integration/test_service.py
 
-.PHONY: help setup demo test lint format faults soak fleet ecosystem celery-suite kombu-suite matrix build clean
+.PHONY: help setup demo test lint format docs house faults soak fleet ecosystem celery-suite \
+  kombu-suite matrix build clean
 
 help:
 	@echo "make demo    watch tasks fail, retry, die and be replayed, in under a minute"
@@ -26,9 +31,12 @@ help:
 	@echo "make celery-suite  run Celery's own integration tests with us, list what differs"
 	@echo "make kombu-suite   run kombu's own tests of its Redis transport on ours"
 	@echo "make fleet         workers of 0.1.0 beside those of today on one Redis"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff, mypy and codespell"
+	@echo "make docs    make the pages of docs/ a site with a search, in build/docs"
+	@echo "make house   print rooms, floors, and imports that point up"
 	@echo "make format  let ruff put the code in order"
-	@echo "make matrix  the tests on Celery $(CELERIES) and whichever Python $(PYTHONS) is there"
+	@echo "make matrix  unit, conformance and compatibility tests on Celery $(CELERIES) and Python"
+	@echo "             $(PYTHONS), as far as they are there; everything on $(WHOLE)"
 	@echo "make build   make wheel and sdist in dist/, and check them; PROJECT_URL=... for a release"
 	@echo "make setup   only make .venv with all that development needs"
 	@echo "make clean   remove what these commands made"
@@ -74,6 +82,16 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@git ls-files -z | xargs -0 $(BIN)/codespell
+
+# A warning is an error: a link or an anchor that leads nowhere, a page that is in no list.
+docs: $(VENV)/.docs
+	@rm -rf build/docs
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . build/docs
+	@echo "build/docs/index.html"
+
+house: $(VENV)/.dev
+	@$(BIN)/python -m tests.house
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix .
@@ -99,14 +117,19 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	  --editable '.[demo,examples]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.dev
+	@echo "installing what makes the docs (once)"
+	@$(PIP) install --quiet --constraint constraints.txt --group docs
+	@touch $@
+
 # The wheel is made from the sdist, and the sdist runs tests of its own. A wheel that is installed
 # by itself has to know its commands.
 build: $(VENV)/.dev
-	@rm -rf dist build
+	@rm -rf dist build/sdist build/venv
 	@$(BIN)/python -m build --outdir dist .
 	@$(BIN)/python -m twine check --strict dist/*
-	@mkdir build && tar -xzf dist/*.tar.gz -C build --strip-components 1
-	@cd build && $(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -n 0 \
+	@mkdir -p build/sdist && tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1
+	@cd build/sdist && $(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -n 0 \
 	  tests/unit/test_house.py tests/unit/test_packaging.py tests/unit/test_benchmarks.py \
 	  tests/unit/test_policy.py tests/docs/test_docs.py
 	@$(PY) -m venv build/venv
@@ -121,7 +144,9 @@ cell-%:
 	for python in python$$version $$(ls -d $$HOME/.pyenv/versions/$$version*/bin/python 2>/dev/null); do \
 	  $$python -c '' 2>/dev/null && break; python=; \
 	done; \
-	if [ -z "$$python" ]; then echo "Celery $$celery: no Python $$version here, skipped"; exit 0; fi; \
+	if [ -z "$$python" ]; then \
+	  echo "Celery $$celery: no Python $$version here, skipped"; [ -z "$$CI" ]; exit; \
+	fi; \
 	echo "=== Celery $$celery on Python $$version"; \
 	set -e; \
 	if ! [ -e $$venv/.made -a $$venv/.made -nt pyproject.toml -a $$venv/.made -nt constraints.txt ]; then \
@@ -131,7 +156,7 @@ cell-%:
 	    --editable '.[demo,examples]' "celery==$$celery.*"; \
 	  touch $$venv/.made; \
 	fi; \
-	$$venv/bin/python $(PYTEST)
+	$$venv/bin/python $(PYTEST) $(if $(filter $*,$(WHOLE)),,$(PART))
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,8 @@ from typing import Any
 from celery import app as _app
 from celery.utils.serialization import create_exception_cls
 
+from celery_resilience.brokers.reach import TIMEOUT
+from celery_resilience.brokers.within import within
 from celery_resilience.letter import DeadLetter
 
 # The stubs do not know it.
@@ -25,10 +27,13 @@ _DOWN = 3
 class Burials:
     """Tells Celery of one letter after the other what a worker tells it of a task that gives up:
     the state is FAILURE, error callbacks are called, a chord and the rest of a chain hear of it.
+
+    Where that takes longer than *timeout* seconds, nobody is told any more.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, timeout: float = TIMEOUT) -> None:
         self._app = app
+        self._timeout = timeout
         self._failures = 0
 
     def announce(self, letter: DeadLetter) -> None:
@@ -46,11 +51,13 @@ class Burials:
     def _tell(self, letter: DeadLetter, what: str, mark: Callable[..., None]) -> None:
         if self._failures >= _DOWN or not letter.task_id:
             return
+        backend = self._backend_of(letter)
         try:
-            self._mark(letter, mark)
+            within(self._timeout, lambda: self._mark(backend, letter, mark), "the result store")
             self._failures = 0
         except Exception as exc:
-            self._failures += 1
+            # One that hangs is not waited for again.
+            self._failures = _DOWN if isinstance(exc, TimeoutError) else self._failures + 1
             logger.warning(
                 "%s[%s] is %s, but its state could not be stored (%r)%s",
                 letter.task, letter.task_id, what, exc,
@@ -60,7 +67,12 @@ class Burials:
     def _mark_failed(self, backend: Any, task_id: str, error: Exception, **options: Any) -> None:
         backend.mark_as_failure(task_id, error, **options)
 
-    def _mark(self, letter: DeadLetter, mark: Callable[..., None]) -> None:
+    def _backend_of(self, letter: DeadLetter) -> Any:
+        """Celery has one for each thread: here is the one that is kept."""
+        task = self._app.tasks.get(letter.task)
+        return self._app.backend if task is None else task.backend
+
+    def _mark(self, backend: Any, letter: DeadLetter, mark: Callable[..., None]) -> None:
         envelope = letter.envelope
         args, kwargs, embedded = envelope.opened() or ((), {}, {})
         request = Context(
@@ -68,7 +80,6 @@ class Burials:
             delivery_info={"exchange": envelope.exchange, "routing_key": envelope.routing_key},
         )
         task = self._app.tasks.get(letter.task)
-        backend = self._app.backend if task is None else task.backend
         ignored = request.ignore_result or getattr(task, "ignore_result", False)
         even_so = getattr(task, "store_errors_even_if_ignored", False)
         # As the backend itself makes one of an exception's name when it reads a result.

@@ -9,6 +9,7 @@ and compared. Nothing is copied before.
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ serialization: Any = _serialization
 
 #: What a message carries beside its arguments, and where Celery's request has it.
 _EMBEDDED = {"callbacks": "callbacks", "errbacks": "errbacks", "chain": "chain", "chord": "chord"}
+#: The same in a message of protocol 1, beside the arguments; it has no chain.
+_FIELDS = ("callbacks", "errbacks", "chord")
 #: How many callers up the one may be that has decoded the message.
 _CALLERS = 6
 #: As much of the arguments as Celery shows.
@@ -43,11 +46,16 @@ class Changed:
     fields: Mapping[str, Any] = field(default_factory=dict)
     #: Arguments and what is embedded with them, in the message's own serialization.
     body: bytes | None = None
+    #: What a message of protocol 1 holds by now, pickled: its arguments came decoded, so it is
+    #: compared with what was received where that still is, in the main process.
+    now: bytes | None = None
 
     def apply(self, envelope: Envelope) -> Envelope:
         """*envelope* with these changes."""
         if self.body is not None:
             envelope = envelope.with_body(self.body)
+        if self.now is not None and envelope.protocol == 1:
+            envelope = _with_what_differs(envelope, pickle.loads(self.now))
         return envelope.with_fields(**self.fields) if self.fields else envelope
 
 
@@ -57,28 +65,35 @@ def what_changed(req: Any, request: Mapping[str, Any]) -> Changed | None:
     fields: dict[str, Any] = {}
     if (req.retries or 0) != (request.get("retries") or 0):
         fields["retries"] = req.retries or 0
-    received = _received()
+    received, body, now = _received(), None, None
     try:
-        body = None if received is None else _new_body(req, request, *received, fields)
+        if received is not None and received[1]:
+            body = _new_body(req, request, *received, fields)
+        elif received is not None:
+            now = pickle.dumps(_as_fields(req))
     except Exception as exc:
-        logger.warning(
-            "%s[%s]: its body has changed its arguments, but that can't be sent (%s: %s): they "
-            "are sent as they were received",
-            req.task, req.id, type(exc).__name__, exc,
-        )  # fmt: skip
-        body = None
-    return Changed(fields, body) if fields or body is not None else None
+        _warn_of_unsendable(req.task, req.id, exc)
+    if not fields and body is None and now is None:
+        return None
+    return Changed(fields, body, now)
+
+
+def _warn_of_unsendable(task: object, id_: object, exc: Exception) -> None:
+    logger.warning(
+        "%s[%s]: its body has changed its arguments, but that can't be sent (%s: %s): they "
+        "are sent as they were received",
+        task, id_, type(exc).__name__, exc,
+    )  # fmt: skip
 
 
 def _received() -> tuple[Any, str, str] | None:
-    """The message's body, its type and its encoding, as Celery's function that has decoded it has
-    them; None: it came decoded (protocol 1), or not by Celery."""
+    """The message's body, its type and its encoding, as Celery's function that decodes it has
+    them: of no type, it came decoded (protocol 1). None: it is not Celery that runs the body."""
     frame = sys._getframe(1)
     for _ in range(_CALLERS):
         local = frame.f_locals if frame.f_code.co_filename == _celerys.__file__ else {}
         if "content_type" in local and "body" in local:
-            body, kind = local["body"], local["content_type"]
-            return (body, kind, local["content_encoding"]) if kind else None
+            return local["body"], local["content_type"], local["content_encoding"]
         if frame.f_back is None:
             break
         frame = frame.f_back
@@ -110,6 +125,30 @@ def _new_body(
         if request.get(name) == saferepr(was, _SHOWN):
             fields[name] = saferepr(value, _SHOWN)
     return payload
+
+
+def _as_fields(req: Any) -> dict[str, Any]:
+    """What may change in a message of protocol 1."""
+    embedded = {name: getattr(req, name) for name in _FIELDS}
+    return {"args": list(req.args or ()), "kwargs": dict(req.kwargs or {}), **embedded}
+
+
+def _with_what_differs(envelope: Envelope, now: dict[str, Any]) -> Envelope:
+    received = dict(envelope.fields())
+    received["args"] = list(received.get("args") or ())
+    changed = {
+        name: value
+        for name, value in now.items()
+        # A message need not hold what is empty.
+        if not _same(value or None, received.get(name) or None)
+    }
+    if not changed:
+        return envelope
+    try:
+        return envelope.with_fields(**changed)
+    except Exception as exc:
+        _warn_of_unsendable(received.get("task"), received.get("id"), exc)
+        return envelope
 
 
 def _same(now: Any, received: Any) -> bool:

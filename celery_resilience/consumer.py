@@ -6,14 +6,14 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from celery import VERSION, bootsteps
+from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
 from kombu.common import ignore_errors
 
 from celery_resilience.banner import add_to_banner
 from celery_resilience.brokers import open_broker
-from celery_resilience.brokers.channels import notice_reopening
+from celery_resilience.brokers.channels import notice_losses
 from celery_resilience.brokers.frames import read_on
 from celery_resilience.brokers.greenlets import end_with, wait_for_nothing
 from celery_resilience.context_key import refuse_stores_without_keys
@@ -21,8 +21,11 @@ from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
+from celery_resilience.internals import refuse_changed_internals
+from celery_resilience.jobs import keep_what_runs, keeping_sent
 from celery_resilience.leaving import put_back, put_back_killed, unstarted
 from celery_resilience.origin import name_the_queue, remember_tags, watch_deletions
+from celery_resilience.peers import answer_peers
 from celery_resilience.policies import Policies, apply_policies
 from celery_resilience.redelivery import InHand
 from celery_resilience.rejection import tell_of_exchanges
@@ -72,6 +75,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
             redis_transport=redis_transport,
             enabled=False if no_resilience else None,
         )
+        if self.settings.enabled:
+            refuse_changed_internals(c)
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
         self.holding = Holding(self.settler.moves)
@@ -104,6 +109,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 warn_of_the_brokers_clock(c.app, self.settings)
                 tell_of_exchanges(c.app, consumed, self.settings)
             self.guard.stand()
+            answer_peers(self.settler, self.in_hand.tell)
             hear_revocations()
             warn_of_uncovered(c.app)
             warn_of_early_acks(c.app)
@@ -116,8 +122,9 @@ class ResilientConsumer(bootsteps.StartStopStep):
         add_to_banner(c, self.settings, self.transport)
 
     def info(self, c: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What ``inspect stats`` says of us."""
-        return {"resilience": {"enabled": self.settings.enabled, **self.transport.told()}}
+        """What ``inspect stats`` says of us, and what this worker has decided so far."""
+        told = {"enabled": self.settings.enabled, **self.transport.told(), **self.settler.counts}
+        return {"resilience": told}
 
     def _notice_losses(self, c: Any) -> None:
         """Before Celery forgets what goes on when the connection is lost."""
@@ -146,7 +153,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
         def on_close() -> None:
             if self.settings.enabled:
                 self._unstarted = self._all_unstarted(c)
-            forget()
+            with keeping_sent(c.pool):
+                forget()
 
         c.blueprint.on_close = on_close
 
@@ -158,7 +166,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
         self.settler.begin()
-        _keep_what_runs(c.pool)
+        keep_what_runs(c.pool)
         hub = c.hub
         transport = c.connection.transport
         if hasattr(transport, "_callbacks"):  # a virtual transport
@@ -169,7 +177,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 hub = None  # it would not come to read the confirms before other bodies have run
             if self.settings.enabled and transport.driver_type == "amqp":
                 read_on(c.connection.connection)
-                notice_reopening(c.task_consumer.channel)
+                notice_losses(c.task_consumer.channel)
                 watch_deletions(c.task_consumer.channel)
                 if c.hub is None:
                     end_with(c.connection)
@@ -274,23 +282,6 @@ def _let_go_before_the_body(c: Any) -> None:
         return apply(*args, accept_callback=accept_callback and accept, **options)
 
     c.pool.on_apply = on_apply
-
-
-def _keep_what_runs(pool: Any) -> None:
-    """Celery 5.5 forgets at a reconnect what the children of *pool* run, and never hears how that
-    ends: on Redis the message would then lie there for an hour."""
-    flush = getattr(pool, "flush", None)
-    jobs = getattr(getattr(pool, "_pool", None), "_cache", None)
-    if VERSION >= (5, 6) or flush is None or jobs is None or hasattr(flush, "keeps_what_runs"):
-        return
-
-    def keeping() -> None:
-        running = {number: job for number, job in jobs.items() if job._accepted}
-        flush()
-        jobs.update(running)
-
-    keeping.__dict__["keeps_what_runs"] = True
-    pool.flush = keeping
 
 
 def _is_rabbitmq(app: Any) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from celery_resilience import aside
+from celery_resilience import aside, peers
 from celery_resilience.brokers import confirms, connections, reach
 from celery_resilience.brokers.held import LEASE
 from celery_resilience.mover import DOUBTED
@@ -88,7 +88,7 @@ DEADLINES: tuple[Deadline, ...] = (
     ),
     Deadline(
         "RabbitMQ: a confirm of a retry or a letter",
-        confirms._PATIENCE,
+        confirms.PATIENCE,
         "a new connection, on which it is published again; messages go on meanwhile",
         "none",
         "18-confirms",
@@ -98,7 +98,14 @@ DEADLINES: tuple[Deadline, ...] = (
         connections.ANSWER,
         "the worker connects anew",
         "`broker_transport_options`: `read_timeout`, `write_timeout`",
-        "18-broker",
+        "18-declaring",
+    ),
+    Deadline(
+        "RabbitMQ: the other workers, asked for a message that came again too often (a thread)",
+        peers.ASKED,
+        "as if none of them had it: it is a dead letter",
+        "none; `worker_enable_remote_control = False`: they are not asked",
+        "test_hangs",
     ),
     Deadline(
         "RabbitMQ: taking messages",
@@ -123,31 +130,59 @@ DEADLINES: tuple[Deadline, ...] = (
         "18-results",
     ),
     Deadline(
-        "a name server, for connections of ours (left behind in a thread)",
+        "the result store, told that scheduled retries are revoked (a thread of its own)",
+        aside.ANSWER,
+        "the retries wait as before, and are dropped when they are due by the workers that were "
+        "told",
+        "none",
+        "test_revoking",
+    ),
+    Deadline(
+        "Redis: a name server, for connections of ours (left behind in a thread)",
         connections.RESOLVE,
-        "as if the server were away",
+        "as if the server were away; while it is overdue nobody waits for it again",
         "for Celery's own: `options timeout:2 attempts:1` in `resolv.conf`",
         "test_hangs",
     ),
     Deadline(
-        "opening a connection of ours",
+        "Redis: opening a connection of ours",
         connections.CONNECT,
         "as if the server were away",
         "`broker_transport_options`: `socket_connect_timeout`",
         "test_hangs",
     ),
     Deadline(
+        "RabbitMQ: opening the connection that retries and letters are published on, its name "
+        "server too (left behind in a thread)",
+        connections.CONNECT,
+        "as if the server were away; while it is overdue nobody waits for it again, and when it is "
+        "there after all it is used",
+        "for Celery's own: `broker_connection_timeout` (4 s), `resolv.conf`",
+        "18-resolver",
+    ),
+    Deadline(
         "a command: `dlq`, `retries`, `resilience doctor`",
         reach.TIMEOUT,
-        "it says so and ends with 3, *not known*",
+        "it says so and ends with 3, *not known*; of a result store that hangs it says so, and "
+        "goes on without it",
         "`--timeout`",
         "test_hangs",
     ),
     Deadline(
-        "publishing, in your processes and in bodies",
+        "Redis: publishing, in your processes and in bodies",
         None,
-        "as on stock Celery",
-        "`broker_transport_options`: `socket_timeout`; `broker_connection_timeout` (4 s)",
-        "",
+        "`apply_async` raises `OperationalError` after it has tried as often as "
+        "`task_publish_retry_policy` says; without the option it waits for ever",
+        "`broker_transport_options`: `socket_timeout`",
+        "18-publishing",
+    ),
+    Deadline(
+        "RabbitMQ: publishing, in your processes and in bodies",
+        None,
+        "the same; without `confirm_publish` nobody waits for an answer, and what is sent on a "
+        "half-open connection is lost",
+        "`broker_transport_options`: `confirm_publish`, `read_timeout`; "
+        "`broker_connection_timeout` (4 s)",
+        "18-publishing",
     ),
 )

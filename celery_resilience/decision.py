@@ -78,6 +78,8 @@ class Drop:
 
     why: str
     rule: str = ""
+    #: As what it is counted.
+    counted_as: str = "dropped"
 
 
 Decision = Union[RetryLater, GiveUp, Drop]  # noqa: UP007

@@ -14,7 +14,7 @@ from celery_resilience.settings import queue_name
 if TYPE_CHECKING:
     import click
 
-__all__ = ["add_flags"]
+__all__ = ["add_flags", "names"]
 
 _GROUP = "Resilience Options"
 
@@ -24,6 +24,11 @@ def add_flags(app: Any) -> None:
     options = app.user_options["worker"]
     if not isinstance(options, _WithOurs):
         app.user_options["worker"] = _WithOurs(options)
+
+
+def names() -> set[str]:
+    """Our flags, as they are typed."""
+    return {name for flag in _flags() for name in flag.opts}
 
 
 class _WithOurs(set[Any]):

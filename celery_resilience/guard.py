@@ -63,6 +63,8 @@ class Guard:
                 except Exception as exc:
                     if _is_the_connections(exc, c) or _is_the_loops(exc):
                         raise
+                    if self._settler.moves.ending:
+                        return None  # the pool may have ended: what is not acknowledged goes back
                     return self._bury(message, Reason.INVALID, exc)
 
             return on_task_received

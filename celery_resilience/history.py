@@ -74,6 +74,10 @@ class History:
     losses: int = 0
     #: How often it was started, after its worker had died, by a worker that died too.
     starts: int = 0
+    #: When it first came again, as after a death of its worker, in seconds since the epoch.
+    suspected: float | None = None
+    #: Another worker, which has lost it with its connection, ran it when it was last asked.
+    elsewhere: bool = False
     #: The letters that this message has been replayed from, oldest first.
     lineage: tuple[str, ...] = ()
     #: The queue that this message was in before it was held for its next attempt.
@@ -95,6 +99,8 @@ class History:
             attempts=kept,
             losses=self.losses + lost,
             starts=0,
+            suspected=None,
+            elsewhere=False,
         )
 
     def replayed(self, letter: str) -> History:
@@ -122,6 +128,8 @@ class History:
             "losses": self.losses,
             "lineage": list(self.lineage),
             **({"starts": self.starts} if self.starts else {}),
+            **({"suspected": self.suspected} if self.suspected is not None else {}),
+            **({"elsewhere": True} if self.elsewhere else {}),
             **({"queue": self.queue} if self.queue else {}),
             **({"context": list(self.context)} if any(self.context) else {}),
             **({"succeeded": dict(vars(self.succeeded))} if self.succeeded else {}),
@@ -160,6 +168,8 @@ class History:
             attempts=kept[:_FIRST] + kept[_FIRST:][-_LAST:],
             losses=_whole(data.get("losses")),
             starts=_whole(data.get("starts")),
+            suspected=finite(data.get("suspected")),
+            elsewhere=data.get("elsewhere") is True,
             lineage=tuple(i[:64] for i in ids[-_LINEAGE:]),
             queue=_queue(data.get("queue")),
             context=levels_of(data.get("context")),

@@ -54,6 +54,12 @@ class Holding:
             left = {tag: each for tag, each in holder.left.items() if tag not in running}
             broker.leases.write_again(holder.id, left)
             holder.left.clear()
+        if late:
+            logger.warning(
+                "what this worker takes is held as kombu holds it until its next connection: if it "
+                "is killed before, another one gets that after the visibility_timeout (%g s)",
+                c.task_consumer.channel.visibility_timeout,
+            )
         self._channel = c.task_consumer.channel
         self._mover.use(broker.keeper(self._holder))
 

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from celery.worker import state
+
 from celery_resilience.brokers.channels import is_alive
 from celery_resilience.origin import queue_of
 from celery_resilience.settle import Settler
@@ -27,7 +29,13 @@ from celery_resilience.suspect import (
     reserved,
 )
 
-__all__ = ["ended_with_worker", "put_back", "put_back_killed", "remember_killed", "unstarted"]
+__all__ = [
+    "ended_with_worker",
+    "put_back",
+    "put_back_killed",
+    "remember_killed",
+    "unstarted",
+]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -72,8 +80,11 @@ def ended_with_worker(exc: BaseException, settler: Settler) -> bool:
     """Whether a process of the pool has ended, with *exc*, because all of the worker was told to.
 
     The main process goes on until its tasks are done; its pool has got the same signal. What kills
-    for other reasons, as a lack of memory does, is a death in a shutdown too.
+    for other reasons, as a lack of memory does, is a death in a shutdown too. In a cold one a
+    signal handler of Celery's may raise into a body.
     """
+    if state.should_terminate:
+        return True
     if not settler.moves.ending:
         return False
     if isinstance(exc, (SystemExit, KeyboardInterrupt)):

@@ -21,23 +21,17 @@ from celery_resilience.brokers.channels import is_alive
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.moves import Moves
-from celery_resilience.suspect import acquit, is_open, waits_here
+from celery_resilience.peers import Answer, Name, name_of
+from celery_resilience.suspect import acquit, is_open, reserved
 
-__all__ = ["InHand", "Name", "name_of"]
+__all__ = ["InHand"]
 
 logger = logging.getLogger("celery_resilience")
 
 #: How long it is remembered what was in hand, in seconds.
 _MEMORY = 3600.0
-
-
-class Name(NamedTuple):
-    """What tells one attempt of a task from all others; not how often it was delivered."""
-
-    id: str
-    retries: int
-    attempts: int
-    lineage: tuple[str, ...]
+#: How long before it is noticed a connection may have gone, in seconds.
+_NOTICED = 60.0
 
 
 class _Had(NamedTuple):
@@ -55,6 +49,10 @@ class InHand:
         #: What goes on over losses, from the first of them on.
         self._running: WeakSet[Any] = WeakSet()
         self._had: dict[Name, deque[_Had]] = {}
+        #: The ids of what succeeded shortly before a loss: the acknowledgement may be lost as well.
+        self._succeeded: dict[str, float] = {}
+        #: Of what other workers were told that it had not killed this one.
+        self._excused: dict[Name, float] = {}
 
     def __bool__(self) -> bool:
         """Whether anything may come back."""
@@ -69,6 +67,8 @@ class InHand:
         now = time.monotonic()
         self._forget(now - _MEMORY)
         self._running.update(_going_on(c.pool))
+        ended = state.successful_requests.as_dict()
+        self._succeeded |= {id_: now for id_, at in ended.items() if at > now - _NOTICED}
         for request in {*self.running(), *_held(c)}:
             if not _is_ours(request) or not _is_open(request) or is_alive(request._message):
                 continue
@@ -92,9 +92,30 @@ class InHand:
             return False
         request = had.request
         if request is not None and self._belongs_to(request, message, c):
+            # Its acknowledgement may be lost with this connection as well.
+            self._had.setdefault(name, deque()).append(_Had(request, time.monotonic()))
             return True
         acquit(message)
         return False
+
+    def tell(self, name: Name) -> Answer:
+        """What this worker knows of the message *name*, for another one that has it now.
+
+        That it had it excuses one redelivery: one that kills workers must not come back for ever.
+        """
+        active = {*self._running, *state.active_requests}
+        if any(_is(request, name) and _is_open(request) for request in active):
+            return Answer.RUNS
+        had = [each.request for each in self._had.get(name, ())]
+        if any(r is not None and r.acknowledged and not r._rejected for r in had):
+            return Answer.DONE
+        if name.id in self._succeeded and not name.lineage:  # a replay has a success behind it
+            return Answer.DONE
+        held = any(_is(request, name) and _is_open(request) for request in reserved())
+        if not (had or held) or name in self._excused:
+            return Answer.NOTHING
+        self._excused[name] = time.monotonic()
+        return Answer.HAD
 
     def _belongs_to(self, request: Any, message: Any, c: Any) -> bool:
         ours = request._message
@@ -121,14 +142,14 @@ class InHand:
 
     def _pop(self, name: Name) -> _Had | None:
         had = self._had.get(name, deque())
-        found: _Had | None = None
-        while had and found is None:
-            found = had.popleft()
-            if found.request is not None and is_alive(found.request._message):
-                found = None  # it was given back before
-        if not had:
-            self._had.pop(name, None)
-        return found
+        for each in had:
+            # One that lives was given back before, and is remembered should it come once more.
+            if each.request is None or not is_alive(each.request._message):
+                had.remove(each)
+                if not had:
+                    del self._had[name]
+                return each
+        return None
 
     def _forget(self, before: float) -> None:
         for name, had in [*self._had.items()]:
@@ -137,19 +158,8 @@ class InHand:
                 self._had[name] = kept
             else:
                 del self._had[name]
-
-
-def name_of(message: Any) -> Name | None:
-    """The attempt that *message* is; None for what is no task."""
-    try:
-        headers = message.headers
-        fields = headers if "id" in headers else message.payload
-        history = History.loads(headers.get(HEADER))
-        id_, retries = fields["id"], fields.get("retries") or 0
-        hash(id_)
-    except Exception:
-        return None
-    return Name(id_, retries, history.count, history.lineage)
+        self._excused = {name: at for name, at in self._excused.items() if at > before}
+        self._succeeded = {id_: at for id_, at in self._succeeded.items() if at > before}
 
 
 def _going_on(pool: Any) -> set[Any]:
@@ -159,12 +169,9 @@ def _going_on(pool: Any) -> set[Any]:
     """
     requests = set(state.active_requests)
     if vars(pool).get("flush") is None:  # prefork's own, which Celery calls at such a loss
-        requests |= set(state.reserved_requests)
-    return {
-        request
-        for request in requests
-        if _is_ours(request) and not (request._already_cancelled or waits_here(request))
-    }
+        # One that waits here, for its turn or for the result store's answer, never begins.
+        requests |= {each for each in reserved() if each._apply_result is not None}
+    return {each for each in requests if _is_ours(each) and not each._already_cancelled}
 
 
 def _held(c: Any) -> Iterator[Any]:
@@ -184,6 +191,10 @@ def _in_timer(entries: Iterable[Any]) -> Iterator[Any]:
 
 def _is_ours(request: Any) -> bool:
     return hasattr(request, "let_be")
+
+
+def _is(request: Any, name: Name) -> bool:
+    return _is_ours(request) and request.id == name.id and name_of(request._message) == name
 
 
 def _is_open(request: Any) -> bool:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from billiard import einfo as _einfo
-from billiard.exceptions import TimeLimitExceeded
+from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import VERSION
 from celery import exceptions as _exceptions
 from celery.worker import request as _request
@@ -96,8 +96,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 return None
         here = outcome is None
         # In a cold shutdown the children are killed: what they held goes back to the broker.
-        celerys = here and (state.should_terminate or is_celerys_own(exc))
-        if settler is None or celerys:
+        killed = state.should_terminate and (is_lost(exc) or isinstance(exc, Terminated))
+        if settler is None or (here and (killed or is_celerys_own(exc))):
             return super().on_failure(exc_info, send_failed_event, return_ok)
         self._settled = True
         if outcome is None:
@@ -251,6 +251,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             if keeps:
                 self._bury_expired(received, settler)
             else:
+                settler.counts["dropped"] += 1
                 self.acknowledge()
             send_revoked(
                 self._task, request=self._context, terminated=terminated, signum=signum,

@@ -61,12 +61,13 @@ class Retries:
     nothing happens before the first result is asked for.
 
     On brokers that can't tell which retries wait, each raises NotListed; where the broker does not
-    answer for *timeout* seconds, NoAnswer.
+    answer for *timeout* seconds, NoAnswer. A result store is not waited for longer either.
     """
 
     def __init__(self, app: Any, timeout: float = TIMEOUT) -> None:
         self._app = app
         self.settings = Settings.of(app)
+        self._timeout = timeout
         self._reached = Reached(app, timeout)
         self._parameters = parameters_of(app)
 
@@ -124,7 +125,7 @@ class Retries:
         """Make dead letters of *retries*, reason ``manual``, with all their attempts; Celery is
         told that they have failed."""
         load_tasks(self._app)
-        burials = Burials(self._app)
+        burials = Burials(self._app, self._timeout)
 
         def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
             task = self._app.tasks.get(retry.task)
@@ -150,7 +151,7 @@ class Retries:
         """Remove *retries* for good: they are neither run nor kept. Celery is told that the task
         was revoked, *because* is the reason."""
         load_tasks(self._app)
-        burials = Burials(self._app)
+        burials = Burials(self._app, self._timeout)
 
         def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
             if not broker.waiting.remove(found):

@@ -19,6 +19,8 @@ from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.control import Panel
 
+from celery_resilience.aside import ANSWER
+from celery_resilience.brokers.within import within
 from celery_resilience.headers import HEADER
 from celery_resilience.result_store import ask_for_state, keeps_states
 from celery_resilience.revoking import drop_scheduled, stamps_of
@@ -99,9 +101,10 @@ def _fetch(panel: Any, ids: set[str], stamps: Mapping[str, Any]) -> None:
     if hasattr(broker, "take_scheduled"):
         look = partial(drop_scheduled, panel.consumer, broker, ids, stamps)
     else:
-        look = partial(_note_in_backend, panel.app, ids)
+        note = partial(_note_in_backend, panel.app, ids)
+        look = partial(within, ANSWER, note, "the result store")
     # Many may wait, and the worker's loop must not: in a thread.
-    threading.Thread(target=_guarded, args=(look,), daemon=True).start()
+    threading.Thread(target=_guarded, args=(look, settler), daemon=True).start()
 
 
 def _note_in_backend(app: Any, ids: set[str]) -> int:
@@ -116,11 +119,13 @@ def _note_in_backend(app: Any, ids: set[str]) -> int:
     return len(waiting)
 
 
-def _guarded(look: Callable[[], int]) -> None:
+def _guarded(look: Callable[[], int], settler: Settler) -> None:
     try:
         number = look()
     except Exception as exc:
         logger.warning("retries of revoked tasks could not be looked for: %r", exc)
     else:
         if number:
+            if hasattr(settler.moves.broker, "take_scheduled"):  # else it is counted when it comes
+                settler.counts["dropped"] += number
             logger.info("%d scheduled retries of revoked tasks are dropped", number)

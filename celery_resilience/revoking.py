@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from celery import app as _app
@@ -15,6 +16,8 @@ from celery import signals
 from celery.utils.functional import maybe_list
 from celery.worker import state
 
+from celery_resilience.aside import ANSWER
+from celery_resilience.brokers.within import within
 from celery_resilience.envelope import Envelope
 
 __all__ = ["drop_scheduled", "has_stamp", "is_revoked", "stamps_of"]
@@ -56,16 +59,19 @@ def drop_scheduled(
 ) -> int:
     """Drop the scheduled retries of the tasks with these *ids*, or that bear one of the *stamps*;
     how many this worker has dropped. For another thread than the loop's."""
-    dropped = 0
+    dropped, hangs = 0, ""
     wanted: Callable[[Envelope], bool] | None = None
     if stamps:
         wanted = lambda envelope: has_stamp(envelope.headers, stamps)  # noqa: E731
     for found in broker.take_scheduled(set(ids), wanted):
         id_ = found.envelope.properties.get("correlation_id")
         try:
-            _announce(consumer, found.envelope)
+            if hangs:  # nobody waits for it once more
+                raise TimeoutError(hangs)
+            within(ANSWER, partial(_announce, consumer, found.envelope), "the result store")
         except Exception as exc:
             broker.schedule_again(found)
+            hangs = str(exc) if isinstance(exc, TimeoutError) else ""
             logger.warning(
                 "%s is revoked, but that could not be stored (%r): its retry is left at its time",
                 id_, exc,

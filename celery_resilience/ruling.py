@@ -183,7 +183,7 @@ def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outco
         if rest is not None:
             return what_is_left(attempt, exc, rest)
         warn_of_unstored(task, req, exc)
-        done = Drop("its body succeeded", rule="its result could not be stored")
+        done = Drop("its body succeeded", "its result could not be stored", "results_not_stored")
         return _outcome(attempt, exc, done, classify(exc))
     if exc is attempt.exhausted:
         given_up = GiveUp(Reason.EXHAUSTED, rule="self.retry, past its limit")
@@ -280,7 +280,7 @@ def _outcome(attempt: Running, exc: BaseException, decision: Decision, verdict: 
     )
 
 
-GONE_ON = Drop("it goes on in the message that self.retry published", rule="self.retry")
+GONE_ON = Drop("it goes on in the message that self.retry published", "self.retry", "retried")
 
 _OWN_WORDS = Verdict(Kind.UNKNOWN, "self.retry", "code", "the task asked for a retry")
 

@@ -143,7 +143,8 @@ def is_stated(app: Any, name: str) -> bool:
     """Whether somebody has written the setting *name* of Celery's; its default says nothing."""
     conf = app.conf
     conf.get(name)  # a configuration that waits is read now
-    return name in _Conf({}, conf.maps[:-1], conf._keys, conf.prefix)
+    stated = _Conf({}, conf.maps[:-1], conf._keys, conf.prefix)
+    return stated.get(name, _NOT_GIVEN) is not _NOT_GIVEN  # "in": no old names before Celery 5.7
 
 
 def _refuse_misspelt_prefix(app: Any) -> None:

@@ -7,6 +7,7 @@ moves that it begins are repeated until they work.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,8 @@ logger = logging.getLogger("celery_resilience")
 
 #: Where a class of requests says, which one worker makes, who settles them.
 _BOUND = "_resilience_settler"
+#: As what attempts are counted that have not succeeded.
+_COUNTED = ("retried", "dead_letters", "dropped", "results_not_stored")
 #: Of the workers that run in this process, the one that was started last at the end.
 _settlers: WeakKeyDictionary[Any, list[Settler]] = WeakKeyDictionary()
 
@@ -55,6 +58,8 @@ class Settler:
         self.moves = Moves(consumer)
         self._app = consumer.app
         self._request_classes: dict[type, type] = {}
+        #: What was decided since the worker's start, for ``celery inspect stats``.
+        self.counts = Counter(dict.fromkeys(_COUNTED, 0))
 
     def begin(self) -> None:
         """Settle, from now on, what the tasks of the app come to; called again it does nothing.
@@ -128,6 +133,7 @@ class Settler:
                     "%s: attempt %d ended (%s, %s): again in %.3f s",
                     subject, attempt.number, attempt.error, decision.rule, decision.delay,
                 )  # fmt: skip
+                self.counts["retried"] += 1
                 self.put_back(
                     received, copy, decision.delay, subject=subject, worker=worker,
                     history=history, error=outcome.error, verdict=outcome.verdict,
@@ -136,6 +142,7 @@ class Settler:
                 return
         if isinstance(decision, Drop):
             logger.info("%s: dropped: %s", subject, decision.why)
+            self.counts[decision.counted_as] += 1
             received.let_go()
             return
         self.bury(
@@ -211,6 +218,7 @@ class Settler:
 
         def log(*, pending: bool) -> None:
             """Say that the letter lies there, or that it could not be written yet."""
+            self.counts["dead_letters"] += not pending
             logger_of_letters(seen).log(
                 logging.WARNING if pending else logging.ERROR,
                 "%s: dead letter %s %s %s: %s, attempts: %d (%s, %s)",

@@ -7,6 +7,7 @@ vain twice runs with no other suspect beside it. A first delivery costs nothing 
 
 On Redis a start is written down where the message is held, before its body runs. RabbitMQ has no
 such place: there the message is published anew, one higher, and the count is one of redeliveries.
+When it is used up the other workers are asked whether only their connections were lost.
 What a worker holds and has not started would be counted with the rest: there it is put back before
 a suspect starts.
 """
@@ -24,11 +25,10 @@ from typing import Any
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
-from celery_resilience.brokers import Received
 from celery_resilience.brokers.channels import is_alive
-from celery_resilience.decision import Reason
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
+from celery_resilience.poison import ask_before_end, put_back
 from celery_resilience.settle import Settler, settler_of
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "is_unstarted",
     "is_watched",
     "reserved",
-    "waits_here",
     "watch_start",
 ]
 
@@ -167,24 +166,24 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
     waited = note is None and _has_waited(request, history)
     begins = not waited and (note is not None or _was_redelivered(request._message))
     limit = settler.settings.max_worker_losses
-    if begins and history.starts + 1 >= limit:
-        _give_up(request, settler, received, limit)
+    later = _counted(history) if begins else history
+    if history.elsewhere or later.starts >= limit:
+        ask_before_end(request, settler, received, later)
         raise TaskRevokedError(request.id)
-    later = replace(history, starts=history.starts + 1) if begins else history
     # The first time it is only one of those that were with the culprit; the last is the last.
     alone = later.starts > 1 or later.starts + 1 >= limit
     if suspects.are_in_the_way_of(request, alone=alone):
         # One that was never counted is from now on: else it would come back as anybody's. But it
         # has not been started, and must not be a letter for that.
         marked = note is None or (not alone and later.starts + 1 < limit)
-        _put_back(request, settler, received, later if marked else history, _TURN)
+        put_back(request, settler, received, later if marked else history, _TURN)
         raise TaskRevokedError(request.id)
     if waited:
-        _put_back(request, settler, received, history, 0)
+        put_back(request, settler, received, history, 0)
         raise TaskRevokedError(request.id)
     if begins:
         if note is None:
-            _put_back(request, settler, received, later, 0)
+            put_back(request, settler, received, later, 0)
             raise TaskRevokedError(request.id)
         try:
             ours = note(received, received.envelope.with_header(later.dumps()))
@@ -248,50 +247,18 @@ def is_watched(request: Any) -> bool:
     return getattr(request, "_suspected", False) is True
 
 
-def waits_here(request: Any) -> bool:
-    """Whether *request* is a suspect that the pool does not have yet."""
-    settler = settler_of(request._app)
-    return is_watched(request) and settler is not None and _suspects_of(settler).hold(request)
-
-
 def hand_back(request: Any, settler: Settler, delay: float) -> None:
     """Put back *request*, which was not started; that it has come again is counted."""
     if not is_alive(request._message):
         return
-    received, limit = request.received(settler), settler.settings.max_worker_losses
+    received = request.received(settler)
     history = History.loads(received.envelope.headers.get(HEADER))
     if _was_redelivered(request._message) and not _has_waited(request, history):
-        history = replace(history, starts=history.starts + 1)
-    if history.starts >= limit:
-        _give_up(request, settler, received, limit)
-    else:
-        _put_back(request, settler, received, history, delay)
+        history = _counted(history)
+    put_back(request, settler, received, history, delay)
 
 
-def _give_up(request: Any, settler: Settler, received: Received, limit: int) -> None:
-    request.let_be()
-    settler.bury(
-        received,
-        Reason.WORKER_LOST,
-        subject=f"{request.name}[{request.id}]",
-        worker=request._hostname,
-        rule=f"max_worker_losses={limit}: its worker died whenever it was started",
-        queues=(getattr(request._task, "dead_letter_queue", None),),
-    )
-
-
-def _put_back(
-    request: Any, settler: Settler, received: Received, history: History, delay: float
-) -> None:
-    request.let_be()
-    copy = received.envelope
-    if history.starts:
-        copy = copy.with_header(history.dumps())
-    settler.put_back(
-        received,
-        copy,
-        delay,
-        subject=f"{request.name}[{request.id}]",
-        worker=request._hostname,
-        task_queue=getattr(request._task, "dead_letter_queue", None),
-    )
+def _counted(history: History) -> History:
+    """*history*, of a message that was delivered again."""
+    suspected = time.time() if history.suspected is None else history.suspected
+    return replace(history, starts=history.starts + 1, suspected=suspected)

@@ -184,8 +184,9 @@ class ResilientTask(BaseTask):
         if attempt is None or request.called_directly or request.is_eager:
             try:
                 return super().retry(
-                    args, kwargs, exc, throw, eta, countdown, max_retries, **options
-                )
+                    args=args, kwargs=kwargs, exc=exc, throw=throw, eta=eta, countdown=countdown,
+                    max_retries=max_retries, **options,
+                )  # fmt: skip
             except Retry:
                 raise
             except Exception as error:
@@ -238,7 +239,8 @@ class ResilientTask(BaseTask):
 
         def once(retries: Any, args: Any = args, kwargs: Any = kwargs) -> Any:
             return super(ResilientTask, self).apply(
-                args, kwargs, link, link_error, task_id, retries, throw, logfile, loglevel, headers,
+                args=args, kwargs=kwargs, link=link, link_error=link_error, task_id=task_id,
+                retries=retries, throw=throw, logfile=logfile, loglevel=loglevel, headers=headers,
                 **options,
             )  # fmt: skip
 
@@ -250,7 +252,10 @@ class ResilientTask(BaseTask):
     ) -> Any:  # fmt: skip
         hand_on(attempt, self.request, exc, later)
         try:
-            retry = super().retry(args, kwargs, exc, False, eta, countdown, max_retries, **options)
+            retry = super().retry(
+                args=args, kwargs=kwargs, exc=exc, throw=False, eta=eta, countdown=countdown,
+                max_retries=max_retries, **options,
+            )  # fmt: skip
         except Reject as reject:
             # The publish failed. Celery would let the message go now, and the task with it.
             attempt.asked = later

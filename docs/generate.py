@@ -12,17 +12,23 @@ import itertools
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import click
+
 import celery_resilience
 from celery_resilience import Kind, Reason
 from celery_resilience.brokers.rights import acl
 from celery_resilience.classify import Row, table
 from celery_resilience.classify.headers import DIALECTS
+from celery_resilience.cli.dlq import dlq
+from celery_resilience.cli.resilience import resilience
+from celery_resilience.cli.retries import retries
 from celery_resilience.deadlines import DEADLINES
 from celery_resilience.flags import _flags
 from celery_resilience.settings import PREFIX, Settings
@@ -31,11 +37,16 @@ DOCS = Path(__file__).parent
 PAGES = (
     "README.md",
     "classification.md",
+    "commands.md",
     "settings.md",
     "decided-where.md",
     "operating.md",
     "what-happens-when.md",
 )
+
+#: The commands that come with ``celery -A app``.
+_GROUPS: dict[str, Any] = {"dlq": dlq, "retries": retries, "resilience": resilience}
+_NO_CONTEXT = click.Context(click.Command("none"))
 
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -168,6 +179,43 @@ def _default(field: Any) -> object:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
+# Commands
+
+
+def commands() -> str:
+    """Every command of ours, as ``--help`` tells it."""
+    return "\n\n".join(_group(name, group) for name, group in _GROUPS.items())
+
+
+def _group(name: str, group: Any) -> str:
+    verbs = {f"celery {name} {verb}": command for verb, command in group.commands.items()}
+    uses = Counter(_option(p) for c in verbs.values() for p in c.params if _is_option(p))
+    shared = [option for option, times in uses.items() if times > 2]
+    parts = [f"## celery {name}", inspect.cleandoc(group.help)]
+    for verb, command in verbs.items():
+        arguments = [p.make_metavar(_NO_CONTEXT) for p in command.params if not _is_option(p)]
+        options = [_option(p) for p in command.params if _is_option(p)]
+        parts += [f"### {' '.join([verb, *arguments])}", inspect.cleandoc(command.help)]
+        if own := [option for option in options if option not in shared]:
+            parts.append(_table(["option", "meaning"], own))
+        if also := [option[0] for option in options if option in shared]:
+            parts.append(f"Also: {', '.join(also)}.")
+    if shared:
+        parts += [f"### Options of most verbs of `celery {name}`"]
+        parts.append(_table(["option", "meaning"], shared))
+    return "\n\n".join(parts)
+
+
+def _is_option(param: Any) -> bool:
+    return bool(param.param_type_name == "option")
+
+
+def _option(param: Any) -> tuple[str, str]:
+    words = ", ".join([*param.opts, *param.secondary_opts])
+    metavar = "" if getattr(param, "is_flag", False) else f" {param.make_metavar(_NO_CONTEXT)}"
+    return f"`{words}{metavar}`", getattr(param, "help", None) or ""
+
+
 # Closed sets
 
 
@@ -241,6 +289,7 @@ def deadlines() -> str:
 
 PARTS = {
     "classification": classification,
+    "commands": commands,
     "deadlines": deadlines,
     "dialects": dialects,
     "flags": flags,

@@ -65,7 +65,7 @@ class RabbitServer:
         self._beside = beside
         if beside is not None:
             self._cookie, self._epmd_port = beside._cookie, beside._epmd_port
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._write_files()
 
     def url(self, vhost: str = "/") -> str:
@@ -78,36 +78,36 @@ class RabbitServer:
         It does nothing when the node is up. As every leashed process it ends with the thread that
         started it.
         """
-        if self._processes and all(process.poll() is None for process in self._processes):
+        if self._runs("server") and (self._runs("epmd") or self._beside is not None):
             return
-        self._end()
-        if self._beside is None:
-            epmd = [self._epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)]
-            self._run(epmd, "epmd.log")
+        self._end("server")
+        if self._beside is None and not self._runs("epmd"):
+            self._run("epmd", [self._epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)])
         eventually(lambda: _accepts(self._epmd_port), 10, message="epmd listens")
         # With RABBITMQ_ALLOW_INPUT the script becomes the node instead of waiting for it.
-        server = self._run([self._script, "-noinput"], "server.log")
+        server = self._run("server", [self._script, "-noinput"])
         deadline = time.monotonic() + timeout
         while not self._accepts_a_login():
             if server.poll() is not None or time.monotonic() >= deadline:
                 log = self.log()
-                self._end()
+                self._end("server")
                 raise AssertionError(f"RabbitMQ did not start; the end of its log:\n{log[-3000:]}")
             time.sleep(0.1)
 
     def kill(self) -> None:
         """End the node as ``kill -9`` does; the data stay for the next *start*.
 
+        The daemon that nodes find each other by goes on, for the others need it too.
         What it knows of its queues is written first: a quorum queue that is younger than half a
         second when its only node is killed never elects a leader again (seen on 3.10.8).
         """
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
             self.evaluate("[dets:sync(Table) || Table <- dets:all()].")
-        self._end()
+        self._end("server")
 
     def stop(self) -> None:
         """End the node and remove its data."""
-        self._end()
+        self._end("server", "epmd")
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self) -> str:
@@ -134,6 +134,15 @@ class RabbitServer:
             raise AssertionError(f"{erlang} answered {answer or done.stderr.decode()}")
         return answer.removeprefix("{ok, ").rstrip("\n}")
 
+    def messages(self, vhost: str, queue: str) -> int:
+        """How many messages *queue* has, those that nobody has acknowledged yet among them."""
+        name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
+        found = self.evaluate(
+            f"{{ok, Q}} = rabbit_amqqueue:lookup({name}),"
+            " [{messages, N}] = rabbit_amqqueue:info(Q, [messages]), N."
+        )
+        return int(found)
+
     def add_vhost(self) -> str:
         """The name of a new, empty virtual host."""
         name = f"t{secrets.token_hex(4)}"
@@ -155,13 +164,6 @@ class RabbitServer:
         """Delete the virtual host and all that is in it; its connections are closed."""
         self.evaluate(f'rabbit_vhost:delete(<<"{name}">>, <<"tests">>).')
 
-    def _end(self) -> None:
-        for process in reversed(self._processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._processes.clear()
-
     def _accepts_a_login(self) -> bool:
         import amqp
 
@@ -171,9 +173,9 @@ class RabbitServer:
         except (OSError, amqp.AMQPError):
             return False
 
-    def _run(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
-        with (self.directory / "log" / log).open("ab") as output:
-            process = subprocess.Popen(
+    def _run(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.directory / "log" / f"{name}.log").open("ab") as output:
+            process = self._processes[name] = subprocess.Popen(
                 leashed(command),
                 cwd=self.directory,
                 env=self._environment(),
@@ -182,8 +184,18 @@ class RabbitServer:
                 stderr=output,
                 start_new_session=True,
             )
-        self._processes.append(process)
         return process
+
+    def _runs(self, name: str) -> bool:
+        return name in self._processes and self._processes[name].poll() is None
+
+    def _end(self, *names: str) -> None:
+        for name in names:
+            process = self._processes.pop(name, None)
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def _environment(self) -> dict[str, str]:
         home = self.directory

@@ -120,10 +120,16 @@ class Broker(Protocol):
         """Give back what this broker holds: connections, and messages it was looking at."""
 
 
-def open_broker(connection: Any, hub: Any = None, settings: Settings | None = None) -> Broker:
+def open_broker(
+    connection: Any,
+    hub: Any = None,
+    settings: Settings | None = None,
+    timeout: float | None = None,
+) -> Broker:
     """The Broker that fits a kombu *connection*; *hub* is the worker's loop, if it has one.
 
-    *settings* are the worker's; a command has no need of them.
+    *settings* are the worker's; a command has no need of them, but says how many seconds an answer
+    may take (*timeout*).
     """
     driver = connection.transport.driver_type
     if driver == "redis":
@@ -133,7 +139,7 @@ def open_broker(connection: Any, hub: Any = None, settings: Settings | None = No
     if driver == "amqp":
         from celery_resilience.brokers.amqp import AmqpBroker
 
-        return AmqpBroker(connection, hub, settings)
+        return AmqpBroker(connection, hub, settings, timeout)
     from celery_resilience.brokers.plain import PlainBroker
 
     return PlainBroker(connection)

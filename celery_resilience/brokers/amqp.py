@@ -49,9 +49,15 @@ logger = logging.getLogger("celery_resilience")
 class AmqpBroker:
     """A :class:`~celery_resilience.brokers.Broker` on RabbitMQ."""
 
-    def __init__(self, connection: Any, hub: Any = None, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        hub: Any = None,
+        settings: Settings | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self._theirs = connection
-        self._confirms = Confirms(connection, hub)
+        self._confirms = Confirms(connection, hub, timeout)
         self._settings = settings or Settings()
         arguments = self._settings.dead_letter_queue_arguments
         self._delay = Delay(str(arguments.get("x-queue-type", "classic")))
@@ -263,12 +269,12 @@ class AmqpBroker:
                 look.give_back()
             self._looks.clear()
             self._upkeep.end()
-            self._confirms.disconnect(BrokerError("closed"))
+            self._confirms.close()
 
     def abandon(self) -> None:
         """Close without a word to RabbitMQ, which does not answer."""
         self._looks.clear()
-        self._confirms.disconnect(BrokerError("closed"))
+        self._confirms.close()
 
 
 def _forget(message: Any) -> None:

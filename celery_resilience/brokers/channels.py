@@ -7,12 +7,18 @@ a copy that is published all the same is one too many.
 from __future__ import annotations
 
 import _socket
+import logging
 import select
 import socket
 import struct
 from typing import Any
 
-__all__ = ["has_arrived", "is_alive", "notice_reopening"]
+from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
+from amqp.spec import Channel
+
+__all__ = ["has_arrived", "is_alive", "notice_losses"]
+
+logger = logging.getLogger("celery_resilience")
 
 #: Set on a channel that was closed and opened again.
 _REOPENED = "_resilience_reopened"
@@ -24,8 +30,12 @@ _KINDS = (1, 2, 3, 8)
 _CLOSES = (b"\x00\x0a\x00\x32", b"\x00\x14\x00\x28")
 
 
-def notice_reopening(channel: Any) -> None:
-    """Remember it if the py-amqp *channel* is closed, though it is open again afterwards."""
+def notice_losses(channel: Any) -> None:
+    """Remember it if the py-amqp *channel* is closed, though it is open again afterwards.
+
+    If RabbitMQ closes it because of its ``consumer_timeout``, that is the loss of the connection.
+    """
+    _connect_anew_after_timeout(channel)
     again = channel.open
 
     def open_() -> None:
@@ -33,6 +43,26 @@ def notice_reopening(channel: Any) -> None:
         again()
 
     channel.open = open_
+
+
+def _connect_anew_after_timeout(channel: Any) -> None:
+    """Celery would end the worker, and the next one that runs the same task."""
+    close = channel._callbacks[Channel.Close]
+
+    def on_close(*told: Any) -> None:
+        try:
+            close(*told)
+        except PreconditionFailed as exc:
+            if "timed out" not in str(exc):
+                raise
+            logger.warning(
+                "a task runs for longer than RabbitMQ's consumer_timeout, and RabbitMQ has closed "
+                "the channel (%s): the worker connects anew, what runs goes on",
+                exc,
+            )
+            raise RecoverableConnectionError(str(exc)) from exc
+
+    channel._callbacks[Channel.Close] = on_close
 
 
 def is_alive(message: Any) -> bool:

@@ -18,16 +18,18 @@ from functools import partial
 from typing import Any
 
 from celery_resilience.brokers import Done, TooLarge
+from celery_resilience.brokers.connections import CONNECT
 from celery_resilience.brokers.frames import read_on
+from celery_resilience.brokers.greenlets import keep_deadline
 from celery_resilience.brokers.underway import Published, UnderWay
+from celery_resilience.brokers.within import Awaited
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 
-__all__ = ["SHORT", "Confirms"]
+__all__ = ["PATIENCE", "SHORT", "Confirms"]
 
 #: How long a confirm may take before the message counts as not published, in seconds.
-_PATIENCE = 30.0
-_CONNECT = 5.0
+PATIENCE = 30.0
 #: What is said while it does not read what we send.
 SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
 _PERSISTENT = 2
@@ -38,11 +40,22 @@ _FRAME = 20
 
 
 class Confirms:
-    """A connection of our own whose every message is confirmed, or its failure told."""
+    """A connection of our own whose every message is confirmed, or its failure told.
 
-    def __init__(self, theirs: Any, hub: Any = None) -> None:
+    For a command, no answer may take longer than *timeout* seconds.
+    """
+
+    def __init__(self, theirs: Any, hub: Any = None, timeout: float | None = None) -> None:
         self._theirs = theirs
         self._hub = hub
+        self._patience = timeout or PATIENCE
+        self._connect_timeout = timeout or CONNECT
+        self._opening = Awaited(
+            self._connect_timeout,
+            self._connected,
+            "RabbitMQ, to which a connection is opened,",
+            lambda opened: opened[0].collect(),
+        )
         #: kombu's connection; None while there is none.
         self.connection: Any = None
         self._channel: Any = None
@@ -87,9 +100,9 @@ class Confirms:
                 done(exc)
                 return
             if self._pipelined:
-                self._wait(lambda: len(self._under_way) < _AT_ONCE, _PATIENCE)
+                self._wait(lambda: len(self._under_way) < _AT_ONCE, self._patience)
             elif self._hub is None:
-                self._wait(lambda: number not in self._under_way, _PATIENCE)
+                self._wait(lambda: number not in self._under_way, self._patience)
 
     @contextmanager
     def pipelined(self) -> Iterator[None]:
@@ -101,7 +114,7 @@ class Confirms:
                 yield
             finally:
                 self._pipelined = False
-                self._wait(lambda: not self._under_way, _PATIENCE)
+                self._wait(lambda: not self._under_way, self._patience)
 
     def _prepare(self, prepare: Callable[[], None]) -> None:
         outer, self._preparing = self._preparing, True
@@ -141,7 +154,7 @@ class Confirms:
                 # The time limit is for a large one that a RabbitMQ short of memory stops reading.
                 channel._basic_publish(
                     message, exchange=exchange, routing_key=routing_key, mandatory=True,
-                    timeout=_PATIENCE,
+                    timeout=self._patience,
                 )  # fmt: skip
         except BaseException as exc:
             self.disconnect(exc)
@@ -177,8 +190,8 @@ class Confirms:
             if self._hub is None:
                 self._on_readable()  # nobody else does, when nothing is waited for
             # A blocked broker still reads, and confirms, when it is mended.
-            if not self._blocked and self._under_way.longer_than(_PATIENCE):
-                self.disconnect(BrokerError(f"no confirm within {_PATIENCE:g} s"))
+            if not self._blocked and self._under_way.longer_than(self._patience):
+                self.disconnect(BrokerError(f"no confirm within {self._patience:g} s"))
 
     def _on_return(self, exc: Any, exchange: str, routing_key: str, message: Any) -> None:
         self.declared.discard(routing_key)
@@ -195,16 +208,11 @@ class Confirms:
         if self._is_open:
             return self._channel
         self.disconnect(BrokerError("the channel was closed"))
-        self.connection = self.another()
-        self.connection.connect()
+        self.connection, channel = self._opening.get()
         self.connection.connection.on_blocked = partial(self._set_blocked, True)
         self.connection.connection.on_unblocked = partial(self._set_blocked, False)
         self._blocked = False
-        read_on(self.connection.connection)  # somebody may look at what lies in a queue
-        channel = self._channel = self.connection.channel()
-        # One that RabbitMQ has closed, py-amqp would open again: it would confirm nothing.
-        channel.open = _stay_closed
-        channel.confirm_select()
+        self._channel = channel
         channel.events["basic_ack"].add(self._under_way.on_ack)
         channel.events["basic_nack"].add(self._under_way.on_nack)
         channel.events["basic_return"].add(self._on_return)
@@ -221,7 +229,24 @@ class Confirms:
 
         Without heartbeats: nobody would answer them while there is nothing to settle.
         """
-        return self._theirs.clone(connect_timeout=_CONNECT, heartbeat=0)
+        return self._theirs.clone(connect_timeout=self._connect_timeout, heartbeat=0)
+
+    def _connected(self) -> tuple[Any, Any]:
+        """A connection and its channel that confirms; a name server is asked on the way, which can
+        not be interrupted."""
+        connection = self.another()
+        try:
+            connection.connect()
+            keep_deadline(connection.connection)
+            read_on(connection.connection)  # somebody may look at what lies in a queue
+            channel = connection.channel()
+            # One that RabbitMQ has closed, py-amqp would open again: it would confirm nothing.
+            channel.open = _stay_closed
+            channel.confirm_select()
+        except BaseException:
+            connection.collect()
+            raise
+        return connection, channel
 
     def _on_readable(self) -> None:
         with self.lock:
@@ -247,8 +272,13 @@ class Confirms:
         if self._blocked:
             raise BrokerError(SHORT)
 
+    def close(self) -> None:
+        """Drop our connection, and open none any more."""
+        self._opening.leave()
+        self.disconnect(BrokerError("closed"))
+
     def disconnect(self, why: BaseException) -> None:
-        """Close our connection; every move under way has failed because of *why*."""
+        """Drop our connection; every move under way has failed because of *why*."""
         ours, self.connection, self._channel = self.connection, None, None
         if ours is not None:
             self.declared.clear()

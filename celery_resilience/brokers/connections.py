@@ -11,7 +11,7 @@ import socket
 from functools import cache
 from typing import Any
 
-from celery_resilience.brokers.within import within
+from celery_resilience.brokers.within import Awaited
 
 __all__ = ["ANSWER", "CONNECT", "RESOLVE", "SETTLE", "bound", "pool_of"]
 
@@ -77,11 +77,18 @@ def _resolving(kind: type) -> type:
 
     def connect(self: Any, *args: Any, **options: Any) -> Any:
         if self._sock is None:
-            within(
-                RESOLVE,
-                lambda: socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM),
-                f"the name server, asked for {self.host},",
-            )
+            _address_of(self.host, self.port).get()
         return kind.connect(self, *args, **options)  # type: ignore[attr-defined]
 
     return type(kind.__name__, (kind,), {"connect": connect})
+
+
+@cache
+def _address_of(host: str, port: int) -> Awaited[Any]:
+    """One for all who ask: a name server that does not answer one of them is not waited for by the
+    others."""
+    return Awaited(
+        RESOLVE,
+        lambda: socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM),
+        f"the name server, asked for {host},",
+    )

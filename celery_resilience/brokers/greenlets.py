@@ -1,12 +1,18 @@
-"""RabbitMQ where the worker's loop is one greenlet of many: when it hears of its connection."""
+"""RabbitMQ where the worker's loop is one greenlet of many: when it hears of its connection, and
+how long it waits for an answer."""
 
 from __future__ import annotations
 
+import errno
+import select
 from typing import Any
 
 from celery_resilience.brokers.channels import has_arrived
 
-__all__ = ["end_with", "wait_for_nothing"]
+__all__ = ["end_with", "keep_deadline", "wait_for_nothing"]
+
+#: How a socket says that there is nothing to read yet, and one with TLS.
+_NOT_YET = (errno.EAGAIN, errno.ENOENT)
 
 
 def end_with(connection: Any) -> None:
@@ -38,3 +44,35 @@ def wait_for_nothing(connection: Any) -> None:
         return None
 
     connection.drain_events = drain_events
+
+
+def keep_deadline(connection: Any) -> None:
+    """Let the py-amqp *connection* wait no longer for an answer than its ``read_timeout``, nor for
+    the rest of a frame.
+
+    py-amqp tells the kernel of it, and a greenlet does not wait there; and for a rest it asks again
+    and again, without end.
+    """
+    most, transport = connection.read_timeout, connection.transport
+    if most is None:
+        return
+    read, read_bytes = connection.blocking_read, transport._read
+
+    def blocking_read(timeout: float | None = None) -> Any:
+        return read(most if timeout is None else timeout)
+
+    def _read(size: int, initial: bool = False) -> Any:
+        if initial:
+            return read_bytes(size, True)
+        while True:
+            try:
+                return read_bytes(size, False, (errno.EINTR,))  # what has come it keeps
+            except OSError as exc:
+                if exc.errno not in _NOT_YET:
+                    raise
+            poll = select.poll()
+            poll.register(transport.sock, select.POLLIN)
+            if not poll.poll(most * 1000):
+                raise TimeoutError(f"RabbitMQ has not sent the rest of a frame for {most:g} s")
+
+    connection.blocking_read, transport._read = blocking_read, _read

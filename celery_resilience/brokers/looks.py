@@ -23,6 +23,7 @@ from celery_resilience.brokers.delay import word
 from celery_resilience.envelope import Envelope
 from celery_resilience.errors import BrokerError
 from celery_resilience.headers import HEADER
+from celery_resilience.identity import digest_of
 from celery_resilience.letter import written_anew
 
 __all__ = ["Look", "mark_of"]
@@ -178,9 +179,18 @@ class Look:
         end; how often it had come back when it was last seen: *wanted* times or the queue's limit.
         """
         times, tag = _times(message), message.delivery_tag
+        digest = digest_of(Envelope.received(message, self._queue))
+
+        def is_it(found: Any, times: int) -> bool:
+            """Others that were lent may come back meanwhile, as often as it."""
+            if _times(found) != times:
+                return False
+            again = self._channel.message_to_python(found)
+            return digest_of(Envelope.received(again, self._queue)) == digest
+
         while times < wanted:
             self._channel.basic_reject(tag, requeue=True)
-            again = self._next(lambda found: _times(found) == times + 1, copy)  # noqa: B023
+            again = self._next(lambda found: is_it(found, times + 1), copy)  # noqa: B023
             if again is None:
                 return times
             times, tag = times + 1, again.delivery_tag

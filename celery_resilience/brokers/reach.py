@@ -106,7 +106,7 @@ def reach(app: Any, timeout: float = TIMEOUT) -> tuple[Any, Broker]:
     def connect() -> Broker:
         # One more try for each other broker that the setting names; nobody waits in between.
         connection.ensure_connection(max_retries=max(1, len(connection.alt)), interval_start=0)
-        return open_broker(connection)
+        return open_broker(connection, timeout=timeout)
 
     try:
         broker = within(timeout, connect, "it", late=lambda broker: connection.release())

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
+from celery.bin.worker import worker
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE
 
+from celery_resilience.cli.unknown_flags import tell_of_install
 from celery_resilience.cli.verbs import app_of, ending, json_option, timeout_option
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ else:
     from click_didyoumean import DYMGroup
 
 __all__ = ["resilience"]
+
+# This module is imported by every call of ``celery``, that of a worker too.
+tell_of_install(worker)
 
 _GROUP = "Resilience Options"
 _EXIT_CODES = """\b

@@ -300,7 +300,7 @@ def _excerpt(envelope: Envelope, redactor: Redactor) -> str:
 
 
 def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in headers.items() if name not in _CELERYS}
+    return {k: v for k, v in headers.items() if k not in _CELERYS and v not in (None, {}, [])}
 
 
 def _source(line: str, width: int) -> str:

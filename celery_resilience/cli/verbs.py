@@ -17,6 +17,8 @@ from celery.bin.base import CeleryOption
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
 
+from celery_resilience.cli.stderr import warnings_shown
+
 if TYPE_CHECKING:
     from celery_resilience.filters import Filters
 
@@ -83,7 +85,7 @@ timeout_option = option(
     show_default=True,
     metavar="SECONDS",
     callback=_seconds,
-    help="How long to wait for an answer of the broker.",
+    help="How long to wait for an answer of the broker, or of the result store.",
 )
 
 
@@ -288,7 +290,8 @@ def ending() -> Iterator[None]:
     from celery_resilience.redact import printable
 
     try:
-        yield
+        with warnings_shown():
+            yield
     except NoAnswer as exc:
         raise CeleryCommandException(printable(str(exc)), EX_NOT_KNOWN) from exc
     except Unreachable as exc:

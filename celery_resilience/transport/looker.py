@@ -86,10 +86,14 @@ class Looker:
         finally:
             self._asked = None
 
+    @property
     def overdue(self) -> bool:
-        """Whether the answer does not come any more; not if it is here, and we were busy."""
-        late = self._asked is not None and monotonic() - self._since > ANSWER
-        return late and not self._connection.can_read(timeout=0)
+        """Whether the answer ought to be here."""
+        return self._asked is not None and monotonic() - self._since > ANSWER
+
+    def has_answer(self) -> bool:
+        """Whether the answer is here. Its socket may tell of it no more: it may be read by this."""
+        return bool(self._connection.can_read(timeout=0))
 
     def _connected(self) -> Any:
         channel, client = self._channel, self._channel.client

@@ -145,10 +145,12 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         What was acknowledged is let go by the same question.
         """
         if self.looker.asking:
-            if self.looker.overdue():
+            if not self.looker.overdue:
+                return False
+            if not self.looker.has_answer():
                 self.looker.disconnect()
                 raise ConnectionError(f"Redis has not answered for {ANSWER:g} s")
-            return False
+            self.answered()  # the loop was busy for that long, and would wait for the socket
         if self._cut is not None:
             cut, self._cut = self._cut, None
             raise ConnectionError(str(cut)) from cut

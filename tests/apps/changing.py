@@ -46,8 +46,8 @@ def patient(self: Any, name: str, left: list[int]) -> str:
 def break_off(self: Any, name: str) -> str:
     """It takes off what is to follow."""
     record(name)
-    if self.request.chain:
-        self.request.chain = None
+    if self.request.chain or self.request.callbacks:  # these are protocol 1's way
+        self.request.chain = self.request.callbacks = None
         raise TransientError("alone")
     return "alone"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from celery.signals import worker_ready
+from celery.worker.control import control_command
 
 from celery_resilience import ResilientTask
 from tests.apps.shop import app, record
@@ -25,3 +27,11 @@ def break_the_channel(sender: Any, **kwargs: Any) -> None:
         with open(once, "w"):
             pass
         sender.timer.call_after(1, sender.task_consumer.channel.basic_ack, (999_999,))
+
+
+@control_command(args=[("path", str)])  # type: ignore[untyped-decorator,unused-ignore]
+def stall(state: Any, path: str) -> None:
+    """The worker's loop stands until there is a file *path*."""
+    print("the loop stands", flush=True)
+    while not os.path.exists(path):
+        time.sleep(0.02)

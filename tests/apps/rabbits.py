@@ -39,10 +39,12 @@ def good(name: str) -> str:
 
 
 @app.task
-def sleeps(name: str) -> None:
-    """As long as this worker's SLEEP says."""
+def waits(name: str) -> None:
+    """Until the file GATE is there."""
     record(name)
-    time.sleep(float(os.environ["SLEEP"]))
+    while not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.1)
+    record(name, "ended")
 
 
 @app.task

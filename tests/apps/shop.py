@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Reject
+from celery.signals import task_postrun
 from kombu import Queue
 
 from celery_resilience import (
@@ -46,9 +47,12 @@ app.conf.update(
 install(app)
 os.environ.setdefault("MAIN_PID", str(os.getpid()))  # before the pool forks
 if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as an operator
+    from celery_resilience import peers
     from celery_resilience.brokers import held
 
-    held.LEASE, held.RENEW = float(os.environ["LEASE"]), float(os.environ["LEASE"]) / 6
+    held.LEASE = float(os.environ["LEASE"])
+    held.RENEW = float(os.environ.get("RENEW", held.LEASE / 6))
+    peers._PATIENCE, peers._PAUSE = 2.0, 0.5
     held.GRACE = 0.0  # the test's server may have been started a moment ago
 if os.environ["BROKER_URL"].startswith("filesystem:"):
     from tests.filesystem import write_whole_files
@@ -233,10 +237,35 @@ def waits(self: Any, name: str, gate: str) -> str:
 
 
 @app.task(base=ResilientTask)
+def opens(name: str, gate: str) -> str:
+    """Wait until the file *gate* is there."""
+    record(name)
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    return f"{name} done"
+
+
+@app.task(base=ResilientTask)
 def kills_worker(name: str, after: float = 0.3) -> None:
     """The whole worker, as the OOM killer does; its children end with it."""
     record(name)
     time.sleep(after)
+    os.kill(int(os.environ["MAIN_PID"]), signal.SIGKILL)
+    time.sleep(60)
+
+
+@app.task(base=ResilientTask)
+def done_then_killed(name: str) -> str:
+    """Its worker dies of it three times: the last time it has succeeded, which is stored, and is
+    not acknowledged yet."""
+    record(name)
+    if Path(os.environ["RECORD"]).read_text().count(name) < 3:
+        _kill_the_worker()
+    return name
+
+
+@task_postrun.connect(sender=done_then_killed)
+def _kill_the_worker(**_: Any) -> None:
     os.kill(int(os.environ["MAIN_PID"]), signal.SIGKILL)
     time.sleep(60)
 

@@ -1,9 +1,9 @@
 """Celery's own integration tests, on stock Celery and with ``install(app)``, side by side.
 
 ``python -m tests.ecosystem --broker redis`` takes the tests from the source distribution of the
-Celery that is installed, runs them twice against servers of its own and lists every test that ends
-otherwise with us. What is explained in ``celery_differences.toml`` is listed with its reason;
-anything else makes the exit code 1. It takes about an hour.
+Celery that is installed, runs them twice at once, each time on servers of its own, and lists every
+test that ends otherwise with us. What is explained in ``celery_differences.toml`` is listed with
+its reason; anything else makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import celery
 
 from celery_resilience.embedded import EmbeddedServer
-from tests.servers import RabbitServer
+from tests import rabbitmq4
 from tests.worker import ROOT
 
 if sys.version_info >= (3, 11):
@@ -46,27 +48,39 @@ def unpacked(folder: Path, package: str = "celery") -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
+def servers(stack: contextlib.ExitStack, broker: str) -> dict[str, str]:
+    """A broker and a result store for one run, as Celery's tests ask for them."""
+    redis = stack.enter_context(EmbeddedServer(port=0))
+    url = redis.broker_url.removesuffix("/0")
+    if broker == "rabbitmq":
+        rabbit = rabbitmq4.server(os.environ.get("RABBITMQ", ""))
+        stack.callback(rabbit.stop)
+        rabbit.start()
+    return {
+        "TEST_BROKER": rabbit.url() if broker == "rabbitmq" else f"{url}/0",
+        "TEST_BACKEND": f"{url}/1",
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": str(redis.port),
+    }
+
+
 def run(
-    source: Path, report: Path, env: Mapping[str, str], ours: bool, chosen: Sequence[str]
+    folder: Path, env: Mapping[str, str], plugins: Sequence[str], chosen: Sequence[str]
 ) -> dict[str, str]:
-    """How each test ended: passed, failed or skipped."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "celery.contrib.pytest",
-        "-p",
-        "no:valkey",
-    ]
-    command += ["-p", "tests.ecosystem.installs"] if ours else []
+    """How each test ended: passed, failed or skipped; report and log are kept in *folder*."""
+    source = unpacked(folder)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:valkey", "-p", "no:cacheprovider"]
+    for plugin in ("celery.contrib.pytest", *plugins):
+        command += ["-p", plugin]
+    report = folder / "report.xml"
     command += ["-o", f"markers={MARKERS}", "--timeout", "300", f"--junitxml={report}"]
     path = os.pathsep.join([str(source), str(ROOT)])
-    with report.with_suffix(".log").open("wb") as log:
+    # Some tests run "celery" as a command.
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with (folder / "log").open("wb") as log:
         subprocess.run(
             [*command, *(chosen or ["t/integration"])], cwd=source, check=False,
-            env={**os.environ, **env, "PYTHONPATH": path}, stdout=log, stderr=log,
+            env={**os.environ, **env, "PYTHONPATH": path, "PATH": programs}, stdout=log, stderr=log,
         )  # fmt: skip
     return outcomes(report)
 
@@ -102,35 +116,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="a folder for reports and logs")
     parser.add_argument("tests", nargs="*", help="t/integration/test_tasks.py ...; all by default")
     options = parser.parse_args(arguments)
+    sides = {"stock": (), "ours": ("tests.ecosystem.installs",)}
+    print(f"Celery {celery.__version__}, stock and with install(app)", flush=True)
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        redis = stack.enter_context(EmbeddedServer(port=0))
-        url = redis.broker_url.removesuffix("/0")
-        broker = f"{url}/0"
-        if options.broker == "rabbitmq":
-            rabbit = RabbitServer()
-            stack.callback(rabbit.stop)
-            rabbit.start()
-            broker = rabbit.url()
-        env = {"TEST_BACKEND": f"{url}/1", "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis.port)}
-        source = unpacked(folder)
-        print(f"Celery {celery.__version__}, stock", flush=True)
-        stock = run(
-            source, folder / "stock.xml", {**env, "TEST_BROKER": broker}, False, options.tests
-        )
-        ours_url = f"resilient-{broker}" if options.broker == "resilient-redis" else broker
-        print(f"Celery {celery.__version__} with install(app)", flush=True)
-        ours = run(
-            source, folder / "ours.xml", {**env, "TEST_BROKER": ours_url}, True, options.tests
-        )
+        keep = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        envs = {side: servers(stack, options.broker) for side in sides}
+        if options.broker == "resilient-redis":
+            envs["ours"]["TEST_BROKER"] = f"resilient-{envs['ours']['TEST_BROKER']}"
+        for side in sides:
+            (keep / side).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor() as threads:
+            stock, ours = threads.map(
+                lambda side: run(keep / side, envs[side], sides[side], options.tests), sides
+            )
     explained = tomllib.loads(EXPLAINED.read_text())
     unexplained = 0
     for name, (on_stock, with_us) in differences(stock, ours).items():
         why = explained.get(name)
         unexplained += why is None
         print(f"{name}: {on_stock} on stock, {with_us} with us: {why or 'NOT EXPLAINED'}")
-    print(f"{len(stock)} tests on stock, {len(ours)} with us, {unexplained} not explained")
+    print(
+        f"{len(stock)} tests on stock, {len(ours)} with us, {unexplained} not explained,"
+        f" {time.monotonic() - began:.0f} s"
+    )
     return 1 if unexplained or not ours else 0
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import multiprocessing.util
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 from celery_resilience.errors import BrokerError
 from tests.faults.count import Count
@@ -54,8 +58,70 @@ def words() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="outages of 60 s instead of 5 s")
     parser.add_argument("--ci", action="store_true", help="only the cells that CI plays")
     parser.add_argument("--list", action="store_true", help="name the rows and play none")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="play N cells at once, on N sets of servers; lines come as the cells end",
+    )  # fmt: skip
     parser.add_argument("--logs", type=Path, help="keep the workers' logs in this directory")
     return parser
+
+
+class Played(NamedTuple):
+    """What became of one cell."""
+
+    text: str
+    broken: bool = False
+    skipped: bool = False
+
+
+def _play(cell: Cell, servers: Servers, options: argparse.Namespace, logs: Path) -> Played:
+    directory = logs / str(cell)
+    directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.iterdir():
+        left.unlink()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the ends of the workers' logs
+            count = play(cell, servers, directory, options.stock, options.full)
+    except (BrokerError, ServerMissing) as exc:
+        return Played(line(cell, None, f"skipped: {exc}"), skipped=True)
+    except Exception as exc:
+        (directory / "error.txt").write_text(traceback.format_exc())
+        return Played(line(cell, None, f"BROKEN: {type(exc).__name__}: {exc}"), broken=True)
+    if options.stock:
+        return Played(line(cell, count, f"stock  {count.seconds:.0f} s"))
+    said = "kept, but for kombu's window" if count.lost else "kept"
+    said = f"{said if count.kept else 'BROKEN'}  {count.seconds:.0f} s"
+    complaints = [f"    {complaint}" for complaint in count.complaints[:5]]
+    return Played("\n".join([line(cell, count, said), *complaints]), broken=not count.kept)
+
+
+def _play_all(chosen: Sequence[Cell], options: argparse.Namespace, logs: Path) -> Iterator[Played]:
+    if options.jobs == 1:
+        with Servers(version=options.rabbitmq) as servers:
+            for cell in chosen:
+                yield _play(cell, servers, options, logs)
+        return
+    fork = multiprocessing.get_context("fork")  # this module is no one that is imported again
+    with ProcessPoolExecutor(options.jobs, fork, _open_servers, (options.rabbitmq,)) as pool:
+        named = [(cell.row.name, cell.broker, cell.pool) for cell in chosen]
+        for future in as_completed([pool.submit(_play_here, n, options, logs) for n in named]):
+            yield future.result()
+
+
+def _open_servers(version: str) -> None:
+    global _servers
+    _servers = Servers(version=version)
+    multiprocessing.util.Finalize(None, _servers.__exit__, exitpriority=10)
+
+
+def _play_here(named: tuple[str, str, str], options: argparse.Namespace, logs: Path) -> Played:
+    name, broker, pool = named
+    cell = next(cell for cell in cells([name], [broker], [pool]) if cell.row.name == name)
+    return _play(cell, _servers, options, logs)
+
+
+#: The servers of this process, where it plays one of several jobs.
+_servers: Servers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,32 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     heads = "  ".join(f"{c:>{w}}" for c, w in zip(_COLUMNS, _WIDTHS, strict=True))
     print(f"{'row':<14} {'broker':<16} {'pool':<8} {heads}")
     broken, skipped, began = 0, 0, time.monotonic()
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-"))
-        servers = stack.enter_context(Servers(version=options.rabbitmq))
-        for cell in chosen:
-            directory = (options.logs or Path(scratch)) / str(cell)
-            directory.mkdir(parents=True, exist_ok=True)
-            for left in directory.iterdir():
-                left.unlink()
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):  # the ends of the workers' logs
-                    count = play(cell, servers, directory, options.stock, options.full)
-            except (BrokerError, ServerMissing) as exc:
-                print(line(cell, None, f"skipped: {exc}"), flush=True)
-                skipped += 1
-                continue
-            if options.stock:
-                said = "stock"
-            elif not count.kept:
-                said = "BROKEN"
-            else:
-                said = "kept, but for kombu's window" if count.lost else "kept"
-            print(line(cell, count, f"{said}  {count.seconds:.0f} s"), flush=True)
-            if not options.stock:
-                for complaint in count.complaints[:5]:
-                    print(f"    {complaint}")
-            broken += not (options.stock or count.kept)
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        for played in _play_all(chosen, options, options.logs or Path(scratch)):
+            print(played.text, flush=True)
+            broken += played.broken
+            skipped += played.skipped
     seconds = time.monotonic() - began
     print(f"{len(chosen)} cells in {seconds:.0f} s, {broken} broken, {skipped} skipped")
     return 1 if broken else 0

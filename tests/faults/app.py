@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from kombu import Queue
+from kombu.exceptions import OperationalError
 
 from tests.faults.exotic import EXOTIC
 
@@ -44,6 +46,23 @@ if not STOCK:
     from celery_resilience import install
 
     install(app)
+
+
+#: While this file is there, nobody is told the address of this name.
+SILENCE, NAMED = Path(os.environ.get("SILENCE", "/nowhere/silence")), "broker.test"
+_resolve = socket.getaddrinfo
+
+
+def resolve(host: Any, *args: Any, **options: Any) -> Any:
+    """As socket.getaddrinfo, but the name server may hang."""
+    if host != NAMED:
+        return _resolve(host, *args, **options)
+    while SILENCE.exists():
+        time.sleep(0.05)
+    return _resolve("127.0.0.1", *args, **options)
+
+
+socket.getaddrinfo = resolve
 
 
 class NotReady(Exception):
@@ -89,6 +108,21 @@ def quiet(number: str, seconds: float = 0.0) -> None:
     if seconds:
         time.sleep(seconds)
     record("end", number)
+
+
+@app.task(bind=True, autoretry_for=(OperationalError,), max_retries=100, default_retry_delay=0.5)
+def publishes(self: Any, number: str, other: str, gate: str) -> str:
+    """Send the task *other* when the file *gate* is there."""
+    record("start", number, os.getpid())
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    try:
+        app.send_task("tests.faults.app.good", (other,), task_id=other, queue="work")
+    except OperationalError:
+        record("refused", number)
+        raise
+    record("end", number)
+    return number
 
 
 @app.task

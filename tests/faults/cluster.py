@@ -1,4 +1,4 @@
-"""``python -m tests.faults.cluster``: three RabbitMQ nodes on this machine, and one of them goes.
+"""``python -m tests.faults.cluster``: three RabbitMQ nodes on this machine, and they go.
 
 Played by hand: it takes minutes. ``RABBITMQ=4`` or ``--rabbitmq 4`` plays it on a RabbitMQ 4.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import itertools
 import json
 import os
-import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +31,13 @@ from tests.worker import Broker, Worker
 
 APP = "tests.apps.rabbits"
 _GOOD = 50
+#: Bodies at once in a worker.
+_AT_ONCE = 4
 
 
 @contextlib.contextmanager
 def three_nodes(version: str) -> Iterator[list[RabbitServer]]:
-    """A cluster; its first node goes last, for it has the daemon that they find each other by."""
+    """A cluster; its first node ends last, for it has the daemon that they find each other by."""
     home = rabbitmq4.home() if version else None
     with contextlib.ExitStack() as stack:
         nodes: list[RabbitServer] = []
@@ -46,32 +52,48 @@ def three_nodes(version: str) -> Iterator[list[RabbitServer]]:
 
 
 def running(node: RabbitServer) -> int:
-    """How many nodes *node* knows to run."""
-    return int(node.evaluate("length([node() | nodes()])."))
+    """How many nodes *node* knows to run; 0 while it does not answer."""
+    try:
+        return int(node.evaluate("length([node() | nodes()])."))
+    except (AssertionError, subprocess.TimeoutExpired):
+        return 0
+
+
+def end(worker: Worker) -> None:
+    """End *worker* without a word of its log."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        worker.__exit__(None, None, None)
 
 
 class Play:
-    """A worker and a producer on the second node, which know the others too."""
+    """Workers on the second node, and a producer on the first, which know the others too."""
 
-    def __init__(self, nodes: list[RabbitServer], directory: Path, letters: str) -> None:
+    def __init__(
+        self, nodes: list[RabbitServer], directory: Path, pool: str, workers: int, letters: str
+    ) -> None:
         self.nodes = nodes
         first, second, third = (node.url() for node in nodes)
         broker = Broker(
             "rabbitmq-quorum", f"{second};{first};{third}", "cache+memory://", "quorum", None
         )
-        self.record = directory / "record"
+        self.record, self.gate = directory / "record", directory / "gate"
         conf: dict[str, Any] = {"task_ignore_result": True}
         if letters:
             conf["resilience_dead_letter_queue_arguments"] = {"x-queue-type": letters}
-        self.worker = Worker(
-            APP, broker, log=directory / "worker.log",
-            env={
-                "RECORD": str(self.record), "SLEEP": "20", "CONF": json.dumps(conf),
-                "QUEUES": json.dumps({"shop": {"x-queue-type": "quorum"}}),
-            },
-        )  # fmt: skip
-        self.app = Celery("client", broker=first, set_as_current=False)
         quorum = {"x-queue-type": "quorum"}
+        env = {
+            "RECORD": str(self.record),
+            "GATE": str(self.gate),
+            "CONF": json.dumps(conf),
+            "QUEUES": json.dumps({"shop": quorum}),
+        }
+        self.workers = [
+            Worker(
+                APP, broker, pool=pool, concurrency=_AT_ONCE, env=env, log=directory / f"{n}.log"
+            )
+            for n in range(workers)
+        ]
+        self.app = Celery("client", broker=f"{first};{second};{third}", set_as_current=False)
         self.app.conf.task_queues = [Queue("shop", queue_arguments=quorum)]
         self.app.conf.broker_transport_options = {"confirm_publish": True}
 
@@ -81,14 +103,21 @@ class Play:
 
     def starts(self) -> list[str]:
         """Each start of a body, by name."""
-        text = self.record.read_text() if self.record.exists() else ""
-        return [line.split()[0] for line in text.splitlines()]
+        return [line.split()[0] for line in self._lines() if "ended" not in line]
 
-    def letters(self) -> int:
+    def ended(self) -> set[str]:
+        """The bodies that waited, and ended."""
+        return {line.split()[0] for line in self._lines() if "ended" in line}
+
+    def _lines(self) -> list[str]:
+        return self.record.read_text().splitlines() if self.record.exists() else []
+
+    def count(self, queue: str) -> int:
+        """How many messages lie in *queue* that nobody holds."""
         with self.app.connection_for_read() as connection:
             broker = open_broker(connection)
             try:
-                return broker.count("dead_letter")
+                return broker.count(queue)
             finally:
                 broker.close()
 
@@ -96,7 +125,7 @@ class Play:
 def node_goes(play: Play) -> list[str]:
     """The node that the worker is on, and that made the dead-letter queue, is killed for good."""
     play.send("dies", "d0")
-    eventually(lambda: play.letters() == 1, 60, message="a letter lies there")
+    eventually(lambda: play.count("dead_letter") == 1, 60, message="a letter lies there")
     play.nodes[1].kill()
     play.send("dies", "d1")
     names = [f"g{n}" for n in range(_GOOD)]
@@ -108,28 +137,52 @@ def node_goes(play: Play) -> list[str]:
     print(f"  {done} of {_GOOD} good tasks in {time.monotonic() - began:.0f} s after the node went")
     letters = 0
     with contextlib.suppress(Exception):
-        eventually(lambda: play.letters() == 2, 30)
-        letters = play.letters()
+        eventually(lambda: play.count("dead_letter") == 2, 30)
+        letters = play.count("dead_letter")
     print(f"  {letters} of 2 letters can be seen")
     complaints = [] if done == _GOOD else [f"only {done} of {_GOOD} good tasks"]
     return complaints + ([] if letters == 2 else [f"{letters} letters of 2"])
 
 
 def rolling(play: Play) -> list[str]:
-    """Each node is restarted, one after the other, while bodies of 20 s run."""
-    names = [f"s{n}" for n in range(6)]
-    play.send("sleeps", *names)
-    eventually(lambda: len(play.starts()) >= 2, 60)
-    for node in (play.nodes[1], play.nodes[2], play.nodes[1]):
+    """Each node is restarted, one after the other, while two bodies run and others come and go."""
+    long = ["long0", "long1"]
+    play.send("waits", *long)
+    eventually(lambda: set(long) <= set(play.starts()), 60)
+    good: list[str] = []
+    over = threading.Event()
+
+    def produce() -> None:
+        for number in itertools.count():
+            if over.wait(0.2):
+                return
+            name = f"g{number}"
+            with contextlib.suppress(Exception):  # not confirmed: it may come, or not
+                play.send("good", name)
+                good.append(name)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    for node in (*play.nodes[1:], play.nodes[0]):
         node.kill()
         node.start(timeout=120)
-        eventually(lambda node=node: running(node) == 3, 120)
+        eventually(lambda node=node: running(node) == 3, 120, message="three nodes run again")
+    over.set()
+    producer.join()
+    play.gate.touch()
+    sent = {*long, *good}
     with contextlib.suppress(AssertionError):
-        eventually(lambda: set(names) <= set(play.starts()), 180)
-    time.sleep(25)  # what has begun ends
-    starts, letters = play.starts(), play.letters()
-    print(f"  {len(set(starts))} of 6 started, {len(starts)} starts, {letters} letters")
-    complaints = [] if set(starts) == set(names) else ["not all have started"]
+        eventually(lambda: sent <= set(play.starts()) and set(long) <= play.ended(), 120)
+    for worker in play.workers:
+        worker.terminate(60)  # what it has in hand is settled, or given back
+    started, starts = set(play.starts()), play.starts()
+    letters, left = play.count("dead_letter"), play.count("shop")
+    doubled = [name for name, times in Counter(starts).items() if times > 1]
+    print(f"  {len(sent & started)} of {len(sent)} started, {len(doubled)} more than once:")
+    print(f"  {', '.join(doubled) or 'none'}; {letters} letters, {left} left in the queue")
+    complaints = [f"never started: {sorted(sent - started)}"] if sent - started else []
+    complaints += [] if set(long) <= play.ended() else ["a long body never ended"]
+    complaints += [f"{left} are left in the queue"] if left else []
     return complaints + ([f"{letters} letters of innocents"] if letters else [])
 
 
@@ -141,26 +194,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.cluster", description=__doc__)
     parser.add_argument("--play", action="append", choices=[*PLAYS])
     parser.add_argument("--rabbitmq", default=os.environ.get("RABBITMQ", ""), choices=["", "4"])
+    parser.add_argument("--pool", default="prefork", choices=["prefork", "threads", "gevent"])
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--letters", default="", help="the dead-letter queue's type: classic")
+    parser.add_argument("--logs", type=Path, help="keep the workers' logs in this directory")
     options = parser.parse_args(argv)
     broken = 0
     for name in options.play or PLAYS:
         print(f"{name}: {(PLAYS[name].__doc__ or '').splitlines()[0]}", flush=True)
-        with (
-            tempfile.TemporaryDirectory(prefix="cluster-") as scratch,
-            three_nodes(options.rabbitmq) as nodes,
-        ):
-            play = Play(nodes, Path(scratch), options.letters)
-            play.worker.start()
-            try:
-                play.worker.wait_ready(60)
-                complaints = PLAYS[name](play)
-            finally:
-                with contextlib.suppress(AssertionError):
-                    play.worker.send(signal.SIGKILL)
-                    play.worker.wait()
-                if "-v" in sys.argv:
-                    print(play.worker.tail(40))
+        with contextlib.ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
+            nodes = stack.enter_context(three_nodes(options.rabbitmq))
+            directory = options.logs / name if options.logs else scratch
+            directory.mkdir(parents=True, exist_ok=True)
+            for left in directory.iterdir():
+                left.unlink()
+            play = Play(nodes, directory, options.pool, options.workers, options.letters)
+            for worker in play.workers:
+                stack.callback(end, worker)
+                worker.start()
+                worker.wait_ready(60)
+            complaints = PLAYS[name](play)
             print(f"  {'; '.join(complaints) if complaints else 'kept'}", flush=True)
             broken += bool(complaints)
     return 1 if broken else 0

@@ -36,6 +36,8 @@ class Door:
     def __init__(self, port: int) -> None:
         self._target = port
         self.slow = 0.0  #: seconds that every piece is held back
+        #: What ends the flow of the connection over which it is sent, and in whose midst.
+        self._trap, self._cleft = b"", b""
         self._flows = threading.Event()
         self._pairs: list[_Pair] = []
         self._lock = threading.Lock()
@@ -45,6 +47,7 @@ class Door:
 
     def mend(self) -> None:
         """Let everything pass."""
+        self._trap = self._cleft = b""
         self._flows.set()
         with self._lock:
             for pair in self._pairs:
@@ -90,6 +93,15 @@ class Door:
             pair.flows.clear()
         return len(found)
 
+    def jam_at(self, sent: bytes) -> None:
+        """Let nothing pass any more on any connection over which *sent* is about to be sent."""
+        self._trap = sent
+
+    def jam_within(self, received: bytes) -> None:
+        """Let nothing pass any more on the connection on which *received* comes from the server,
+        but for its first half."""
+        self._cleft = received
+
     def close(self) -> None:
         self.cut()
         self._flows.set()
@@ -117,6 +129,14 @@ class Door:
             while piece := here.recv(65536):
                 if here is pair.theirs:
                     pair.sent = (pair.sent + piece)[-_REMEMBERED:]
+                    if self._trap and self._trap in pair.sent:
+                        pair.flows.clear()
+                elif self._cleft and (at := piece.find(self._cleft)) >= 0:
+                    at += len(self._cleft) // 2
+                    self._cleft = b""
+                    there.sendall(piece[:at])
+                    piece = piece[at:]
+                    pair.flows.clear()
                 self._flows.wait()
                 pair.flows.wait()
                 if self.slow:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from tests.faults.row import EVERYWHERE, row
+from tests.faults.row import EVERYWHERE, RABBITS, row
 from tests.faults.scene import Scene
 
 
@@ -40,3 +42,40 @@ def closed(scene: Scene) -> None:
             scene.send("refuses", ends="letter", reasons="permanent")
             scene.pause(0.2)
         close_connections(scene)
+
+
+@contextmanager
+def channels_time_out(scene: Scene, seconds: float) -> Iterator[None]:
+    """RabbitMQ closes a channel on which a message is not acknowledged within *seconds*."""
+    rabbit = scene.servers.rabbitmq
+    rabbit.evaluate(f"application:set_env(rabbit, consumer_timeout, {seconds * 1000:.0f}).")
+    # It looks once in this many milliseconds; from the next channel on.
+    rabbit.evaluate("application:set_env(rabbit, channel_tick_interval, 1000).")
+    try:
+        yield
+    finally:
+        rabbit.evaluate("application:set_env(rabbit, consumer_timeout, 1800000).")
+        rabbit.evaluate("application:set_env(rabbit, channel_tick_interval, 60000).")
+
+
+@row(
+    "7-timeout",
+    "bodies that run for several times RabbitMQ's consumer_timeout, in two workers",
+    brokers=RABBITS,
+    pools=EVERYWHERE,
+    # As often as it is delivered while somebody else runs it: a solo worker can't say so.
+    doubles=3,
+    patience=120,
+    ci=("rabbitmq-classic/prefork",),
+)
+def timeout(scene: Scene) -> None:
+    with channels_time_out(scene, 2.0):
+        for _ in range(2):
+            scene.worker(supervised=True)
+        for _ in range(3):
+            scene.send("good", 12.0)
+        for _ in range(5):
+            scene.send("good", 0.1)
+        scene.wait(scene.places.are_final, scene.patience)
+        # What was delivered again comes to its end. A solo worker can't acknowledge in time.
+        scene.wait(lambda: not scene.servers.rabbitmq.messages(scene.vhost, "work"), 240)

@@ -81,7 +81,7 @@ def settlement(scene: Scene) -> None:
     "18-lease",
     "the connection of the lease goes half open; another worker waits for its end",
     brokers=REDIS,
-    pools=("prefork", "threads"),
+    pools=("prefork", "threads", "gevent", "solo"),
     patience=120,
 )
 def lease(scene: Scene) -> None:
@@ -156,6 +156,83 @@ def confirms(scene: Scene) -> None:
 
 
 @row(
+    "18-declaring",
+    "the connection that retries are published on goes half open while what they need is made",
+    brokers=RABBITS,
+    pools=("prefork", "threads", "gevent"),
+    doubles=1,
+    forks=True,
+    patience=60,
+    ci=("rabbitmq-classic/gevent",),
+)
+def declaring(scene: Scene) -> None:
+    scene.worker(concurrency=4)
+    _first_of_each(scene)
+    _half_open(scene, b"\x00\x55\x00\x0a\x00")  # confirm.select
+    # No retry of this priority has waited before: its levels are to be made.
+    scene.send("later", 1.0, starts=2, priority=5)
+    good = [scene.send("good", 0.05) for _ in range(10)]
+    _traffic(scene)
+    scene.wait(lambda: _ended(scene, good) == 10, 40, "the others go on")
+
+
+@row(
+    "18-resolver",
+    "the name server hangs when the settlements' connection is opened; several want it",
+    brokers=("rabbitmq-classic",),
+    pools=("prefork", "threads", "gevent"),
+    patience=40,
+    ci=("rabbitmq-classic/prefork",),
+)
+def resolver(scene: Scene) -> None:
+    silence = scene.directory / "silence"
+    # Remote control, gossip and events would open connections, and Celery waits for the name.
+    conf = {"worker_enable_remote_control": False}
+    env = {"SILENCE": str(silence)}
+    worker = scene.worker(concurrency=4, conf=conf, env=env, host="broker.test")
+    silence.touch()
+    for _ in range(8):
+        scene.send("flaky", 1, starts=2)
+    good = [scene.send("good", 0.05) for _ in range(10)]
+    scene.wait(lambda: _ended(scene, good) == 10, 25, "the others go on")
+    line = "RabbitMQ, to which a connection is opened, has not answered for"
+    scene.wait(lambda: line in worker.log(), message="a line says what hangs")
+    silence.unlink()
+
+
+@row(
+    "18-publishing",
+    "bodies publish while the broker hangs, with Celery's options of 1 s",
+    brokers=("redis", "rabbitmq-classic"),
+    doubles=1,
+    window=True,
+    forks=True,
+    patience=60,
+    ci=("redis/prefork",),
+)
+def publishing(scene: Scene) -> None:
+    gate = scene.directory / "gate"
+    scene.worker(
+        concurrency=4,
+        conf={**_HEARTBEAT, "broker_connection_timeout": 1,
+              "task_publish_retry_policy": {"max_retries": 1}},
+        broker_options={"socket_timeout": 1} if scene.on_redis else {"read_timeout": 1},
+    )  # fmt: skip
+    _first_of_each(scene)
+    # What was sent in vain arrives all the same when the door is mended.
+    others = [scene.number("good", starts=50) for _ in range(2)]
+    bodies = [scene.send("publishes", other, str(gate), starts=100) for other in others]
+    scene.wait(lambda: all(map(scene.started, bodies)), message="they have begun")
+    scene.deaths += 1
+    scene.door.jam()
+    gate.touch()
+    refused = lambda: {number for number, *_ in scene.lines("refused")}  # noqa: E731
+    scene.wait(lambda: refused() == {*bodies}, 20, "they are told so in time")
+    scene.pause(10)
+    scene.door.mend()
+
+
+@row(
     "18-delivery",
     "the connection that messages come in at goes half open, with a heartbeat of 10 s",
     brokers=RABBITS,
@@ -169,6 +246,25 @@ def delivery(scene: Scene) -> None:
     _first_of_each(scene)
     _half_open(scene, b"\x00\x3c\x00\x14")  # basic.consume
     _traffic(scene)
+
+
+@row(
+    "18-frame",
+    "the connection that messages come in at goes half open in the midst of one, heartbeat 10 s",
+    brokers=RABBITS,
+    pools=("prefork", "threads", "gevent"),
+    doubles=1,
+    forks=True,
+    patience=90,
+)
+def frame(scene: Scene) -> None:
+    scene.worker(concurrency=4, conf=_HEARTBEAT)
+    _first_of_each(scene)
+    scene.deaths += 1
+    scene.door.jam_within(b"in the midst of it")
+    scene.send("good", 0.05, headers={"note": "in the midst of it"})
+    _traffic(scene)
+    scene.wait(scene.places.are_final, scene.patience)
 
 
 @row(

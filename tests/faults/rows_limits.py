@@ -57,7 +57,7 @@ def _told_once(scene: Scene) -> None:
     "6",
     "MemoryError, SystemExit, what cannot be pickled, shown or counted",
     pools=EVERYWHERE,
-    patience=90,
+    patience=240,
     ci=(
         "redis/prefork",
         "redis/solo",

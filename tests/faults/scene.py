@@ -223,14 +223,20 @@ class Scene:
         supervised: bool = False,
         pool: str = "",
         stock: str | None = None,
+        host: str = "",
     ) -> Worker:
-        """A worker that consumes; *supervised*: it is started again whenever it has ended."""
+        """A worker that consumes; *supervised*: it is started again whenever it has ended.
+
+        It knows its broker by the name *host*, if one is given.
+        """
         stock = self.stock if stock is None else stock
         options = {"STOCK": stock, "CONF": json.dumps(conf or {}), **self.client.env, **(env or {})}
         options["BROKER_OPTIONS"] = json.dumps(broker_options or {})
         if stock:  # it would refuse our flags
             arguments = [word for word in arguments if "dead-letter" not in word]
         broker = self._theirs
+        if host:
+            broker = replace(broker, broker_url=broker.broker_url.replace("127.0.0.1", host))
         if stock:
             url = broker.broker_url.removeprefix("resilient-")
             broker = replace(broker, broker_url=url)

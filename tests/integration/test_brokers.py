@@ -406,7 +406,7 @@ def test_without_a_loop_too_a_rabbitmq_short_of_memory_has_it_once(
     rig: Rig, rabbitmq_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It will read what was sent, from a closed connection as well: a second copy is one more."""
-    monkeypatch.setattr(module_of_confirms, "_PATIENCE", 0.5)
+    monkeypatch.setattr(module_of_confirms, "PATIENCE", 0.5)
     confirms = Confirms(rig.connection)
     copy = Envelope(b"[]", "application/json", "utf-8", headers={"id": "1"}, queue="work")
     sent, refused = Result(), Result()

@@ -14,14 +14,20 @@ from tests.worker import Broker, Worker
 
 
 @pytest.mark.parametrize(
-    ("broker", "pool", "serializer"),
-    [("redis", "prefork", "json"), ("rabbitmq-quorum", "threads", "pickle")],
+    ("broker", "pool", "serializer", "protocol"),
+    [
+        ("redis", "prefork", "json", 2),
+        ("redis", "prefork", "json", 1),
+        ("rabbitmq-quorum", "threads", "pickle", 2),
+        ("rabbitmq-quorum", "threads", "pickle", 1),
+    ],
     indirect=["broker"],
 )
 def test_the_next_attempt_finds_what_the_last_one_has_changed(
-    broker: Broker, pool: str, serializer: str, client: Client,
+    broker: Broker, pool: str, serializer: str, protocol: int, client: Client,
     start_worker: Callable[..., Worker],
 ) -> None:  # fmt: skip
+    client.app.conf.task_protocol = protocol
     worker = start_worker("tests.apps.changing", broker, pool=pool, env=client.env)
     options = {"serializer": serializer, "compression": "gzip"}
 

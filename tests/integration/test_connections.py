@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import redis
 
 from tests.client import Client
+from tests.faults.proxy import Door
 from tests.servers import RabbitServer, eventually
 from tests.worker import Broker, Worker
 
@@ -19,6 +22,12 @@ StartWorker = Callable[..., Worker]
 
 def close(server: RabbitServer, broker: Broker) -> None:
     server.close_connections(broker.broker_url.rsplit("/", 1)[1])
+
+
+def consumers(client: Client) -> int:
+    with client.app.connection_for_read() as connection:
+        told = connection.default_channel.queue_declare("shop", passive=True)
+        return int(told.consumer_count)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,51 @@ def test_a_lost_connection_is_no_death(
     assert client.letters() == []
     assert client.count("shop") == 0
     assert not re.search(r"celery_resilience/\S+:\d+: \w*Warning", worker.log())
+
+
+@pytest.mark.parametrize(
+    ("broker", "during"),
+    [("rabbitmq-classic", "the body"), ("rabbitmq-quorum", "the question")],
+    indirect=["broker"],
+)
+def test_a_lost_connection_is_no_death_for_another_worker_either(
+    broker: Broker, during: str, client: Client, rabbitmq_server: RabbitServer,
+    start_worker: StartWorker,
+) -> None:  # fmt: skip
+    """One whose connection is lost three times in one body; RabbitMQ delivers to the other."""
+    door = Door(rabbitmq_server.port)
+    gate = client.record.with_name("gate")
+    url = broker.broker_url.replace(f":{rabbitmq_server.port}/", f":{door.port}/")
+    losing = start_worker(SHOP, replace(broker, broker_url=url), env=client.env)
+    losing.wait_ready()
+    result = client.send("opens", "long", str(gate))
+    eventually(lambda: client.executions()["long"] == 1)
+    # It has room for one message: what it publishes anew is for the one that runs it.
+    little = ["--prefetch-multiplier", "1"]
+    other = start_worker(SHOP, broker, concurrency=1, arguments=little, env=client.env)
+    other.wait_ready()
+    for times in (1, 2, 3):
+        other.send(signal.SIGSTOP)
+        door.cut()
+        door.mend()
+        eventually(lambda: losing.log().count("Connected to") > times)  # noqa: B023
+        eventually(lambda: consumers(client) == 2)
+        other.send(signal.SIGCONT)
+        if times < 3:
+            eventually(lambda: losing.log().count("and runs here") == times)  # noqa: B023
+    if during == "the body":
+        eventually(lambda: "which has lost its connection: it is not started" in other.log())
+    gate.touch()
+    assert client.value(result) == "long done"
+    known = "done in", "is done: it is not run again", "ended: it is not run again"
+    eventually(lambda: any(words in losing.log() + other.log() for words in known))
+    eventually(lambda: client.count("shop") == 0)
+    for worker in (other, losing):
+        worker.terminate()
+    assert client.count("shop") == 0
+    assert client.executions() == {"long": 1}
+    assert client.letters() == []
+    door.close()
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)

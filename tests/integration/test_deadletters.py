@@ -297,6 +297,8 @@ def test_what_died_after_the_replay_began_is_skipped(shop):
         assert {(str(r.result), r.why) for r in done} == {
             ("skipped", "it died after this replay began")
         }
+        gone = list(letters.drop("all"))
+        assert {(str(d.result), d.why) for d in gone} == {("skipped", "it died after this began")}
         assert [str(r.result) for r in letters.replay(written)] == ["published"] * 3
 
 
@@ -571,7 +573,7 @@ def test_without_a_terminal_nobody_is_asked(shop):
     result = shop.run("replay", written, input="y\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "add --yes" in result.stderr
-    dry = shop.run("replay", "--all", "--dry-run")
+    dry = shop.run("replay", "--all", "--dry-run", "--yes")
     assert dry.exit_code == 0
     assert dry.stdout.endswith("would replay 1\n")
     assert shop.ids() == [written]

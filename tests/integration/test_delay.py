@@ -503,6 +503,31 @@ def test_a_task_revoked_while_it_waits_does_not_run_on_a_worker_that_was_not_tol
     assert len(client.letters()) == 5
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_a_stamp_revoked_while_its_retry_waits_is_known_to_the_workers_that_were_told(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """They have it in their memory alone, as in stock Celery: a new one runs it."""
+    worker = start_worker("tests.apps.shop", broker, env=client.env)
+
+    def send_and_revoke(name: str) -> Any:
+        signature = client.app.signature("tests.apps.shop.asks", (name, 4))
+        signature.stamp(order=name)
+        result = signature.apply_async()
+        eventually(lambda: client.state(result) == "RETRY")
+        replies = client.app.control.revoke_by_stamped_headers({"order": name}, reply=True)
+        assert len(replies) == 1
+        return result
+
+    told = send_and_revoke("told")
+    eventually(lambda: client.state(told) == "REVOKED")
+    send_and_revoke("forgotten")
+    worker.kill()
+    start_worker("tests.apps.shop", broker, env=client.env)
+    eventually(lambda: client.executions()["forgotten"] == 2)
+    assert client.executions()["told"] == 1
+
+
 @both
 def test_what_is_made_is_not_made_again_nor_waited_for_one_by_one(
     rig: DelayRig, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from inspect import getclosurevars
@@ -10,6 +12,7 @@ from typing import Any
 
 import celery.contrib.testing.tasks  # noqa: F401  the plugin sends a ping
 import pytest
+import redis
 from celery import Celery, _state
 from celery.contrib.testing.worker import start_worker
 from celery.result import _set_task_join_will_block
@@ -125,6 +128,33 @@ def test_a_task_of_ours_comes_after_the_worker_has_started(
     lose_the_connection(celery_worker)  # and connects with what it has found there
     assert takes_through(celery_worker) == ("celery_resilience.transport", "own")
     check(celery_app, flaky, broken)
+
+
+@pytest.mark.parametrize("broker", ["redis", "resilient-redis"], indirect=True)
+def test_what_a_worker_takes_that_was_told_late_is_not_lost_with_it(
+    celery_app: Any, celery_worker: Any, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until its next connection kombu holds it, and gives it back when that is over."""
+    caplog.set_level(logging.WARNING, "celery_resilience")
+    logging.getLogger("celery_resilience").addHandler(caplog.handler)
+    install(celery_app)
+    gate = threading.Event()
+
+    @celery_app.task(name="embedded.waits")
+    def waits() -> None:
+        gate.wait(30)
+
+    celery_worker.reload()
+    result = waits.delay()
+    with redis.Redis.from_url(broker.redis_url) as db:
+        eventually(lambda: db.hlen("unacked") == 1)
+        ((_, score),) = db.zrange("unacked_index", 0, -1, withscores=True)
+        assert score == pytest.approx(time.time(), abs=60)
+        assert [*db.scan_iter("celery_resilience:held:*")] == []
+        gate.set()
+        eventually(lambda: celery_app.backend.get_task_meta(result.id)["status"] == "SUCCESS")
+        eventually(lambda: db.hlen("unacked") == 0)
+    assert "another one gets that after the visibility_timeout (3600 s)" in caplog.text
 
 
 @EVERY

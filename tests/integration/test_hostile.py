@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,11 @@ def test_a_result_that_cannot_be_written_is_told_with_the_way_out(
     assert "WARNING" in line
     assert "of type set, can't be written as json" in line
     assert "ignore_result=True" in line
+    told: Any = client.app.control.inspect(destination=[worker.name]).stats()
+    assert told[worker.name]["resilience"] == {
+        "enabled": True, "redis_transport": "own", "why": "",
+        "retried": 0, "dead_letters": 0, "dropped": 0, "results_not_stored": 1,
+    }  # fmt: skip
     assert worker.terminate() == 0
     assert client.count("dead_letter") == client.count("shop") == 0
     assert client.executions() == {"set": 1}

@@ -228,7 +228,7 @@ def test_what_others_take_out_meanwhile_hides_nothing(shop, removed):
 def test_drop_removes_what_is_meant_and_no_other(shop, caplog):
     caplog.set_level("INFO", "celery_resilience")
     written = shop.bury(120)
-    dry = shop.run("drop", "--all", "--dry-run")
+    dry = shop.run("drop", "--all", "--dry-run", "--yes", "--because", "x")
     assert dry.stdout.endswith("would drop 120\n")
     assert shop.run("drop", written[3], "--yes").stdout == "dropped 1, skipped 0, failed 0\n"
     told = shop.run(

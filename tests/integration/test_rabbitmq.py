@@ -16,6 +16,7 @@ from celery_resilience import install
 from celery_resilience.brokers import Received, upkeep
 from celery_resilience.brokers.amqp import AmqpBroker
 from celery_resilience.brokers.delay import level_name
+from celery_resilience.brokers.looks import Look
 from celery_resilience.brokers.queues import QueueFacts
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope
@@ -263,6 +264,42 @@ def test_a_look_never_costs(
             lambda: rig.moves.count("dead_letter") == 30,
             message=f"{n}: {rig.moves.count('dead_letter')}",
         )
+
+
+@both_versions
+def test_what_others_give_back_meanwhile_is_not_taken_for_what_is_tried(
+    broker: Broker, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look tries one message of which it has written a copy, and removes it: that one alone."""
+    rig.declare("dead_letter")
+    publish, channel = rig.connection.Producer().publish, rig.connection.channel()
+
+    def send(name: str) -> None:
+        publish([], routing_key="dead_letter", headers={"task": "t", "id": name})
+
+    def take() -> Any:
+        found = eventually(lambda: channel.basic_get("dead_letter"))
+        return channel.message_to_python(found)
+
+    send("other")
+    take().requeue()
+    lent = take()  # once given back, as the one that is tried will be
+    send("tried")
+    take().requeue()
+    found = [each.envelope.headers["id"] for each in rig.moves.look("dead_letter")]
+    assert found == ["tried"]
+    spare = Look._spare
+
+    def they_give_back_first(self: Look) -> None:
+        lent.requeue()
+        eventually(lambda: rig.moves.count("dead_letter") == 1, message="the other is back")
+        spare(self)
+
+    monkeypatch.setattr(Look, "_spare", they_give_back_first)
+    rig.moves.close()
+    monkeypatch.undo()
+    eventually(lambda: rig.moves.count("dead_letter") == 2, message="both are back")
+    assert sorted(look(rig.moves)) == ["other", "tried"]
 
 
 @on_quorum

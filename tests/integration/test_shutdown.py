@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,33 @@ def test_a_warm_shutdown_is_no_death(
     assert set(client.executions().values()) == {1}
     assert "suspect" not in worker.log()
     assert client.letters() == []
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
+def test_what_a_child_has_and_the_worker_has_not_heard_of_runs_once(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """Celery takes it for unsent when it goes down, and would not hear how it ends."""
+    worker = start_worker(LIMITED, broker, concurrency=1, env=client.env)
+    control = client.app.control
+    told: Any = control.inspect(destination=[worker.name]).stats()
+    (child,) = told[worker.name]["pool"]["processes"]
+    os.kill(child, signal.SIGSTOP)
+    result = client.send("slow", "sent", 0.0)
+    eventually(lambda: f"[{result.id}] received" in worker.log())
+    assert control.ping(destination=[worker.name], timeout=10)  # meanwhile it is written
+    control.broadcast("stall", arguments={"path": str(tmp_path / "on")}, destination=[worker.name])
+    eventually(lambda: "the loop stands" in worker.log())
+    os.kill(child, signal.SIGCONT)
+    assert client.value(result) == "sent"
+    worker.send(signal.SIGTERM)
+    eventually(lambda: "Warm shutdown" in worker.log())
+    (tmp_path / "on").touch()
+    assert worker.wait() == 0
+    eventually(lambda: client.count("shop") == 0)
+    worker.start()
+    assert client.value(client.send("slow", "next", 0.0)) == "next"
+    assert client.executions() == {"sent": 1, "next": 1}
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)

@@ -73,6 +73,19 @@ def test_a_task_that_kills_its_worker_is_a_letter_and_its_neighbours_are_not(
         assert all(client.executions()[f"slow-{n}"] <= 4 for n in range(3))
 
 
+@pytest.mark.parametrize("broker", ["resilient-redis"], indirect=True)
+def test_success_that_could_not_be_acknowledged_is_no_letter(
+    broker: Broker, client: Client, start_worker: StartWorker
+) -> None:
+    """Its worker has died three times, the last time when it was done: the result store knows."""
+    client.send("done_then_killed", "done")
+    worker = start_worker(SHOP, broker, pool="threads", env={**client.env, "LEASE": "2"})
+    with supervised(worker) as deaths:
+        eventually(lambda: "its success is stored" in worker.log(), timeout=80)
+    assert len(deaths) == client.executions()["done"] == 3
+    assert client.count("shop") == client.count("dead_letter") == 0
+
+
 @pytest.mark.parametrize(
     ("broker", "pool"),
     [  # On redis:// kombu itself may lose a message when its worker is killed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -166,6 +167,28 @@ def test_in_a_loop_nothing_is_delivered_when_the_pool_may_have_had_its_turn(
         while len(seen) < 30:
             next(loop)
         assert not [stack for stack in seen if "on_poll_start" in stack]
+    hub.close()
+
+
+def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, put) -> None:
+    """To see whether it is here reads it: its socket has nothing more to tell."""
+    hub = Hub()
+    seen: list[Any] = []
+    with Connection(f"resilient-{redis_broker.broker_url}") as connection:
+        channel: Any = connection.channel()
+        consumer = Consumer(channel, [Queue("a")], on_message=seen.append, auto_declare=False)
+        consumer.qos(prefetch_count=4)
+        connection.register_with_event_loop(hub)
+        consumer.consume()
+        loop = hub.create_loop()
+        put("a", 1)
+        channel.look_soon()
+        assert channel.look()
+        assert select.select([channel.looker.sock], [], [], 5)[0]
+        channel.looker._since -= looking.ANSWER + 1
+        for _ in range(3):
+            next(loop)
+        assert len(seen) == 1
     hub.close()
 
 

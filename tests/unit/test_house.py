@@ -26,14 +26,14 @@ FLOORS = {
     "celery_options schedule classify*",
     2: "changed "
     "context envelope facts headers history identity letter outcome policy_file redact settings",
-    3: "brokers* transport* missing",
+    3: "brokers* internals transport* missing",
     4: "options reporting telling asking body comeback attach "
     "banner covered "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
     "redelivery revoking "
-    "origin pause rejection revocation leaving aside result_store deadlines "
-    "worker_transport",
+    "jobs peers poison origin pause rejection revocation leaving aside result_store "
+    "deadlines worker_transport",
     5: "app_info burial deadletters diagnosis doctor* drop embedded archive filed filters groups "
     "ids replay retries waiting_retry journal metrics notify report tune",
     6: "__init__ bootsteps flags cli* testing install demo*",

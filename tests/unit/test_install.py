@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -261,3 +263,14 @@ def test_a_request_class_of_the_users_own_is_mixed_with_ours(app: Celery) -> Non
     assert issubclass(mixed, Own)
     assert issubclass(mixed, ResilientRequest)
     assert _with_ours("celery.worker.request:Request") is ResilientRequest
+
+
+def test_a_flag_of_ours_without_install_says_what_to_do() -> None:
+    def said(flag: str) -> str:
+        command = [sys.executable, "-m", "celery", "-b", "memory://", "worker", flag, "x"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stderr
+
+    known = said("--dead-letter-queue")
+    assert "--dead-letter-queue is a flag of celery_resilience" in known
+    assert "call install(app), from celery_resilience, right after app = Celery(...)" in known
+    assert "No such option" in said("--dead-letters")

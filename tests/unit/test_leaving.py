@@ -9,10 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
+from celery.worker import state
 from kombu import Queue
 
 from celery_resilience import leaving
+from celery_resilience.guard import Guard
 
 QUEUES = {"shop": Queue("shop"), "bcast.1": Queue("bcast.1", auto_delete=True)}
 APP = SimpleNamespace(amqp=SimpleNamespace(queues=QUEUES))
@@ -117,3 +120,41 @@ def test_what_takes_too_long_is_left_to_rabbitmq(
 def test_what_ends_with_the_worker_has_not_died(said: str, ending: bool, ended: bool) -> None:
     settler: Any = SimpleNamespace(moves=SimpleNamespace(ending=ending))
     assert leaving.ended_with_worker(WorkerLostError(said), settler) is ended
+
+
+def test_failure_in_a_cold_shutdown_that_nobody_has_decided_about_goes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Celery's signal handler may raise into any greenlet, and Celery acknowledges that."""
+    from celery_resilience.request import ResilientRequest
+
+    back: list[Any] = []
+    monkeypatch.setattr(
+        "celery_resilience.request.remember_killed", lambda one, by: back.append(one)
+    )
+    monkeypatch.setattr(state, "should_terminate", 1)
+    settler = SimpleNamespace(
+        settings=SimpleNamespace(enabled=True), moves=SimpleNamespace(aside=None, ending=True)
+    )
+    kind = type("Ours", (ResilientRequest,), {"_resilience_settler": settler, "__init__": object})
+    request: Any = object.__new__(kind)
+    request.id = request.name = "1"
+    request.acknowledged = False
+    try:
+        raise RuntimeError("dictionary changed size during iteration")
+    except RuntimeError:
+        request.on_failure(ExceptionInfo())
+    assert back == [request]
+    assert not request.acknowledged
+
+
+def test_message_that_comes_when_the_pool_has_ended_is_no_letter() -> None:
+    def handle(message: Any) -> None:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    c = SimpleNamespace(create_task_handler=lambda: handle, connection_errors=(), app=None)
+    moves = SimpleNamespace(ending=True)
+    Guard(c, ASettler(moves), in_hand={}).stand()  # type: ignore[arg-type]
+    message = SimpleNamespace(delivery_info={}, headers={}, channel=None, acknowledged=False)
+    assert c.create_task_handler()(message) is None
+    assert not message.acknowledged

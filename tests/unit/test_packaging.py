@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from celery_resilience import __version__
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,8 +75,49 @@ def test_the_metadata_name_who_and_where(hook, monkeypatch: pytest.MonkeyPatch) 
     assert metadata["urls"] == {}
 
 
+def test_version_stands_in_one_place() -> None:
+    assert "version" not in PROJECT["project"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "celery_resilience/__init__.py"
+    source = (ROOT / "celery_resilience/__init__.py").read_text(encoding="utf-8")
+    assert f'\n__version__ = "{__version__}"\n' in source
+
+
+def test_changelog_is_dated_and_knows_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert released[0].split()[0] == __version__
+    for heading in released:
+        assert re.fullmatch(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)", heading), heading
+    assert "Unreleased" not in headings[1:]
+
+
+def test_every_dependency_of_celerys_kind_has_an_upper_bound() -> None:
+    """We rely on what is private in them: a version that nobody has tried is not installed."""
+    stated = [*PROJECT["project"]["dependencies"]]
+    stated += PROJECT["project"]["optional-dependencies"]["redis"]
+    for package in ("amqp", "billiard", "celery", "kombu", "redis"):
+        found = [each for each in stated if re.match(rf"{package}\b", each)]
+        assert found, package
+        assert all("<" in each for each in found), found
+
+
+def test_metadata_is_complete() -> None:
+    project = PROJECT["project"]
+    for field in ("name", "description", "license", "authors", "keywords", "requires-python"):
+        assert project[field], field
+    assert {"readme", "urls", "version"} == set(project["dynamic"])
+    pythons = [c.rpartition(" ")[2] for c in project["classifiers"] if ":: Python :: 3." in c]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"PYTHONS = {' '.join(pythons)}\n" in makefile
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    cells = workflow["jobs"]["cell"]["strategy"]["matrix"]
+    assert cells["python"] == pythons
+    assert f"CELERIES = {' '.join(cells['celery'])}\n" in makefile
+
+
 def test_what_the_readme_installs_exists() -> None:
-    wheel = f"celery_resilience-{PROJECT['project']['version']}-py3-none-any.whl"
+    wheel = f"celery_resilience-{__version__}-py3-none-any.whl"
     assert f"dist/{wheel}[redis]" in README
     extras = set(re.findall(r"\[(\w+)\]'", README))
     assert {"redis", "demo"} <= extras <= set(PROJECT["project"]["optional-dependencies"])
@@ -91,6 +135,7 @@ def test_the_checkout_has_what_its_tests_need() -> None:
     for name in (
         "CONTRIBUTING.md", "CHANGELOG.md", "Dockerfile", "docker-compose.yml", "constraints.txt",
         "Makefile", "LICENSE", "hatch_build.py", ".ci/run", ".github/workflows/ci.yml",
+        "SECURITY.md", ".pre-commit-config.yaml", "docs/conf.py",
         "benchmarks/README.md", "docs/flow.svg", "docs/generate.py", "examples/README.md",
     ):  # fmt: skip
         assert (ROOT / name).is_file(), f"{name} is missing"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 from celery_resilience.brokers import NotOurs, Received
@@ -15,7 +17,8 @@ from celery_resilience.envelope import Envelope
 from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.moves import Move
-from celery_resilience.redelivery import InHand, name_of
+from celery_resilience.peers import Answer, Name, name_of
+from celery_resilience.redelivery import InHand
 
 
 class Message(SimpleNamespace):
@@ -40,7 +43,8 @@ def message(
 class Request(SimpleNamespace):
     acknowledged = _settled = _already_cancelled = _rejected = False
     time_start = 1.0
-    id = name = "t"
+    _apply_result: Any = None
+    id = name = "1"
     _app = SimpleNamespace
 
     def let_be(self) -> None: ...
@@ -89,6 +93,45 @@ def test_once_for_each_loss(lost: tuple[Any, Any, Any], losses: int) -> None:
         assert hand.take_back(message(), consumer)
         request._message.channel.is_open = False
         hand.lose(consumer)
+
+
+def test_one_that_waits_in_the_worker_and_never_had_the_pool_does_not_run(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its turn, or for the result store's answer: Celery has forgotten it."""
+    hand, _, consumer = lost
+    for id_, given in (("waits", None), ("in the pool", object())):
+        request = Request(_message=message(id_), id=id_, _apply_result=given)
+        request._message.channel.is_open = False
+        monkeypatch.setattr(state, "reserved_requests", {request})
+        hand.lose(consumer)
+        assert hand.take_back(message(id_), consumer) is (given is not None)
+
+
+def test_what_is_done_is_let_go_each_time_that_it_comes(lost: tuple[Any, Any, Any]) -> None:
+    """The acknowledgement of the last time may be lost with its connection as well."""
+    hand, request, consumer = lost
+    request.acknowledged = True
+    for _ in range(3):
+        assert hand.take_back(message(), consumer)
+        assert request._message.acknowledged
+        request._message.acknowledged = request._message.channel.is_open = False
+        hand.lose(consumer)
+
+
+def test_success_just_before_a_loss_is_told(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was acknowledged on a connection that had gone; a replay of it is another matter."""
+    hand, _, consumer = lost
+    monkeypatch.setattr(state, "successful_requests", LimitedSet(maxlen=10))
+    state.successful_requests.add("now")
+    state.successful_requests.add("long ago", now=time.monotonic() - 61)
+    hand.lose(consumer)
+    now = Name("now", 0, 0, ())
+    assert hand.tell(now) is Answer.DONE
+    assert hand.tell(now._replace(lineage=("a letter",))) is Answer.NOTHING
+    assert hand.tell(now._replace(id="long ago")) is Answer.NOTHING
 
 
 def test_what_is_done_is_let_go(lost: tuple[Any, Any, Any]) -> None:
@@ -182,3 +225,22 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 )
 def test_a_close_that_nobody_has_read(frames: bytes, closes: bool) -> None:
     assert _closes(frames, 1) is closes
+
+
+def test_another_worker_is_told_what_runs_here(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, _ = lost
+    name = name_of(request._message)
+    assert name is not None
+    assert [hand.tell(name), hand.tell(name)] == [Answer.RUNS] * 2
+    assert hand.tell(name._replace(retries=1)) is Answer.NOTHING
+    request.acknowledged = True
+    assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
+
+
+def test_what_was_lost_with_the_connection_is_excused_once(lost: tuple[Any, Any, Any]) -> None:
+    """It has not killed this worker, but it may kill others: not for ever."""
+    hand, request, _ = lost
+    name = name_of(request._message)
+    assert name is not None
+    request._settled = True  # its body has failed: only this worker can tell what becomes of it
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]

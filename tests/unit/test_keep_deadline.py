@@ -1,0 +1,52 @@
+"""What py-amqp waits for, and how long, on a connection that goes half open."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from amqp.transport import TCPTransport
+
+from celery_resilience.brokers.greenlets import keep_deadline
+from celery_resilience.brokers.within import within
+
+FRAME = struct.pack(">BHI", 3, 1, 6) + b"sixty!" + b"\xce"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Any, socket.socket]]:
+    """A connection whose answers may take 0.2 s, and its server's end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = TCPTransport("nowhere:1")
+        transport.sock = ours
+        transport._setup_transport()
+
+        def blocking_read(timeout: float | None = None) -> Any:
+            with transport.having_timeout(timeout):
+                return transport.read_frame()
+
+        connection = SimpleNamespace(
+            transport=transport, read_timeout=0.2, blocking_read=blocking_read
+        )
+        keep_deadline(connection)
+        yield connection, theirs
+
+
+@pytest.mark.parametrize("sent", [0, 3, 7, 10, len(FRAME) - 1])
+@pytest.mark.parametrize("timeout", [0, None])
+def test_the_rest_of_a_frame_is_not_waited_for_for_ever(
+    ends: tuple[Any, socket.socket], sent: int, timeout: float | None
+) -> None:
+    """Nor is what has come of it forgotten: when the rest is there it is a frame."""
+    connection, theirs = ends
+    theirs.sendall(FRAME[:sent])
+    with pytest.raises(TimeoutError) as raised:
+        within(20, lambda: connection.blocking_read(timeout), "the frame")
+    assert "the frame has not" not in str(raised.value), "it hangs"
+    theirs.sendall(FRAME[sent:])
+    assert within(20, lambda: connection.blocking_read(timeout), "the frame") == (3, 1, b"sixty!")

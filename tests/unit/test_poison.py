@@ -1,0 +1,103 @@
+"""What becomes of a message at its limit of lost workers; the broker and the workers are stubs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_resilience import peers, poison
+from celery_resilience.envelope import Envelope
+from celery_resilience.headers import HEADER
+from celery_resilience.history import History
+from celery_resilience.peers import Answer, Found
+
+
+class Settler:
+    settings = SimpleNamespace(max_worker_losses=3)
+    moves = SimpleNamespace(aside=None)
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def put_back(self, received: Any, copy: Envelope, delay: float, **told: Any) -> None:
+        self.told.append((History.loads(copy.headers[HEADER]), delay))
+
+    def bury(self, *told: Any, **more: Any) -> None:
+        self.told.append("letter")
+
+
+class Request:
+    name, id, ignore_result, _task, _hostname = "t", "1", False, None, "w@1"
+    _message = SimpleNamespace(channel=None)
+
+    def let_be(self) -> None: ...
+
+
+AT_LIMIT = History(starts=3, suspected=1.0)
+AFTER_ONE = History(starts=1, suspected=1.0)
+
+
+@pytest.mark.parametrize(
+    ("history", "found", "stored", "becomes"),
+    [
+        (AT_LIMIT, Answer.RUNS, False, (History(starts=1, suspected=1.0, elsewhere=True), 10.0)),
+        (AT_LIMIT, Answer.DONE, False, "let go"),
+        (AT_LIMIT, Answer.HAD, False, (AFTER_ONE, 0)),
+        (AT_LIMIT, Answer.NOTHING, False, "letter"),
+        (AT_LIMIT, Answer.NOTHING, None, "letter"),  # the result store does not answer
+        (AT_LIMIT, Answer.NOTHING, True, "let go"),
+        # One that is replayed keeps its id, and may have succeeded in another life.
+        (History(starts=3, suspected=1.0, lineage=("x",)), Answer.NOTHING, True, "letter"),
+        # The worker that ran it has died, or forgotten it: that is one death.
+        (History(starts=1, suspected=1.0, elsewhere=True), Answer.NOTHING, True, (AFTER_ONE, 0)),
+    ],
+)
+def test_nothing_that_runs_or_is_done_is_a_letter(
+    history: History, found: Answer, stored: bool | None, becomes: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settler: Any = Settler()
+    envelope = Envelope(b"", None, None, headers={HEADER: AT_LIMIT.dumps()}, queue="shop")
+    received: Any = SimpleNamespace(envelope=envelope, let_go=lambda: settler.told.append("let go"))
+    monkeypatch.setattr(poison, "ask_peers", lambda request, settler, then: then(Found(found)))
+    monkeypatch.setattr(poison, "ask_for_success", lambda request, aside, then: then(stored))
+    poison.ask_before_end(Request(), settler, received, history)
+    assert settler.told == [becomes]
+
+
+def test_what_runs_counts_more_than_what_was_had() -> None:
+    answers = [
+        {"a": ["had", "", "done"]}, {"b": ["runs", "", "had"]}, {"c": {"error": "no such command"}},
+        {"d": []}, "nonsense",
+    ]  # fmt: skip
+    assert [peers._best(answers, number) for number in range(3)] == [
+        Found(Answer.RUNS, "b"), Found(Answer.NOTHING), Found(Answer.DONE, "a"),
+    ]  # fmt: skip
+
+
+def test_those_that_nobody_knows_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    moves = SimpleNamespace(
+        broker=object(), looping=True, in_loop=lambda call: call(),
+        call_after=lambda delay, call, *args: calls.append(lambda: call(*args)),
+    )  # fmt: skip
+    questions = peers._Questions(SimpleNamespace(moves=moves))  # type: ignore[arg-type]
+    asked: list[Any] = []
+    clock = SimpleNamespace(monotonic=lambda: 3.0 * len(asked))
+    monkeypatch.setattr(peers, "time", clock)
+
+    def ask(what: str, call: Any, then: Any) -> None:
+        asked.append(call.args[1])
+        then([{"w": ["", "had"]}] if len(asked) == 1 else None)
+
+    questions._aside.ask = ask  # type: ignore[method-assign, assignment]
+    told: list[Any] = []
+    one, other = (peers.Name(id_, 0, 0, ()) for id_ in ("one", "other"))
+    for name in (one, other):
+        questions.ask(None, name, lambda found, name=name: told.append((name.id, found)))  # type: ignore[misc]
+    while calls:
+        calls.pop(0)()
+    assert asked == [[one, other], *[[one]] * 2]
+    assert told == [("other", Found(Answer.HAD, "w")), ("one", Found(Answer.NOTHING))]
