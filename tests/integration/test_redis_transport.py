@@ -45,11 +45,7 @@ def stats(client: Client, worker: Worker) -> dict[str, Any]:
     """What *worker* answers to ``inspect stats``."""
 
     def asked() -> Any:
-        with client.app.connection_for_write() as connection:  # the last server may have died
-            control = client.app.control.inspect(
-                [worker.name], timeout=2, limit=1, connection=connection
-            )
-            return (control.stats() or {}).get(worker.name)
+        return client.inspect("stats", worker.name).get(worker.name)
 
     answer: dict[str, Any] = eventually(asked, message="stats are answered")
     return answer

@@ -103,10 +103,10 @@ def test_a_burst_spreads_over_the_idle_workers(
         eventually(lambda: db.llen("hidden") == 6)
         time.sleep(0.2)  # who has just been quick takes some more
         db.rename("hidden", "shop")
-    active = client.app.control.inspect([w.name for w in workers], timeout=2).active
+    names = [worker.name for worker in workers]
 
     def shares() -> list[int]:
-        return sorted(len(tasks) for tasks in (active() or {}).values())
+        return sorted(map(len, client.inspect("active", *names).values()))
 
     eventually(lambda: shares() == [2, 2], message="each worker runs two")
     assert client.count("shop") == 2  # nobody has taken what it can't begin
