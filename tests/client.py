@@ -88,6 +88,15 @@ class Client:
             finally:
                 broker.close()
 
+    def inspect(self, command: str, *workers: str) -> dict[str, Any]:
+        """What *workers* answer to ``celery inspect`` *command*, by name, on a connection of its
+        own: the server of a pooled one may have died."""
+        with self.app.connection_for_write() as connection:
+            inspect = self.app.control.inspect(
+                list(workers), timeout=10, limit=len(workers), connection=connection
+            )
+            return getattr(inspect, command)() or {}
+
     def executions(self) -> Counter[str]:
         """How often each body was started, by the name that it was given."""
         return Counter(line.split()[0] for line in self.lines())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -74,7 +73,7 @@ def test_a_result_that_cannot_be_written_is_told_with_the_way_out(
     assert "WARNING" in line
     assert "of type set, can't be written as json" in line
     assert "ignore_result=True" in line
-    told: Any = client.app.control.inspect(destination=[worker.name]).stats()
+    told = client.inspect("stats", worker.name)
     assert told[worker.name]["resilience"] == {
         "retried": 0, "dead_letters": 0, "dropped": 0, "results_not_stored": 1,
     }  # fmt: skip

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,14 +71,15 @@ def test_what_a_child_has_and_the_worker_has_not_heard_of_runs_once(
 ) -> None:
     """Celery takes it for unsent when it goes down, and would not hear how it ends."""
     worker = start_worker(LIMITED, broker, concurrency=1, env=client.env)
-    control = client.app.control
-    told: Any = control.inspect(destination=[worker.name]).stats()
+    told = client.inspect("stats", worker.name)
     (child,) = told[worker.name]["pool"]["processes"]
     os.kill(child, signal.SIGSTOP)
     result = client.send("slow", "sent", 0.0)
     eventually(lambda: f"[{result.id}] received" in worker.log())
-    assert control.ping(destination=[worker.name], timeout=10)  # meanwhile it is written
-    control.broadcast("stall", arguments={"path": str(tmp_path / "on")}, destination=[worker.name])
+    assert client.inspect("ping", worker.name)  # meanwhile it is written
+    stall = {"arguments": {"path": str(tmp_path / "on")}, "destination": [worker.name]}
+    with client.app.connection_for_write() as connection:
+        client.app.control.broadcast("stall", connection=connection, **stall)
     eventually(lambda: "the loop stands" in worker.log())
     os.kill(child, signal.SIGCONT)
     assert client.value(result) == "sent"
