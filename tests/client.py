@@ -97,6 +97,11 @@ class Client:
             )
             return getattr(inspect, command)() or {}
 
+    def ping(self, timeout: float = 1) -> None:
+        """Wait for the workers' answers, *timeout* seconds, on a connection of its own as well."""
+        with self.app.connection_for_write() as connection:
+            self.app.control.ping(timeout=timeout, connection=connection)
+
     def executions(self) -> Counter[str]:
         """How often each body was started, by the name that it was given."""
         return Counter(line.split()[0] for line in self.lines())

@@ -39,7 +39,7 @@ def none_is_taken(client: Client) -> list[Any]:
     """Send five good ones, of which a worker that pauses takes none."""
     good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
     eventually(lambda: client.count("shop") == 5)
-    client.app.control.ping(timeout=1)  # it has had time to take one, and its loop is alive
+    client.ping()  # it has had time to take one, and its loop is alive
     assert client.count("shop") == 5
     return good
 
@@ -103,7 +103,7 @@ def test_a_letter_that_can_be_written_does_not_end_it(
         eventually(lambda: client.count("shop") == 0, message="all of them are received")
         gate.touch()
         eventually(lambda: len(client.letters("dead.shop")) == 1)
-        client.app.control.ping(timeout=1)
+        client.ping()
         assert "messages are taken again" not in worker.log()
         mend()
         assert client.value(first, timeout=60) == "w done"
@@ -125,7 +125,7 @@ def test_it_lasts_over_a_lost_connection(
             db.client_kill_filter(_type="pubsub", skipme=True)
         eventually(lambda: worker.log().count(paused) == 2)
         good = [client.send("flaky", f"good-{n}", 0) for n in range(5)]
-        client.app.control.ping(timeout=1)  # it has had time to take one
+        client.ping()  # it has had time to take one
         assert client.count("shop") == 5
         mend()
         for result in good:
