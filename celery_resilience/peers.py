@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
+from hashlib import blake2b
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -47,6 +48,8 @@ class Name(NamedTuple):
     retries: int
     attempts: int
     lineage: tuple[str, ...]
+    #: A digest of the body: whoever sends two messages under one id has sent two.
+    body: str
 
 
 class Answer(Enum):
@@ -54,7 +57,7 @@ class Answer(Enum):
 
     #: Its body runs there.
     RUNS = "runs"
-    #: It has lost it with its connection, and its body has succeeded: it may be let go.
+    #: It has lost it with its connection, and had acknowledged it: it may be let go.
     DONE = "done"
     #: It has lost it with its connection. It has not died of it.
     HAD = "had"
@@ -78,7 +81,9 @@ def name_of(message: Any) -> Name | None:
         hash(id_)
     except Exception:
         return None
-    return Name(id_, retries, history.count, history.lineage)
+    body = message.body
+    digest = blake2b(body if isinstance(body, bytes) else str(body).encode(), digest_size=8)
+    return Name(id_, retries, history.count, history.lineage, digest.hexdigest())
 
 
 # To answer
@@ -103,8 +108,8 @@ def _in_hand(panel: Any, names: Any = (), **kwargs: Any) -> Sequence[str]:
 
 
 def _name(told: Any) -> Name:
-    id_, retries, attempts, lineage = told
-    return Name(id_, retries, attempts, tuple(lineage))
+    id_, retries, attempts, lineage, body = told
+    return Name(id_, retries, attempts, tuple(lineage), body)
 
 
 # To ask

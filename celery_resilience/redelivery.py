@@ -22,7 +22,7 @@ from celery_resilience.headers import HEADER
 from celery_resilience.history import History
 from celery_resilience.moves import Moves
 from celery_resilience.peers import Answer, Name, name_of
-from celery_resilience.suspect import acquit, is_open, reserved
+from celery_resilience.suspect import acknowledged_since, acquit, is_open, reserved
 
 __all__ = ["InHand"]
 
@@ -49,8 +49,8 @@ class InHand:
         #: What goes on over losses, from the first of them on.
         self._running: WeakSet[Any] = WeakSet()
         self._had: dict[Name, deque[_Had]] = {}
-        #: The ids of what succeeded shortly before a loss: the acknowledgement may be lost as well.
-        self._succeeded: dict[str, float] = {}
+        #: The suspects that were acknowledged shortly before a loss: that may be lost as well.
+        self._acknowledged: dict[Name, float] = {}
         #: Of what other workers were told that it had not killed this one.
         self._excused: dict[Name, float] = {}
 
@@ -67,8 +67,7 @@ class InHand:
         now = time.monotonic()
         self._forget(now - _MEMORY)
         self._running.update(_going_on(c.pool))
-        ended = state.successful_requests.as_dict()
-        self._succeeded |= {id_: now for id_, at in ended.items() if at > now - _NOTICED}
+        self._acknowledged |= dict.fromkeys(acknowledged_since(now - _NOTICED), now)
         for request in {*self.running(), *_held(c)}:
             if not _is_ours(request) or not _is_open(request) or is_alive(request._message):
                 continue
@@ -109,7 +108,7 @@ class InHand:
         had = [each.request for each in self._had.get(name, ())]
         if any(r is not None and r.acknowledged and not r._rejected for r in had):
             return Answer.DONE
-        if name.id in self._succeeded and not name.lineage:  # a replay has a success behind it
+        if name in self._acknowledged:
             return Answer.DONE
         held = any(_is(request, name) and _is_open(request) for request in reserved())
         if not (had or held) or name in self._excused:
@@ -159,7 +158,7 @@ class InHand:
             else:
                 del self._had[name]
         self._excused = {name: at for name, at in self._excused.items() if at > before}
-        self._succeeded = {id_: at for id_, at in self._succeeded.items() if at > before}
+        self._acknowledged = {name: at for name, at in self._acknowledged.items() if at > before}
 
 
 def _going_on(pool: Any) -> set[Any]:

@@ -94,7 +94,7 @@ def test_those_that_nobody_knows_are_asked_for_again(monkeypatch: pytest.MonkeyP
 
     questions._aside.ask = ask  # type: ignore[method-assign, assignment]
     told: list[Any] = []
-    one, other = (peers.Name(id_, 0, 0, ()) for id_ in ("one", "other"))
+    one, other = (peers.Name(id_, 0, 0, (), "") for id_ in ("one", "other"))
     for name in (one, other):
         questions.ask(None, name, lambda found, name=name: told.append((name.id, found)))  # type: ignore[misc]
     while calls:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery.utils.collections import LimitedSet
 from celery.worker import state
 
+from celery_resilience import suspect
 from celery_resilience.brokers import NotOurs, Received
 from celery_resilience.brokers.channels import _closes
 from celery_resilience.envelope import Envelope
 from celery_resilience.headers import HEADER
 from celery_resilience.history import Attempt, History
 from celery_resilience.moves import Move
-from celery_resilience.peers import Answer, Name, name_of
+from celery_resilience.peers import Answer, name_of
 from celery_resilience.redelivery import InHand
 
 
@@ -29,14 +30,15 @@ class Message(SimpleNamespace):
 
 
 def message(
-    id_: str = "1", retries: int = 0, redelivered: bool = True, history: History | None = None
-) -> Message:
+    id_: str = "1", retries: int = 0, redelivered: bool = True, history: History | None = None,
+    body: str | bytes = "[]",
+) -> Message:  # fmt: skip
     headers = {"id": id_, "retries": retries}
     if history is not None:
         headers[HEADER] = history.dumps()
     return Message(
         headers=headers, channel=SimpleNamespace(is_open=True), delivery_tag=object(),
-        delivery_info={"redelivered": redelivered}, _state="RECEIVED",
+        delivery_info={"redelivered": redelivered}, _state="RECEIVED", body=body,
     )  # fmt: skip
 
 
@@ -119,19 +121,25 @@ def test_what_is_done_is_let_go_each_time_that_it_comes(lost: tuple[Any, Any, An
         hand.lose(consumer)
 
 
-def test_success_just_before_a_loss_is_told(
+def test_suspect_acknowledged_just_before_a_loss_is_told(
     lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was acknowledged on a connection that had gone; a replay of it is another matter."""
+    """It was acknowledged on a connection that had gone; another message with its id was not."""
     hand, _, consumer = lost
-    monkeypatch.setattr(state, "successful_requests", LimitedSet(maxlen=10))
-    state.successful_requests.add("now")
-    state.successful_requests.add("long ago", now=time.monotonic() - 61)
+    monkeypatch.setattr(suspect, "_acknowledged", deque())
+    suspect.note_acknowledged(Request(_message=message("now")))
+    old = name_of(message("long ago"))
+    suspect._acknowledged.append((old, time.monotonic() - 61))  # type: ignore[arg-type]
     hand.lose(consumer)
-    now = Name("now", 0, 0, ())
+    now = name_of(message("now"))
+    assert now is not None
     assert hand.tell(now) is Answer.DONE
-    assert hand.tell(now._replace(lineage=("a letter",))) is Answer.NOTHING
-    assert hand.tell(now._replace(id="long ago")) is Answer.NOTHING
+    others = [
+        message("now", history=History(lineage=("a letter",))),
+        message("now", body='["other arguments"]'),
+        message("long ago"),
+    ]
+    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 3
 
 
 def test_what_is_done_is_let_go(lost: tuple[Any, Any, Any]) -> None:
