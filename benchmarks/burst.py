@@ -38,7 +38,7 @@ sys.path[:0] = [str(HERE.parent)]
 
 from celery import Celery  # noqa: E402
 
-from celery_resilience.embedded import EmbeddedServer  # noqa: E402
+from celery_resilience.testing.server import EmbeddedServer  # noqa: E402
 
 POOLS = ("prefork", "threads", "gevent", "solo")
 WORKERS, SLOTS = 4, 2

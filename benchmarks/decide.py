@@ -23,7 +23,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from celery_resilience import Failure, Policy, classify, on
-from celery_resilience.classify import plans
+from celery_resilience.classify import plan as plans
 
 POLICY = Policy(
     on(ZeroDivisionError).dead_letter(),

@@ -78,7 +78,7 @@ def play(
     import redis
     from kombu import Connection
 
-    from celery_resilience.embedded import EmbeddedServer
+    from celery_resilience.testing.server import EmbeddedServer
 
     server_options = ["--save", "", "--appendonly", "no", "--maxclients", "4000"]
     with EmbeddedServer(options=server_options) as server, tempfile.NamedTemporaryFile() as file:
@@ -264,8 +264,8 @@ def consume(path: str, number: int, here: int, leases: bool) -> None:
     from kombu import Connection, Consumer, Queue
 
     import celery_resilience
-    from celery_resilience.brokers.held import RENEW, Holder, Leases, plain_client
-    from celery_resilience.brokers.held_qos import take_over
+    from celery_resilience.brokers.redis.lease_qos import take_over
+    from celery_resilience.brokers.redis.leases import RENEW, Holder, Leases, plain_client
 
     assert celery_resilience
     seen = os.open(path, os.O_WRONLY | os.O_APPEND)

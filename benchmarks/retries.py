@@ -12,8 +12,8 @@ from kombu.transport.redis import Channel
 from side import WAITING, Side
 from waiting_worker import ARGUMENT
 
-from celery_resilience.brokers.lua import KEYS
-from celery_resilience.brokers.waiting import Waiting
+from celery_resilience.brokers.redis.scheduled import Waiting
+from celery_resilience.brokers.redis.scripts import KEYS
 
 #: The keys that the original would be in, with kombu and without anything of ours.
 HELD = (f"{KEYS}held:bench", "unacked_index")

@@ -21,8 +21,8 @@ import redis
 from celery import Celery
 from kombu import Queue
 
-from celery_resilience.brokers.lua import KEYS
-from celery_resilience.embedded import EmbeddedServer, leashed
+from celery_resilience.brokers.redis.scripts import KEYS
+from celery_resilience.testing.server import EmbeddedServer, leashed
 
 HERE = Path(__file__).parent
 #: What waits, by when it is due: ours. Each list that something waits for has one.

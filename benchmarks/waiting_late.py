@@ -21,9 +21,9 @@ from kombu import Connection
 from retries import HELD, Retries, waiting
 from side import Row, Side, percentile, say
 
-from celery_resilience.brokers.redis import RedisBroker
-from celery_resilience.embedded import leashed
-from celery_resilience.mover import Mover
+from celery_resilience.brokers.redis.broker import RedisBroker
+from celery_resilience.testing.server import leashed
+from celery_resilience.worker.lease import Mover
 
 #: Retries due in a second, of all movers together.
 _RATE = 200

@@ -10,8 +10,7 @@ from celery.app.backends import BACKEND_ALIASES as _BACKENDS
 from kombu.transport import TRANSPORT_ALIASES as _TRANSPORTS
 
 from celery_resilience.classify import classify
-from celery_resilience.context import RetryContext
-from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.classify.verdict import Kind, Verdict
 from celery_resilience.errors import (
     BrokerError,
     Discard,
@@ -23,10 +22,11 @@ from celery_resilience.errors import (
     UnacceptableResult,
 )
 from celery_resilience.install import install
-from celery_resilience.letter import DeadLetter
-from celery_resilience.policy import Policy, on
-from celery_resilience.task import ResilientTask
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.messages.context import RetryContext
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.policy.policy import Policy, on
+from celery_resilience.task.base import ResilientTask
 
 __all__ = [
     "BrokerError",
@@ -75,7 +75,7 @@ if not all(map(_find_spec, ("redis", "packaging"))):  # what kombu's extra [redi
     for _aliases, _name in ((_TRANSPORTS, "RedisTransport"), (_BACKENDS, "RedisBackend")):
         _aliases.update(
             {
-                name: f"celery_resilience.missing:{_name}"
+                name: f"celery_resilience.transport.missing:{_name}"
                 for name in _aliases
                 if name.endswith(("redis", "rediss", "sentinel"))
             }

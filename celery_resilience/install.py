@@ -14,10 +14,10 @@ from typing import Any
 
 from celery import Celery, signals
 
-from celery_resilience.covered import INSTALLED, is_meant
-from celery_resilience.flags import add_flags
-from celery_resilience.signals import keep_expiring
-from celery_resilience.task import ResilientTask, watch
+from celery_resilience.task.base import ResilientTask, watch
+from celery_resilience.task.coverage import INSTALLED, is_meant
+from celery_resilience.worker.expiration import keep_expiring
+from celery_resilience.worker.flags import add_flags
 
 __all__ = ["install"]
 

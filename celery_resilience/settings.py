@@ -11,7 +11,7 @@ from typing import Any
 from celery.app.utils import Settings as _CelerySettings
 from celery.exceptions import ImproperlyConfigured
 
-from celery_resilience.policy import Policy
+from celery_resilience.policy.policy import Policy
 
 __all__ = [
     "LONGEST_NAME",

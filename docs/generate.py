@@ -23,15 +23,15 @@ import click
 
 import celery_resilience
 from celery_resilience import Kind, Reason
-from celery_resilience.brokers.rights import acl
+from celery_resilience.brokers.redis.rights import acl
 from celery_resilience.classify import Row, table
-from celery_resilience.classify.headers import DIALECTS
+from celery_resilience.classify.retry_after import DIALECTS
 from celery_resilience.cli.dlq import dlq
 from celery_resilience.cli.resilience import resilience
 from celery_resilience.cli.retries import retries
-from celery_resilience.deadlines import DEADLINES
-from celery_resilience.flags import _flags
 from celery_resilience.settings import PREFIX, Settings
+from celery_resilience.worker.deadlines import DEADLINES
+from celery_resilience.worker.flags import _flags
 
 DOCS = Path(__file__).parent
 PAGES = (

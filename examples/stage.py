@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from celery_resilience.embedded import EmbeddedServer, leashed
 from celery_resilience.errors import BrokerError
+from celery_resilience.testing.server import EmbeddedServer, leashed
 
 __all__ = ["Command", "broker", "broker_url", "clock", "say", "wait"]
 

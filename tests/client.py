@@ -11,8 +11,8 @@ from celery import Celery
 from celery.result import GroupResult
 from kombu import Queue
 
-from celery_resilience.brokers import open_broker
-from celery_resilience.letter import DeadLetter
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.messages.dead_letter import DeadLetter
 from tests.servers import eventually
 from tests.worker import Broker
 

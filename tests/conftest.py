@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import settings
 
-from celery_resilience.embedded import EmbeddedServer
 from celery_resilience.errors import BrokerError
+from celery_resilience.testing.server import EmbeddedServer
 from tests import rabbitmq4
 from tests.servers import RabbitServer, ServerMissing
 from tests.worker import Broker, Worker

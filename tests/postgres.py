@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from celery_resilience.embedded import leashed
+from celery_resilience.testing.server import leashed
 from tests.servers import ServerMissing, _free_ports, eventually
 
 

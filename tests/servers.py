@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from celery_resilience.embedded import leashed
+from celery_resilience.testing.server import leashed
 
 T = TypeVar("T")
 

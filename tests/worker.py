@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from celery_resilience.embedded import leashed
+from celery_resilience.testing.server import leashed
 from tests.servers import eventually
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from celery_resilience.brokers.channels import is_alive
-from celery_resilience.brokers.queues import DELETED
+from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
+from celery_resilience.brokers.rabbitmq.queues import DELETED
 
 if TYPE_CHECKING:
-    from celery_resilience.brokers import Received
+    from celery_resilience.brokers.base import Received
 
 __all__ = ["Ownership", "after_script", "on_rabbitmq", "on_redis"]
 

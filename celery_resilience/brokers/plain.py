@@ -10,15 +10,15 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from celery_resilience.brokers import Done, Figures, Found, Received
-from celery_resilience.envelope import Envelope
+from celery_resilience.brokers.base import Done, Figures, Found, Received
 from celery_resilience.errors import BrokerError
+from celery_resilience.messages.envelope import Envelope
 
 __all__ = ["PlainBroker"]
 
 
 class PlainBroker:
-    """A :class:`~celery_resilience.brokers.Broker` on what every virtual transport can do."""
+    """A :class:`~celery_resilience.brokers.base.Broker` on what every virtual transport can do."""
 
     def __init__(self, connection: Any) -> None:
         self._channel = connection.default_channel

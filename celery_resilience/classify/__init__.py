@@ -22,10 +22,10 @@ attributes. The first rule with an answer decides, in this order:
 
 from __future__ import annotations
 
+from celery_resilience.classify.by_name import classify_name, exception_named
 from celery_resilience.classify.catalogue import Row, table
-from celery_resilience.classify.examine import classify, is_control_flow
+from celery_resilience.classify.classifier import classify, is_control_flow
 from celery_resilience.classify.finding import CATEGORIES
-from celery_resilience.classify.naming import classify_name, exception_named
 
 __all__ = [
     "CATEGORIES",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from celery_resilience.classify import code, http, plans, wrappers
+from celery_resilience.classify import http, wrappers
+from celery_resilience.classify import plan as plans
 from celery_resilience.classify.family import Family
 from celery_resilience.classify.finding import Finding
-from celery_resilience.verdict import Kind
+from celery_resilience.classify.libraries import python as code
+from celery_resilience.classify.verdict import Kind
 
 __all__ = ["Row", "table"]
 

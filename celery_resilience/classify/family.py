@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from celery_resilience.classify.finding import Finding
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.classify.verdict import Kind, Verdict
 
 __all__ = ["Family", "Inner", "Look", "Reader", "each"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.classify.verdict import Kind, Verdict
 
 __all__ = ["CATEGORIES", "Finding", "limited", "permanent", "transient"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from celery_resilience.classify.family import Look
 from celery_resilience.classify.finding import Finding, limited, permanent, transient
-from celery_resilience.classify.headers import VETOES, fold, server_delay
 from celery_resilience.classify.reading import number, peek
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.classify.retry_after import VETOES, fold, server_delay
+from celery_resilience.classify.verdict import Kind, Verdict
 
 __all__ = ["STATUSES", "VETO", "answer", "by_status", "finding_of_status"]
 

@@ -17,7 +17,7 @@ from celery_resilience.classify.reading import (
     lineage,
     peek,
 )
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.classify.verdict import Kind, Verdict
 
 __all__ = ["CERTIFICATE", "GROUP", "TENACITY", "argument", "cause", "certificate"]
 

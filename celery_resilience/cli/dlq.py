@@ -12,15 +12,7 @@ import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 from celery.platforms import EX_FAILURE
 
-from celery_resilience.cli.session import (
-    letters_verb,
-    number_of,
-    tallies_of,
-    tell_elsewhere,
-    there,
-    would,
-)
-from celery_resilience.cli.verbs import (
+from celery_resilience.cli.options import (
     EXIT_CODES,
     Selection,
     app_of,
@@ -34,11 +26,19 @@ from celery_resilience.cli.verbs import (
     option,
     up_to,
 )
+from celery_resilience.cli.session import (
+    letters_verb,
+    number_of,
+    tallies_of,
+    tell_elsewhere,
+    there,
+    would,
+)
 
 if TYPE_CHECKING:
-    from celery_resilience.deadletters import DeadLetters, Filed
-    from celery_resilience.filters import Filters
-    from celery_resilience.redact import Redactor
+    from celery_resilience.messages.filters import Filters
+    from celery_resilience.messages.redact import Redactor
+    from celery_resilience.operate.dead_letters import DeadLetters, Filed
 
     DYMGroup = click.Group
 else:
@@ -78,7 +78,8 @@ def ls(
     **kwargs: Any,
 ) -> None:
     """List dead letters, the oldest of each queue first."""
-    from celery_resilience.cli import printing, story
+    from celery_resilience.cli import output as printing
+    from celery_resilience.cli import render_letter as story
     from celery_resilience.cli.listing import first, newest, watched
 
     def made(filed: Filed) -> Any:
@@ -130,9 +131,10 @@ def groups(
     A group is a type of error in one place of your code, with a line for each task that it has
     hit. --group takes its name, in every verb.
     """
-    from celery_resilience.cli import grouped, printing
+    from celery_resilience.cli import output as printing
+    from celery_resilience.cli import render_groups as grouped
     from celery_resilience.cli.listing import watched
-    from celery_resilience.groups import grouped as groups_of
+    from celery_resilience.operate.groups import grouped as groups_of
 
     looked = watched(ctx, letters.list(filters=filters), there(ctx), "Reading")
     found = groups_of(filed.letter for filed in looked)
@@ -170,8 +172,8 @@ def show(
     What died, why, when and where, every attempt, and what came with it. ID is a letter's, or a
     task's, whose newest letter it means, or how one of them begins.
     """
-    from celery_resilience.cli import story
-    from celery_resilience.redact import printable
+    from celery_resilience.cli import render_letter as story
+    from celery_resilience.messages.redact import printable
 
     filed = letters.find(letter_id)
     if as_json:
@@ -207,7 +209,7 @@ def count(
     Exits with 3, and says null in JSON, where it can't be known: RabbitMQ does not count the
     letters that somebody is looking at.
     """
-    from celery_resilience.cli.table import columns, room
+    from celery_resilience.cli.text import columns, room
 
     tallies = tallies_of(ctx)
     numbers: dict[str, int] = {tally.queue: tally.number for tally in tallies}
@@ -246,7 +248,7 @@ def replay(
     is removed when the broker has confirmed its message: a crash in between leaves both, never
     neither. What becomes of what is published, its workers tell.
     """
-    from celery_resilience.cli import printing
+    from celery_resilience.cli import output as printing
 
     if to_queue is not None and to_queue in letters.queues:
         raise click.UsageError(f"{to_queue} is a dead-letter queue: nothing would run there.")
@@ -280,7 +282,7 @@ def drop(
     **kwargs: Any,
 ) -> None:
     """Remove dead letters for good: nobody can replay them any more."""
-    from celery_resilience.cli import printing
+    from celery_resilience.cli import output as printing
 
     chosen = letters.find_all(selection.ids) if selection.ids else None
     number = number_of(ctx, letters, selection) if chosen is None else len(chosen)
@@ -304,8 +306,8 @@ def drop(
 
 
 def _ask(ctx: click.Context, letters: DeadLetters, number: int, to_queue: str | None) -> None:
-    from celery_resilience.cli import printing
-    from celery_resilience.deadletters import known_queues
+    from celery_resilience.cli import output as printing
+    from celery_resilience.operate.dead_letters import known_queues
 
     letters.close()  # a broker may hang up on a connection that nobody uses
     where = "each to the queue that it came from"

@@ -14,8 +14,8 @@ from celery.bin.worker import worker
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE
 
+from celery_resilience.cli.options import app_of, ending, json_option, timeout_option
 from celery_resilience.cli.unknown_flags import tell_of_install
-from celery_resilience.cli.verbs import app_of, ending, json_option, timeout_option
 
 if TYPE_CHECKING:
     DYMGroup = click.Group
@@ -64,9 +64,10 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
     """
     from celery.exceptions import ImproperlyConfigured
 
-    from celery_resilience.cli import explained, explanation
-    from celery_resilience.deadletters import load_tasks
-    from celery_resilience.redact import printable
+    from celery_resilience.cli import render_explain as explained
+    from celery_resilience.messages.redact import printable
+    from celery_resilience.operate import explain as explanation
+    from celery_resilience.operate.dead_letters import load_tasks
     from celery_resilience.settings import Settings
 
     app = ctx.obj.app
@@ -114,9 +115,9 @@ def check(ctx: click.Context, /, file: str, as_json: bool, **kwargs: Any) -> Non
 
     With -A it is told as well which of the app's tasks each pattern is for.
     """
-    from celery_resilience.cli import checked
-    from celery_resilience.deadletters import load_tasks
-    from celery_resilience.redact import printable
+    from celery_resilience.cli import check as checked
+    from celery_resilience.messages.redact import printable
+    from celery_resilience.operate.dead_letters import load_tasks
 
     app = ctx.obj.app
     with ending():
@@ -151,9 +152,9 @@ def doctor(ctx: click.Context, /, as_json: bool, timeout: float, **kwargs: Any) 
     """
     from dataclasses import asdict
 
-    from celery_resilience.cli.table import screen, wrapped
-    from celery_resilience.doctor import examine
-    from celery_resilience.redact import printable
+    from celery_resilience.cli.text import screen, wrapped
+    from celery_resilience.messages.redact import printable
+    from celery_resilience.operate.doctor import examine
 
     with ending():
         report = examine(ctx.obj.app, app_of(ctx), timeout)

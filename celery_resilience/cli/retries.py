@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 
-from celery_resilience.cli.verbs import (
+from celery_resilience.cli.options import (
     EXIT_CODES,
     Selection,
     app_of,
@@ -30,9 +30,9 @@ from celery_resilience.cli.verbs import (
 )
 
 if TYPE_CHECKING:
-    from celery_resilience.filters import Filters
-    from celery_resilience.redact import Redactor
-    from celery_resilience.retries import Retries
+    from celery_resilience.messages.filters import Filters
+    from celery_resilience.messages.redact import Redactor
+    from celery_resilience.operate.retries import Retries
 
     DYMGroup = click.Group
 else:
@@ -46,8 +46,8 @@ def _verb(command: Callable[..., None]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(ctx: click.Context, /, timeout: float, **options: Any) -> None:
-        from celery_resilience.redact import Redactor
-        from celery_resilience.retries import Retries
+        from celery_resilience.messages.redact import Redactor
+        from celery_resilience.operate.retries import Retries
 
         needs_app(ctx)
         with ending(), Retries(ctx.obj.app, timeout) as waiting:
@@ -83,7 +83,8 @@ def ls(
     **kwargs: Any,
 ) -> None:
     """List waiting retries, in each queue those first that are due first."""
-    from celery_resilience.cli import printing, waits
+    from celery_resilience.cli import output as printing
+    from celery_resilience.cli import render_retry as waits
     from celery_resilience.cli.listing import first, watched
 
     if waits.unlisted(ctx, waiting, as_json):
@@ -120,8 +121,8 @@ def count(
     **kwargs: Any,
 ) -> None:
     """Count the waiting retries of each queue."""
-    from celery_resilience.cli import waits
-    from celery_resilience.cli.table import columns, room
+    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.cli.text import columns, room
 
     if waits.unlisted(ctx, waiting, as_json):
         return
@@ -154,8 +155,8 @@ def show(
     When it is due, every attempt before, and what comes with it. ID is a task's, or how it
     begins.
     """
-    from celery_resilience.cli import waits
-    from celery_resilience.redact import printable
+    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.messages.redact import printable
 
     found = waiting.find_all([task_id])
     if as_json:
@@ -180,8 +181,8 @@ def run(
     ctx: click.Context, waiting: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
 ) -> None:
     """Run waiting retries now, each in its queue."""
-    from celery_resilience.cli import waits
-    from celery_resilience.waiting_retry import Result
+    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.operate.scheduled_retry import Result
 
     waits.change(
         ctx, waiting, redactor, selection, waiting.run, "run", "Running", Result.RUN, " now"
@@ -199,8 +200,8 @@ def bury(
     Each goes to the dead-letter queue that a failure would have put it into, with all its
     attempts, reason manual; dlq replay brings it back.
     """
-    from celery_resilience.cli import waits
-    from celery_resilience.waiting_retry import Result
+    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.operate.scheduled_retry import Result
 
     waits.change(ctx, waiting, redactor, selection, waiting.bury, "bury", "Burying", Result.BURIED)
 
@@ -217,8 +218,8 @@ def drop(
     Celery is told that their tasks were revoked. celery purge does not reach them: it empties
     work queues.
     """
-    from celery_resilience.cli import waits
-    from celery_resilience.waiting_retry import Result
+    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.operate.scheduled_retry import Result
 
     waits.change(
         ctx, waiting, redactor, selection, waiting.drop, "drop", "Dropping", Result.DROPPED,
@@ -248,9 +249,9 @@ def reschedule(
     --spread takes a herd apart: each is due at a random moment of that time. With --in it begins
     then, without it now.
     """
-    from celery_resilience.cli import waits
-    from celery_resilience.cli.table import span as told
-    from celery_resilience.waiting_retry import Result
+    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.cli.text import span as told
+    from celery_resilience.operate.scheduled_retry import Result
 
     if delay is None and spread is None:
         raise click.UsageError("Give --in, --spread, or both.")
@@ -276,8 +277,8 @@ def release(
     and is held by the worker that receives it. With --all, what dead workers of ours held is given
     back too.
     """
-    from celery_resilience.cli import waits
-    from celery_resilience.waiting_retry import Result
+    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.operate.scheduled_retry import Result
 
     waits.change(
         ctx, waiting, redactor, selection, waiting.release, "release", "Releasing",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_resilience.cli.verbs import (
+from celery_resilience.cli.options import (
     EX_NOT_KNOWN,
     Selection,
     ending,
@@ -22,8 +22,8 @@ from celery_resilience.cli.verbs import (
 )
 
 if TYPE_CHECKING:
-    from celery_resilience.deadletters import DeadLetters, Filed, Tally
-    from celery_resilience.redact import Redactor
+    from celery_resilience.messages.redact import Redactor
+    from celery_resilience.operate.dead_letters import DeadLetters, Filed, Tally
 
 __all__ = ["letters_verb", "number_of", "tallies_of", "tell_elsewhere", "there", "would"]
 
@@ -52,8 +52,8 @@ def letters_verb(command: Callable[..., None]) -> Callable[..., Any]:
         timeout: float,
         **options: Any,
     ) -> None:
-        from celery_resilience.deadletters import DeadLetters
-        from celery_resilience.redact import Redactor
+        from celery_resilience.messages.redact import Redactor
+        from celery_resilience.operate.dead_letters import DeadLetters
 
         needs_app(ctx)
         if dead_letter_queue is None and ctx.parent is not None:
@@ -78,8 +78,8 @@ def letters_verb(command: Callable[..., None]) -> Callable[..., Any]:
 @contextmanager
 def _known(ctx: click.Context, letters: DeadLetters) -> Iterator[None]:
     """Tell afterwards what could not be seen of the letters, and end with 3 if that is so."""
-    from celery_resilience.deadletters import AmbiguousId, NoSuchId
-    from celery_resilience.redact import printable
+    from celery_resilience.messages.redact import printable
+    from celery_resilience.operate.dead_letters import AmbiguousId, NoSuchId
 
     tallies = ctx.meta["tallies"] = letters.tally()
     missing = [f"{one.queue}: {one.unknown}" for one in tallies if one.unknown]
@@ -103,8 +103,8 @@ def _known(ctx: click.Context, letters: DeadLetters) -> Iterator[None]:
 
 
 def tell_elsewhere(ctx: click.Context, letters: DeadLetters) -> None:
-    from celery_resilience.cli import printing
-    from celery_resilience.redact import printable
+    from celery_resilience.cli import output as printing
+    from celery_resilience.messages.redact import printable
 
     for queue, number in letters.elsewhere().items():
         what = f"{printing.many(number)} in {printable(queue)}, which no setting names"
@@ -139,7 +139,8 @@ def would(
     verb: str,
 ) -> None:
     """Show what a verb would do, and to which letters."""
-    from celery_resilience.cli import printing, story
+    from celery_resilience.cli import output as printing
+    from celery_resilience.cli import render_letter as story
 
     rows = number if selection.as_json else min(number, up_to(None) or number)
     filed = letters.list(rows, selection.filters) if chosen is None else chosen

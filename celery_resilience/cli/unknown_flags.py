@@ -21,7 +21,7 @@ def tell_of_install(worker: Any) -> None:
         try:
             return parse(ctx, args)
         except click.NoSuchOption as exc:
-            from celery_resilience.flags import names
+            from celery_resilience.worker.flags import names
 
             if exc.option_name not in names():
                 raise

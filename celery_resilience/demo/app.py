@@ -17,7 +17,7 @@ from celery import Celery, signals
 from kombu import Queue
 
 from celery_resilience import Policy, ResilientTask, classify, install
-from celery_resilience.ruling import running
+from celery_resilience.task.decide import running
 
 __all__ = ["DEAD_LETTERS", "LEDGER_URL", "PREFIX", "QUEUE", "app", "call"]
 

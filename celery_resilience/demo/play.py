@@ -9,9 +9,7 @@ from contextlib import ExitStack
 
 from kombu.exceptions import OperationalError
 
-from celery_resilience.cli.table import cut, wrapped
-from celery_resilience.deadletters import DeadLetters, Filed, ReplayResult
-from celery_resilience.decision import Reason
+from celery_resilience.cli.text import cut, wrapped
 from celery_resilience.demo.app import DEAD_LETTERS, app, call
 from celery_resilience.demo.interrupts import Signals
 from celery_resilience.demo.ledger import UNDER_WAY, Ledger, State
@@ -19,6 +17,8 @@ from celery_resilience.demo.screen import WIDTH, Screen
 from celery_resilience.demo.services import DOWNTIME, Services
 from celery_resilience.demo.stage import Worker, WorkerEnded, broker
 from celery_resilience.errors import BrokerError
+from celery_resilience.operate.dead_letters import DeadLetters, Filed, ReplayResult
+from celery_resilience.policy.decision import Reason
 
 __all__ = ["play"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from celery_resilience.cli.table import cut
+from celery_resilience.cli.text import cut
 from celery_resilience.demo.ledger import Event, Ledger, State
 from celery_resilience.demo.services import SERVICES
 

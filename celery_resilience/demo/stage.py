@@ -17,10 +17,10 @@ from typing import Any
 from kombu.exceptions import OperationalError
 
 import celery_resilience
-from celery_resilience.deadletters import DeadLetters
 from celery_resilience.demo.app import DEAD_LETTERS, LEDGER_URL, PREFIX, QUEUE, app
-from celery_resilience.embedded import EmbeddedServer, leashed
 from celery_resilience.errors import BrokerError
+from celery_resilience.operate.dead_letters import DeadLetters
+from celery_resilience.testing.server import EmbeddedServer, leashed
 
 __all__ = ["Worker", "WorkerEnded", "broker"]
 

@@ -13,12 +13,12 @@ from typing import Any
 from kombu.utils.json import dumps
 
 from celery_resilience.brokers.connections import ANSWER
-from celery_resilience.brokers.lua import KEYS, lua
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.letter import DeadLetter
-from celery_resilience.transport.looking import Looking
-from celery_resilience.transport.taken import Message, QoS, Taken, Undecodable
+from celery_resilience.brokers.redis.scripts import KEYS, lua
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.policy.decision import Reason
+from celery_resilience.transport.fetching import Looking
+from celery_resilience.transport.prefetched import Message, QoS, Taken, Undecodable
 
 __all__ = ["Channel"]
 
@@ -111,7 +111,7 @@ class Channel(Looking):
             self.answered()
         holder = "" if self.holder is None else self.holder.id
         args = [taken.tag, payload, "0" if taken.held else "1", holder, taken.number or ""]
-        self.looker.ask(lua("settle"), keys, args)
+        self.looker.ask(lua("move_unacked"), keys, args)
         self.looker.answer()
 
     # Consumers come and go

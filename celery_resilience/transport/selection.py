@@ -16,9 +16,9 @@ from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.collections import HashedSeq
 
-from celery_resilience.brokers.held import plain_client
-from celery_resilience.brokers.lua import KEYS
-from celery_resilience.brokers.rights import lacking, told
+from celery_resilience.brokers.redis.leases import plain_client
+from celery_resilience.brokers.redis.rights import lacking, told
+from celery_resilience.brokers.redis.scripts import KEYS
 
 __all__ = [
     "is_named",

@@ -47,8 +47,8 @@ app.conf.update(
 install(app)
 os.environ.setdefault("MAIN_PID", str(os.getpid()))  # before the pool forks
 if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as an operator
-    from celery_resilience import peers
-    from celery_resilience.brokers import held
+    from celery_resilience.brokers.redis import leases as held
+    from celery_resilience.worker import peers
 
     held.LEASE = float(os.environ["LEASE"])
     held.RENEW = float(os.environ.get("RENEW", held.LEASE / 6))

@@ -16,6 +16,6 @@ app.conf.task_default_queue = "shop"
 @app.task(name="tests.apps.shop.asks", bind=True, acks_late=True)
 def asks(self: Any, name: str, countdown: float) -> None:
     """Record when it ran, and with how many retries behind it."""
-    assert "celery_resilience.settle" not in sys.modules
+    assert "celery_resilience.worker.settle" not in sys.modules
     with open(os.environ["RECORD"], "a") as file:
         file.write(f"stock-{name} {self.request.retries} {time.time()}\n")

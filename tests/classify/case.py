@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from celery_resilience.verdict import Kind
+from celery_resilience.classify.verdict import Kind
 
 #: The moment at which every case is classified: 2026-01-01 00:00:00 UTC.
 NOW = 1767225600.0

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_resilience.classify import classify
-from celery_resilience.classify.headers import DIALECTS, fold, server_delay
-from celery_resilience.verdict import Kind
+from celery_resilience.classify.retry_after import DIALECTS, fold, server_delay
+from celery_resilience.classify.verdict import Kind
 from tests.classify.case import NOW, raised
 from tests.classify.conftest import library
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_resilience.classify import CATEGORIES, classify, is_control_flow
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.classify.verdict import Kind, Verdict
 from tests.classify.case import chained
 from tests.classify.conftest import library
 

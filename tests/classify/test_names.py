@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from celery_resilience.classify import classify_name
-from celery_resilience.verdict import Kind
+from celery_resilience.classify.verdict import Kind
 from tests.classify.conftest import library
 
 

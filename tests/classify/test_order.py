@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from celery_resilience.classify import classify, is_control_flow
+from celery_resilience.classify.verdict import Kind
 from celery_resilience.errors import PermanentError, RateLimitedError, TransientError
-from celery_resilience.verdict import Kind
 from tests.classify.case import NOW, chained, during
 from tests.classify.conftest import library
 
@@ -184,7 +184,7 @@ def test_a_class_that_takes_the_place_of_another_gets_a_plan_of_its_own() -> Non
 
 
 def test_classes_made_on_the_fly_do_not_fill_the_memory() -> None:
-    from celery_resilience.classify import plans
+    from celery_resilience.classify import plan as plans
 
     for _ in range(5000):
         classify(type("Made", (Exception,), {})())

@@ -27,15 +27,15 @@ import celery_resilience
 from celery_resilience.cli.dlq import dlq
 from celery_resilience.cli.resilience import resilience
 from celery_resilience.cli.retries import retries
-from celery_resilience.context import RetryContext
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.facts import ErrorFacts
-from celery_resilience.flags import _flags
-from celery_resilience.headers import HEADER
-from celery_resilience.history import Attempt, History
-from celery_resilience.letter import DeadLetter
+from celery_resilience.messages.context import RetryContext
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.policy.decision import Reason
 from celery_resilience.settings import PREFIX, Settings
+from celery_resilience.worker.flags import _flags
 from tests.faults.__main__ import words as faults_words
 from tests.faults.soak import words as soak_words
 from tests.worker import Broker

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import celery
 
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.testing.server import EmbeddedServer
 from tests import rabbitmq4
 from tests.worker import ROOT
 

@@ -13,8 +13,8 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_resilience.embedded import EmbeddedServer
-from celery_resilience.letter import DeadLetter
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.testing.server import EmbeddedServer
 from tests.servers import eventually
 from tests.worker import Broker
 
@@ -53,7 +53,7 @@ class Scene:
         eventually(lambda: self.state(result) == state, 30, message=f"{result.id} is {state}")
 
     def letters(self) -> list[DeadLetter]:
-        from celery_resilience.brokers import open_broker
+        from celery_resilience.brokers.connect import open_broker
 
         with self.app.connection_for_read() as connection:
             broker = open_broker(connection)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.testing.server import EmbeddedServer
 from tests.ecosystem.__main__ import differences, outcomes, unpacked
 from tests.worker import ROOT
 

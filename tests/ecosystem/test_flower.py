@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from celery_resilience.embedded import leashed
+from celery_resilience.testing.server import leashed
 from tests.ecosystem.conftest import need
 from tests.servers import _free_ports, eventually
 from tests.worker import ROOT

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from celery_resilience.embedded import find_server
 from celery_resilience.errors import BrokerError
+from celery_resilience.testing.server import find_server
 from tests.classify.conftest import library
 from tests.conftest import missing
 from tests.servers import eventually

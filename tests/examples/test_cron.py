@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from celery_resilience.schedule import schedule
+from celery_resilience.policy.schedule import schedule
 from tests.examples.command import Example
 
 

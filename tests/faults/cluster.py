@@ -24,7 +24,7 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
-from celery_resilience.brokers import open_broker
+from celery_resilience.brokers.connect import open_broker
 from tests import rabbitmq4
 from tests.servers import RabbitServer, eventually
 from tests.worker import Broker, Worker

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.utils.json import loads
 
-from celery_resilience.brokers import open_broker
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import HEADER
-from celery_resilience.history import History
-from celery_resilience.letter import DeadLetter
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
 
 if TYPE_CHECKING:
     from tests.faults.scene import Scene

@@ -24,7 +24,7 @@ from pathlib import Path
 import redis
 from celery import Celery
 
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.testing.server import EmbeddedServer
 from tests.faults.row import EVERYWHERE
 from tests.servers import eventually
 from tests.worker import ROOT, Broker, Worker

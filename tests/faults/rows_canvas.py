@@ -51,7 +51,7 @@ def in_a_chain(scene: Scene) -> None:
 
 
 def replay_one(scene: Scene, number: str) -> None:
-    from celery_resilience.deadletters import DeadLetters
+    from celery_resilience.operate.dead_letters import DeadLetters
 
     with DeadLetters(scene.client.app, ["dead_letter"]) as letters:
         (letter,) = [each.letter for each in letters.list() if each.letter.task_id == number]

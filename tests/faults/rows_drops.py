@@ -32,7 +32,7 @@ def expired(scene: Scene) -> None:
     ci=("rabbitmq-classic/prefork",),
 )
 def expired_kept(scene: Scene) -> None:
-    from celery_resilience.signals import keep_expiring
+    from celery_resilience.worker.expiration import keep_expiring
 
     if not scene.stock:  # as install does for every app
         scene.client.app.conf.resilience_dead_letter_expired = True

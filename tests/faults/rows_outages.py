@@ -251,7 +251,7 @@ def chain_unpublished(scene: Scene) -> None:
 
 def replay(scene: Scene) -> None:
     """Replay every letter, as ``dlq replay --all`` does."""
-    from celery_resilience.deadletters import DeadLetters
+    from celery_resilience.operate.dead_letters import DeadLetters
 
     with DeadLetters(scene.client.app, ["dead_letter"]) as letters:
         results = [replayed.result.value for replayed in letters.replay("all")]

@@ -16,7 +16,7 @@ from typing import Any
 
 from kombu import Queue
 
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.testing.server import EmbeddedServer
 from tests import rabbitmq4
 from tests.client import Client
 from tests.faults.count import Count, Places

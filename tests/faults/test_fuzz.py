@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import HEADER
-from celery_resilience.history import Attempt, History
-from celery_resilience.letter import DeadLetter
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.policy.decision import Reason
 from tests.faults.row import REDIS, Cell, Row
 from tests.faults.scene import APP, Scene, Servers, alive
 

@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 import pytest
 from amqp.serialization import dumps
 
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.facts import ErrorFacts
-from celery_resilience.letter import DeadLetter
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.policy.decision import Reason
 
 #: What RabbitMQ takes in one frame.
 _FRAME = 131_072

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from kombu import pools
 
-from celery_resilience.cli import story, table
+from celery_resilience.cli import render_letter as story
+from celery_resilience.cli import text as table
 from tests.client import Client
 from tests.servers import RabbitServer
 from tests.worker import Broker

@@ -12,14 +12,15 @@ import pytest
 from kombu import Connection, Queue
 from kombu.transport import memory
 
-from celery_resilience.brokers import Broker as Moves
-from celery_resilience.brokers import NotOurs, Received, Unroutable, open_broker
-from celery_resilience.brokers import confirms as module_of_confirms
-from celery_resilience.brokers.confirms import Confirms
-from celery_resilience.brokers.queues import make
-from celery_resilience.envelope import Envelope
+from celery_resilience.brokers.base import Broker as Moves
+from celery_resilience.brokers.base import NotOurs, Received, Unroutable
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.brokers.rabbitmq import publisher as module_of_confirms
+from celery_resilience.brokers.rabbitmq.publisher import Confirms
+from celery_resilience.brokers.rabbitmq.queues import make
 from celery_resilience.errors import BrokerError
-from celery_resilience.headers import HEADER
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
 from celery_resilience.settings import Settings
 from tests.servers import RabbitServer, eventually
 from tests.worker import Broker

@@ -23,19 +23,19 @@ from kombu import Queue
 
 from celery_resilience import ResilientTask
 from celery_resilience.cli.dlq import dlq
-from celery_resilience.deadletters import (
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.filters import Filters
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.operate.dead_letters import (
     AmbiguousId,
     DeadLetters,
     NoSuchId,
     ReplayResult,
     Unreachable,
 )
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.facts import ErrorFacts
-from celery_resilience.filters import Filters
-from celery_resilience.history import Attempt, History
-from celery_resilience.letter import DeadLetter
+from celery_resilience.policy.decision import Reason
 from tests.servers import eventually
 from tests.worker import ROOT, Broker
 
@@ -166,7 +166,7 @@ def test_a_process_that_is_killed_while_looking_loses_and_reorders_nothing(shop,
     script.write_text(
         "import sys, time\n"
         "from celery import Celery\n"
-        "from celery_resilience.deadletters import DeadLetters\n"
+        "from celery_resilience.operate.dead_letters import DeadLetters\n"
         "for filed in DeadLetters(Celery(broker=sys.argv[1])).list():\n"
         "    print(filed.letter.id, flush=True)\n"
         "    time.sleep(0.01 if filed.letter.id != sys.argv[2] else 60)\n"

@@ -15,12 +15,14 @@ import pytest
 from amqp.abstract_channel import AbstractChannel
 from kombu import Connection
 
-from celery_resilience.brokers import Received, Unroutable, delay, open_broker
-from celery_resilience.brokers.amqp import AmqpBroker
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
+from celery_resilience.brokers.base import Received, Unroutable
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.brokers.rabbitmq import delay
+from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
 from celery_resilience.errors import BrokerError
-from celery_resilience.headers import DUE
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import DUE
+from celery_resilience.policy.decision import Reason
 from celery_resilience.settings import Settings
 from tests.client import Client
 from tests.integration.test_brokers import Result, Rig
@@ -227,7 +229,7 @@ def test_a_queue_is_deleted_while_its_retries_wait(
         assert letter.rule == "its queue shop has gone"
         assert letter.history.count == 1
     start_worker(LATE, broker, env=client.env)  # makes the queue again
-    from celery_resilience.deadletters import DeadLetters
+    from celery_resilience.operate.dead_letters import DeadLetters
 
     with DeadLetters(client.app) as dead:
         assert [str(replayed.result) for replayed in dead.replay("all")] == ["published"] * 3

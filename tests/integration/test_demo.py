@@ -17,7 +17,7 @@ import pytest
 from celery_resilience.demo.ledger import Ledger
 from celery_resilience.demo.screen import Screen
 from celery_resilience.demo.services import SERVICES
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.testing.server import EmbeddedServer
 from tests.servers import RabbitServer, eventually
 from tests.worker import ROOT
 
@@ -186,8 +186,8 @@ def test_without_any_server_the_way_out_is_named(
     """The pip line, and --broker."""
     from click.testing import CliRunner
 
-    from celery_resilience import embedded
     from celery_resilience.cli.standalone import main
+    from celery_resilience.testing import server as embedded
 
     monkeypatch.setattr(embedded, "_packaged_server", lambda: None)
     monkeypatch.setenv("PATH", "")

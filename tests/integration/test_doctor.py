@@ -12,22 +12,17 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
-from celery_resilience import (
-    ResilientTask,
-    diagnosis,
-    doctor,
-    doctor_rabbitmq,
-    doctor_redis,
-)
-from celery_resilience.brokers import held
-from celery_resilience.brokers import queues as rabbits
-from celery_resilience.brokers.delay import UNROUTABLE, USUAL, Delay, level_name
+from celery_resilience import ResilientTask
+from celery_resilience.brokers.rabbitmq import queues as rabbits
+from celery_resilience.brokers.rabbitmq.delay import UNROUTABLE, USUAL, Delay, level_name
+from celery_resilience.brokers.redis import leases as held
 from celery_resilience.cli.resilience import resilience
-from celery_resilience.deadletters import DeadLetters
-from celery_resilience.diagnosis import Diagnosis, Report, WorkerSeen, _seen
-from celery_resilience.doctor import examine
-from celery_resilience.headers import ASTRAY, DUE
-from celery_resilience.retries import Retries
+from celery_resilience.messages.headers import ASTRAY, DUE
+from celery_resilience.operate import diagnosis, doctor, doctor_rabbitmq, doctor_redis
+from celery_resilience.operate.dead_letters import DeadLetters
+from celery_resilience.operate.diagnosis import Diagnosis, Report, WorkerSeen, _seen
+from celery_resilience.operate.doctor import examine
+from celery_resilience.operate.retries import Retries
 from tests.integration.test_retries import Queues, message, queues, waiting_in
 from tests.servers import eventually
 from tests.worker import Broker, Worker

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from celery_resilience import embedded
-from celery_resilience.embedded import EmbeddedServer, find_server
 from celery_resilience.errors import BrokerError
+from celery_resilience.testing import server as embedded
+from celery_resilience.testing.server import EmbeddedServer, find_server
 from tests.servers import eventually
 
 pytestmark = pytest.mark.usefixtures("redis_server")  # skips or fails where there is no server
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("redis_server")  # skips or fails where the
 LAUNCHER = """
 import signal
 import sys
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.testing.server import EmbeddedServer
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 try:
     with EmbeddedServer() as server:
@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_nothing_behind():
 def test_a_forked_child_that_exits_leaves_the_server_alone():
     code = (
         "import os, sys\n"
-        "from celery_resilience.embedded import EmbeddedServer\n"
+        "from celery_resilience.testing.server import EmbeddedServer\n"
         "with EmbeddedServer() as server:\n"
         "    if os.fork() == 0:\n"
         "        sys.exit(0)\n"

@@ -19,9 +19,9 @@ from celery.result import _set_task_join_will_block
 from celery.worker import WorkController
 
 from celery_resilience import Policy, ResilientTask, TransientError, install
-from celery_resilience.brokers import open_broker
-from celery_resilience.letter import DeadLetter
-from celery_resilience.settle import Settler
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.worker.settle import Settler
 from tests.servers import eventually
 from tests.worker import Broker
 

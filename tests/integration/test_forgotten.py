@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from celery_resilience import doctor_redis
-from celery_resilience.brokers import held
-from celery_resilience.diagnosis import Diagnosis
+from celery_resilience.brokers.redis import leases as held
+from celery_resilience.operate import doctor_redis
+from celery_resilience.operate.diagnosis import Diagnosis
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker

@@ -22,12 +22,12 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 from redis.connection import Connection as RedisConnection
 
-from celery_resilience import peers
 from celery_resilience.brokers import connections
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.within import within
-from celery_resilience.deadletters import DeadLetters, NoAnswer
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.operate.dead_letters import DeadLetters, NoAnswer
+from celery_resilience.testing.server import EmbeddedServer
+from celery_resilience.worker import peers
 from tests.faults.proxy import Door
 from tests.integration.test_deadletters import Shop
 from tests.integration.test_retries import Queues

@@ -10,7 +10,7 @@ import pytest
 import redis
 from kombu import Connection, Queue
 
-from celery_resilience.brokers.held import Leases
+from celery_resilience.brokers.redis.leases import Leases
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker

@@ -14,12 +14,13 @@ import pytest
 import redis
 from redis.exceptions import RedisError
 
-from celery_resilience.brokers import NotOurs, held
-from celery_resilience.brokers.held import Holder, Leases
-from celery_resilience.brokers.held_qos import take_over
-from celery_resilience.brokers.keeper import Keeper
-from celery_resilience.brokers.redis import RedisBroker
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.brokers.base import NotOurs
+from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis.broker import RedisBroker
+from celery_resilience.brokers.redis.housekeeping import Keeper
+from celery_resilience.brokers.redis.lease_qos import take_over
+from celery_resilience.brokers.redis.leases import Holder, Leases
+from celery_resilience.testing.server import EmbeddedServer
 from tests.integration.test_brokers import Result, Rig, rig
 from tests.servers import eventually
 from tests.worker import Broker

@@ -11,12 +11,12 @@ import pytest
 from celery import chain, chord, group
 from kombu.compression import decompress
 
-from celery_resilience.brokers import open_broker
-from celery_resilience.brokers.frames import UNREADABLE
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import HEADER
-from celery_resilience.history import History
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.brokers.rabbitmq.pyamqp import UNREADABLE
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
+from celery_resilience.policy.decision import Reason
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker

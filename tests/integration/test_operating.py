@@ -16,13 +16,13 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from kombu import Queue
 
-from celery_resilience import deadletters
 from celery_resilience.cli.resilience import resilience
-from celery_resilience.deadletters import DeadLetters
-from celery_resilience.decision import Reason
-from celery_resilience.facts import ErrorFacts
-from celery_resilience.filters import Filters
-from celery_resilience.headers import HEADER
+from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.filters import Filters
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.operate import dead_letters as deadletters
+from celery_resilience.operate.dead_letters import DeadLetters
+from celery_resilience.policy.decision import Reason
 from tests.integration.test_deadletters import Shop, letter, message
 from tests.servers import eventually
 from tests.worker import ROOT, Broker
@@ -347,7 +347,7 @@ def test_a_broken_file_of_policies_keeps_nobody_from_looking(shop, tmp_path):
 @redis_only
 def test_letters_of_another_setting_are_told_of_and_found(shop):
     with shop.app.connection_for_write() as connection:
-        from celery_resilience.brokers import open_broker
+        from celery_resilience.brokers.connect import open_broker
 
         open_broker(connection).remember_letters("old.letters")
     (old,) = shop.bury(1, queue="old.letters")

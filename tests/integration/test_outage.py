@@ -9,8 +9,8 @@ import pytest
 from kombu import Connection
 from kombu.asynchronous import Hub
 
-from celery_resilience.brokers.confirms import Confirms
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.brokers.rabbitmq.publisher import Confirms
+from celery_resilience.testing.server import EmbeddedServer
 from tests.client import Client
 from tests.servers import RabbitServer, eventually
 from tests.worker import Broker, Worker

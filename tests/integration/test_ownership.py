@@ -12,8 +12,8 @@ import pytest
 import redis
 from kombu import Queue
 
-from celery_resilience.deadletters import DeadLetters, ReplayResult
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.operate.dead_letters import DeadLetters, ReplayResult
+from celery_resilience.testing.server import EmbeddedServer
 from tests.client import Client
 from tests.faults.proxy import Door
 from tests.servers import RabbitServer, eventually

@@ -10,7 +10,7 @@ import pytest
 import redis
 from kombu import Queue
 
-from celery_resilience.pause import how_to_mend
+from celery_resilience.worker.pause import how_to_mend
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from kombu import Queue
 
-from celery_resilience.brokers import open_broker
-from celery_resilience.envelope import Envelope
-from celery_resilience.letter import DeadLetter
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
 from tests import filesystem
 from tests.client import Client
 from tests.servers import eventually

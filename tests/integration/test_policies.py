@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from celery import chain
 
-from celery_resilience.brokers import open_broker
-from celery_resilience.letter import DeadLetter
-from celery_resilience.replay import Replay, ReplayResult
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.operate.replay import Replay, ReplayResult
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker

@@ -13,16 +13,17 @@ from celery.exceptions import ImproperlyConfigured
 from kombu import Queue
 
 from celery_resilience import install
-from celery_resilience.brokers import Received, upkeep
-from celery_resilience.brokers.amqp import AmqpBroker
-from celery_resilience.brokers.delay import level_name
-from celery_resilience.brokers.looks import Look
-from celery_resilience.brokers.queues import QueueFacts
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import ASTRAY, DUE
-from celery_resilience.history import History
-from celery_resilience.letter import DeadLetter
+from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.rabbitmq import upkeep
+from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
+from celery_resilience.brokers.rabbitmq.browse import Look
+from celery_resilience.brokers.rabbitmq.delay import level_name
+from celery_resilience.brokers.rabbitmq.queues import QueueFacts
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import ASTRAY, DUE
+from celery_resilience.messages.history import History
+from celery_resilience.policy.decision import Reason
 from celery_resilience.settings import Settings, refuse_long_names
 from tests.client import Client
 from tests.integration.test_brokers import Result, Rig

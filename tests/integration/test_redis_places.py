@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.testing.server import EmbeddedServer
 from tests.client import Client
 from tests.servers import RabbitServer, eventually
 from tests.worker import Broker, Worker

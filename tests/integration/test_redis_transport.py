@@ -14,9 +14,9 @@ import redis
 from kombu import Connection, Queue
 from redis.credentials import CredentialProvider
 
-from celery_resilience.brokers.held import Holder
-from celery_resilience.brokers.held_qos import take_over
-from celery_resilience.embedded import EmbeddedServer
+from celery_resilience.brokers.redis.lease_qos import take_over
+from celery_resilience.brokers.redis.leases import Holder
+from celery_resilience.testing.server import EmbeddedServer
 from celery_resilience.transport.selection import lets_ours_take
 from tests.client import Client
 from tests.servers import eventually

@@ -15,8 +15,8 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from celery_resilience.cli.dlq import dlq
-from celery_resilience.deadletters import DeadLetters
-from celery_resilience.retries import Retries
+from celery_resilience.operate.dead_letters import DeadLetters
+from celery_resilience.operate.retries import Retries
 from tests.fixtures import RELEASES, dumps, recorded
 from tests.fixtures.record import APP, BROKERS
 from tests.servers import eventually

@@ -21,16 +21,16 @@ from kombu import Queue
 from kombu.utils.json import dumps
 
 from celery_resilience import ResilientTask
-from celery_resilience.brokers import open_broker
-from celery_resilience.brokers.amqp import AmqpBroker
+from celery_resilience.brokers.connect import open_broker
+from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
 from celery_resilience.cli.retries import retries
-from celery_resilience.deadletters import DeadLetters
-from celery_resilience.envelope import Envelope, seconds_until
-from celery_resilience.filters import Filters
-from celery_resilience.headers import HEADER
-from celery_resilience.history import Attempt, History
-from celery_resilience.ids import AmbiguousId, NoSuchId
-from celery_resilience.retries import NotListed, Retries
+from celery_resilience.messages.envelope import Envelope, seconds_until
+from celery_resilience.messages.filters import Filters
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.operate.dead_letters import DeadLetters
+from celery_resilience.operate.ids import AmbiguousId, NoSuchId
+from celery_resilience.operate.retries import NotListed, Retries
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from celery_resilience.brokers.rights import acl
+from celery_resilience.brokers.redis.rights import acl
 from tests.servers import RabbitServer, eventually
 from tests.worker import ROOT, Broker
 
@@ -28,7 +28,7 @@ from celery import Celery
 from celery.exceptions import Reject
 from celery_resilience import Policy, ResilientTask, TransientError, install
 
-from celery_resilience.brokers import held
+from celery_resilience.brokers.base import held
 
 held.LEASE, held.RENEW, held.GRACE = 4.0, 1.0, 0.0  # a test does not wait for half a minute
 

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import redis
 
-from celery_resilience.brokers import Received
-from celery_resilience.brokers.held import Holder, Leases
-from celery_resilience.brokers.held_qos import take_over
-from celery_resilience.brokers.lua import lua
-from celery_resilience.brokers.redis import RedisBroker
-from celery_resilience.brokers.waiting import Waiting
-from celery_resilience.envelope import Envelope
+from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.redis.broker import RedisBroker
+from celery_resilience.brokers.redis.lease_qos import take_over
+from celery_resilience.brokers.redis.leases import Holder, Leases
+from celery_resilience.brokers.redis.scheduled import Waiting
+from celery_resilience.brokers.redis.scripts import lua
+from celery_resilience.messages.envelope import Envelope
 from tests.integration.test_brokers import Result, Rig, rig
 from tests.worker import Broker
 
@@ -188,7 +188,7 @@ def places(db: redis.Redis) -> dict[str, int]:
 
 
 def commands(script: str) -> list[str]:
-    texts = lua(script) if script != "take" else lua("take", "celery_resilience.transport")
+    texts = lua(script) if script != "take" else lua("fetch", "celery_resilience.transport")
     found = set(re.findall(r'call\((?:call, )?"([A-Z]+)"', texts.replace("pcall(call,", "call(")))
     return sorted(found)
 

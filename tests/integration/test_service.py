@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from celery_resilience.deadletters import DeadLetters, ReplayResult
+from celery_resilience.operate.dead_letters import DeadLetters, ReplayResult
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker

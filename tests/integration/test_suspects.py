@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from celery_resilience.decision import Reason
+from celery_resilience.policy.decision import Reason
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker

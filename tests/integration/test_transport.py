@@ -18,13 +18,13 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience.brokers.held import Holder, Leases
-from celery_resilience.brokers.held_qos import take_over
-from celery_resilience.decision import Reason
-from celery_resilience.embedded import EmbeddedServer
-from celery_resilience.envelope import Envelope
-from celery_resilience.letter import DeadLetter
-from celery_resilience.transport import looking
+from celery_resilience.brokers.redis.lease_qos import take_over
+from celery_resilience.brokers.redis.leases import Holder, Leases
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.policy.decision import Reason
+from celery_resilience.testing.server import EmbeddedServer
+from celery_resilience.transport import fetching as looking
 from tests.servers import eventually
 from tests.worker import Broker
 

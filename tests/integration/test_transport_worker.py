@@ -20,8 +20,8 @@ import redis
 import redis.sentinel
 from celery import VERSION
 
-from celery_resilience.decision import Reason
-from celery_resilience.embedded import EmbeddedServer, leashed
+from celery_resilience.policy.decision import Reason
+from celery_resilience.testing.server import EmbeddedServer, leashed
 from tests.client import Client
 from tests.conftest import missing
 from tests.servers import eventually

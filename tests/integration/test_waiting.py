@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from celery_resilience.brokers import NotOurs
-from celery_resilience.brokers.keeper import Keeper
-from celery_resilience.brokers.redis import RedisBroker
-from celery_resilience.brokers.waiting import Waiting
-from celery_resilience.headers import HEADER
-from celery_resilience.history import History
+from celery_resilience.brokers.base import NotOurs
+from celery_resilience.brokers.redis.broker import RedisBroker
+from celery_resilience.brokers.redis.housekeeping import Keeper
+from celery_resilience.brokers.redis.scheduled import Waiting
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
 from celery_resilience.settings import Settings
 from tests.integration.test_brokers import Result, Rig, let_go, rig
 from tests.servers import eventually

@@ -38,11 +38,11 @@ from celery_resilience import (
     install,
     on,
 )
-from celery_resilience.backoff import Backoff
-from celery_resilience.deadletters import DeadLetters, Filed, Replayed
-from celery_resilience.filters import Filters
-from celery_resilience.flags import add_flags
-from celery_resilience.retries import Retries
+from celery_resilience.messages.filters import Filters
+from celery_resilience.operate.dead_letters import DeadLetters, Filed, Replayed
+from celery_resilience.operate.retries import Retries
+from celery_resilience.policy.backoff import Backoff
+from celery_resilience.worker.flags import add_flags
 
 app: Any = Celery("typed")
 

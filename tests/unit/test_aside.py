@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from celery_resilience import aside as module
-from celery_resilience.aside import Aside
+from celery_resilience.worker import background as module
+from celery_resilience.worker.background import Aside
 
 
 class Loop:

@@ -13,7 +13,7 @@ from celery import Celery, Task, _state
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience import ResilientTask, TransientError, classify, install
-from celery_resilience.coroutine import refuse_async_bodies
+from celery_resilience.task.async_body import refuse_async_bodies
 
 
 @pytest.fixture(autouse=True)

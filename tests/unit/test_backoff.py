@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_resilience.backoff import Backoff
+from celery_resilience.policy.backoff import Backoff
 
 seconds = st.floats(0, 1e6)
 proportions = st.floats(0.001, 1.0)

@@ -14,9 +14,9 @@ from celery import Celery, _state
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_resilience import Discard, Policy, ResilientTask, TransientError, install, on
-from celery_resilience.decision import Drop, GiveUp, RetryLater
 from celery_resilience.errors import BodyExited
-from celery_resilience.ruling import Running, running
+from celery_resilience.policy.decision import Drop, GiveUp, RetryLater
+from celery_resilience.task.decide import Running, running
 
 
 @pytest.fixture(autouse=True)

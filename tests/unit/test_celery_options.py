@@ -12,11 +12,11 @@ from celery.utils.time import get_exponential_backoff_interval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_resilience.celery_options import policy_from_celery_options
-from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.classify.verdict import Kind, Verdict
 from celery_resilience.errors import PermanentError, Snooze, TransientError
-from celery_resilience.policy import Policy
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.policy.celery_options import policy_from_celery_options
+from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.policy.policy import Policy
 
 
 class Timeout(Exception):

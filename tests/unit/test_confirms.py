@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from amqp.basic_message import Message
 
-from celery_resilience.brokers import Unroutable
-from celery_resilience.brokers.confirms import Confirms
-from celery_resilience.envelope import Envelope
+from celery_resilience.brokers.base import Unroutable
+from celery_resilience.brokers.rabbitmq.publisher import Confirms
+from celery_resilience.messages.envelope import Envelope
 
 
 class Channel:

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_resilience import Policy, RetryContext, TransientError, install
-from celery_resilience.context import LIMIT, levels_of
-from celery_resilience.context_key import refuse_stores_without_keys
-from celery_resilience.history import History
-from celery_resilience.ruling import Running, running
+from celery_resilience.messages.context import LIMIT, levels_of
+from celery_resilience.messages.history import History
+from celery_resilience.task.context_store import refuse_stores_without_keys
+from celery_resilience.task.decide import Running, running
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),

@@ -13,12 +13,12 @@ from celery import Celery, Task, _state
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience import Policy, ResilientTask, install
-from celery_resilience.banner import add_to_banner
-from celery_resilience.cli.explanation import of_task
-from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
-from celery_resilience.guard import _no_such_task
+from celery_resilience.operate.explain import of_task
 from celery_resilience.settings import Settings
-from celery_resilience.worker_transport import WorkerTransport
+from celery_resilience.task.coverage import warn_of_early_acks, warn_of_uncovered
+from celery_resilience.worker.banner import add_to_banner
+from celery_resilience.worker.transport import WorkerTransport
+from celery_resilience.worker.unprocessable import _no_such_task
 from tests.unit.test_explain import explain
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from celery_resilience.brokers.held import LEASE, RENEW
-from celery_resilience.deadlines import DEADLINES
-from celery_resilience.mover import DOUBTED
+from celery_resilience.brokers.redis.leases import LEASE, RENEW
+from celery_resilience.worker.deadlines import DEADLINES
+from celery_resilience.worker.lease import DOUBTED
 from tests.faults.row import rows
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.compression import compress
 
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.filters import Filters, argument, moment, seconds
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.filters import Filters, argument, moment, seconds
+from celery_resilience.policy.decision import Reason
 
 NOW = 1_800_000_000.0
 

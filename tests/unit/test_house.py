@@ -22,23 +22,14 @@ PACKAGE = ROOT / "celery_resilience"
 
 #: A module imports its own floor or a lower one. Floor 1 imports the standard library alone.
 FLOORS = {
-    1: "errors foreign verdict decision backoff policy default_policy rules user_code "
-    "celery_options schedule classify*",
-    2: "changed "
-    "context envelope facts headers history identity letter outcome policy_file redact settings",
-    3: "brokers* internals transport* missing",
-    4: "options reporting telling asking body comeback attach "
-    "banner covered "
-    "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
-    "memory policies results ruling moves settle signals successors switch mover holding guard "
-    "redelivery revoking "
-    "jobs peers poison origin pause rejection revocation leaving aside result_store "
-    "deadlines worker_transport",
-    5: "app_info burial deadletters diagnosis doctor* drop embedded archive filed filters groups "
-    "ids replay retries waiting_retry journal metrics notify report tune",
-    6: "__init__ bootsteps flags cli* testing install demo*",
+    1: "errors classify* policy policy.[!t]*",
+    2: "messages* settings policy.toml",
+    3: "brokers* transport* worker.internals",
+    4: "task* worker worker.[!f]*",
+    5: "operate operate.[!e]* testing*",
+    6: "__init__ worker.flags operate.explain cli* install demo*",
 }
-LONGEST_MODULE = 320
+LONGEST_MODULE = 324
 
 
 def name_of(path: Path) -> str:

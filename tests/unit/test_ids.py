@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_resilience.ids import AmbiguousId, NoSuchId, length_shown, meant, shortened
+from celery_resilience.operate.ids import AmbiguousId, NoSuchId, length_shown, meant, shortened
 
 THINGS = ["aaaa1", "aaaa2", "bbbb1", "bbbb1", "bbbb11"]
 

@@ -13,8 +13,8 @@ from celery import Celery, Task, _state, shared_task
 from celery.signals import worker_ready
 
 from celery_resilience import Policy, ResilientTask, install, on
-from celery_resilience.default_policy import UNSTATED
-from celery_resilience.request import ResilientRequest
+from celery_resilience.policy.default import UNSTATED
+from celery_resilience.worker.request import ResilientRequest
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +257,7 @@ def test_a_request_class_of_the_users_own_is_mixed_with_ours(app: Celery) -> Non
     @app.task(Request=Own)
     def plain() -> None: ...
 
-    from celery_resilience.attach import _with_ours
+    from celery_resilience.worker.attach import _with_ours
 
     mixed = _with_ours(plain.Request)
     assert issubclass(mixed, Own)

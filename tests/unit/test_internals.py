@@ -21,8 +21,8 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker.consumer.consumer import Consumer
 
 import celery_resilience
-from celery_resilience.consumer import ResilientConsumer
-from celery_resilience.internals import SILENT, Internal, changes, refuse_changed_internals
+from celery_resilience.worker.bootstep import ResilientConsumer
+from celery_resilience.worker.internals import SILENT, Internal, changes, refuse_changed_internals
 from tests.unit.internals import ALL
 
 PACKAGE = Path(celery_resilience.__file__).parent
@@ -69,7 +69,7 @@ def test_worker_refuses_to_start_where_messages_would_be_lost(
     with pytest.raises(ImproperlyConfigured) as refused:
         refuse_changed_internals(consumer())
     said = str(refused.value)
-    assert f"Consumer has no {name} (guard.py relies on it)" in said
+    assert f"Consumer has no {name} (worker/unprocessable.py relies on it)" in said
     assert "malformed and unknown messages would be dropped" in said
     assert "install an older one, or a newer celery_resilience; with --no-resilience" in said
 
@@ -94,15 +94,22 @@ def test_worker_warns_where_a_task_may_run_twice(
     with caplog.at_level(logging.WARNING, "celery_resilience"):
         refuse_changed_internals(consumer())
     (record,) = caplog.records
-    assert "billiard.common has no _shutdown_cleanup (foreign.py relies on it)" in record.message
+    assert (
+        "billiard.common has no _shutdown_cleanup (classify/foreign.py relies on it)"
+        in record.message
+    )
 
 
 def test_module_that_no_worker_has_loaded_is_not_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "celery_resilience.internals.SILENT",
-        (Internal("celery.contrib.not_there:x", "y", "guard.py", "nothing", refuse=True),),
+        "celery_resilience.worker.internals.SILENT",
+        (
+            Internal(
+                "celery.contrib.not_there:x", "y", "worker/unprocessable.py", "nothing", refuse=True
+            ),
+        ),
     )
     refuse_changed_internals(consumer())
 
@@ -169,13 +176,13 @@ FOREIGN_NAMES = {
 }
 #: What looks like somebody else's and is not: ours, the standard library's, an error tracker's.
 OURS = {
-    "asking.py": {"_nr_ignored"},  # what New Relic looks for
-    "brokers/channels.py": {"_sock"},  # gevent's socket
-    "brokers/held_qos.py": {"take"},  # on messages that our holder has
-    "changed.py": {"_getframe"},
-    "coroutine.py": {"_get_running_loop"},
+    "task/requested_retry.py": {"_nr_ignored"},  # what New Relic looks for
+    "brokers/rabbitmq/pyamqp.py": {"_sock"},  # gevent's socket
+    "brokers/redis/lease_qos.py": {"take"},  # on messages that our holder has
+    "messages/changed.py": {"_getframe"},
+    "task/async_body.py": {"_get_running_loop"},
     "install.py": {"_getframe"},
-    "suspect.py": {"_suspected"},
+    "worker/redelivery.py": {"_suspected"},
 }
 _BY_NAME = {"getattr", "hasattr", "setattr", "delattr", "getattr_static"}
 
@@ -258,7 +265,7 @@ def test_everything_private_that_a_file_touches_is_on_the_list(file: str) -> Non
     ],
 )
 def test_private_name_that_is_not_listed_is_noticed(code: str) -> None:
-    assert len(unlisted("pause.py", ast.parse(code))) == 1
+    assert len(unlisted("worker/pause.py", ast.parse(code))) == 1
 
 
 def test_no_exception_is_left_over() -> None:
@@ -327,5 +334,9 @@ def test_every_file_that_reads_frames_says_of_what() -> None:
             if isinstance(node, ast.Attribute)
             and node.attr in ("f_locals", "co_freevars", "co_name")
         }
-        if reads and file not in ("internals.py", "user_code.py", "facts.py"):
+        if reads and file not in (
+            "worker/internals.py",
+            "policy/callables.py",
+            "messages/error_record.py",
+        ):
             assert file in LISTED, f"{file} reads {reads}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from amqp.transport import TCPTransport
 
-from celery_resilience.brokers.greenlets import keep_deadline
+from celery_resilience.brokers.rabbitmq.greenlets import keep_deadline
 from celery_resilience.brokers.within import within
 
 FRAME = struct.pack(">BHI", 3, 1, 6) + b"sixty!" + b"\xce"

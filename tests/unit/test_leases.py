@@ -12,7 +12,7 @@ import fakeredis
 import pytest
 import redis
 
-from celery_resilience.brokers.held import Holder, Leases, plain_client
+from celery_resilience.brokers.redis.leases import Holder, Leases, plain_client
 
 
 class Client(fakeredis.FakeRedis):

@@ -14,8 +14,8 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from kombu import Queue
 
-from celery_resilience import leaving
-from celery_resilience.guard import Guard
+from celery_resilience.worker import shutdown as leaving
+from celery_resilience.worker.unprocessable import Guard
 
 QUEUES = {"shop": Queue("shop"), "bcast.1": Queue("bcast.1", auto_delete=True)}
 APP = SimpleNamespace(amqp=SimpleNamespace(queues=QUEUES))
@@ -126,11 +126,11 @@ def test_failure_in_a_cold_shutdown_that_nobody_has_decided_about_goes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Celery's signal handler may raise into any greenlet, and Celery acknowledges that."""
-    from celery_resilience.request import ResilientRequest
+    from celery_resilience.worker.request import ResilientRequest
 
     back: list[Any] = []
     monkeypatch.setattr(
-        "celery_resilience.request.remember_killed", lambda one, by: back.append(one)
+        "celery_resilience.worker.request.remember_killed", lambda one, by: back.append(one)
     )
     monkeypatch.setattr(state, "should_terminate", 1)
     settler = SimpleNamespace(

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from kombu.compression import compress
 from kombu.serialization import dumps
 
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.facts import ErrorFacts
-from celery_resilience.headers import DUE, HEADER
-from celery_resilience.history import Attempt, History
-from celery_resilience.letter import DeadLetter, written_anew
+from celery_resilience.messages.dead_letter import DeadLetter, written_anew
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.headers import DUE, HEADER
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.policy.decision import Reason
 
 seconds = st.floats(0, 1e10, allow_nan=False)
 short = st.text(max_size=60)

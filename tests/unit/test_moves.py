@@ -8,9 +8,9 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_resilience.brokers import Done, Received, Unroutable
-from celery_resilience.envelope import Envelope
-from celery_resilience.moves import Move, Moves
+from celery_resilience.brokers.base import Done, Received, Unroutable
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.worker.pending import Move, Moves
 
 ENVELOPE = Envelope(b"", None, None, {})
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from kombu import Queue
 
-from celery_resilience.brokers import Received
+from celery_resilience.brokers.base import Received
 from celery_resilience.brokers.ownership import Ownership, after_script, on_rabbitmq, on_redis
-from celery_resilience.brokers.queues import DELETED
-from celery_resilience.envelope import Envelope
-from celery_resilience.origin import received_by
+from celery_resilience.brokers.rabbitmq.queues import DELETED
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.worker.source_queue import received_by
 
 #: Those that somebody else has, or will have: no copy is written.
 OTHERS = {Ownership.PUT_BACK, Ownership.REDELIVERED}

@@ -14,14 +14,10 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from celery_resilience import Policy, ResilientTask
-from celery_resilience.decision import GiveUp, Reason, RetryLater
-from celery_resilience.history import Attempt, History
-from celery_resilience.parent import (
-    came_before,
-    decide_here,
-    decide_put_back,
-)
-from celery_resilience.result_store import success_is_stored
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.policy.decision import GiveUp, Reason, RetryLater
+from celery_resilience.worker.decide import came_before, decide_here, decide_put_back
+from celery_resilience.worker.result_store import success_is_stored
 
 #: Its retries would be later than what expires in a minute.
 LATE = Policy(max_retries=5, backoff=600, jitter="none")

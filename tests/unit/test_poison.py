@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from celery_resilience import peers, poison
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import HEADER
-from celery_resilience.history import History
-from celery_resilience.peers import Answer, Found
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
+from celery_resilience.worker import peers, poison
+from celery_resilience.worker.peers import Answer, Found
 
 
 class Settler:

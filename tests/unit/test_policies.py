@@ -20,9 +20,9 @@ from celery.exceptions import ImproperlyConfigured
 from click.testing import CliRunner
 
 from celery_resilience import Policy, ResilientTask, install
-from celery_resilience.flags import _flags
-from celery_resilience.policies import apply_policies, policies_of
 from celery_resilience.settings import Settings
+from celery_resilience.task.policies import apply_policies, policies_of
+from celery_resilience.worker.flags import _flags
 from tests.worker import ROOT
 
 FILE = '[policies.file]\nmax_retries = 11\n[tasks]\n"shop.fetch" = "file"\n'

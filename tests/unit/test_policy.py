@@ -15,8 +15,7 @@ from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_resilience.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
-from celery_resilience.default_policy import UNSTATED
+from celery_resilience.classify.verdict import Kind, Verdict
 from celery_resilience.errors import (
     Discard,
     PermanentError,
@@ -24,9 +23,10 @@ from celery_resilience.errors import (
     Snooze,
     TransientError,
 )
-from celery_resilience.policy import DEFAULT, Policy, on
-from celery_resilience.rules import Rule
-from celery_resilience.verdict import Kind, Verdict
+from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.policy.default import UNSTATED
+from celery_resilience.policy.policy import DEFAULT, Policy, on
+from celery_resilience.policy.rules import Rule
 
 
 class Timeout(Exception):

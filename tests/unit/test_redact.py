@@ -11,11 +11,11 @@ from celery.utils.saferepr import saferepr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_resilience.decision import Reason
-from celery_resilience.envelope import Envelope
-from celery_resilience.facts import ErrorFacts
-from celery_resilience.letter import DeadLetter
-from celery_resilience.redact import FAILED, MASK, Redactor, printable
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.redact import FAILED, MASK, Redactor, printable
+from celery_resilience.policy.decision import Reason
 from celery_resilience.settings import Settings
 
 redact = Redactor(["token", "card", "api-key"])

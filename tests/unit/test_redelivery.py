@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from celery.worker import state
 
-from celery_resilience import suspect
-from celery_resilience.brokers import NotOurs, Received
-from celery_resilience.brokers.channels import _closes
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import HEADER
-from celery_resilience.history import Attempt, History
-from celery_resilience.moves import Move
-from celery_resilience.peers import Answer, name_of
-from celery_resilience.redelivery import InHand
+from celery_resilience.brokers.base import NotOurs, Received
+from celery_resilience.brokers.rabbitmq.pyamqp import _closes
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.worker import redelivery as suspect
+from celery_resilience.worker.lost_connection import InHand
+from celery_resilience.worker.peers import Answer, name_of
+from celery_resilience.worker.pending import Move
 
 
 class Message(SimpleNamespace):
@@ -183,7 +183,7 @@ def test_another_attempt_is_another(lost: tuple[Any, Any, Any], other: Any, ours
 def test_what_had_not_begun_is_suspected_of_nothing(
     lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from celery_resilience.suspect import _was_redelivered
+    from celery_resilience.worker.redelivery import _was_redelivered
 
     hand, _, consumer = lost
     waits = Request(_message=message("waits"), time_start=None)
@@ -202,7 +202,7 @@ def test_what_is_no_task_has_no_name(headers: Any) -> None:
 
 
 def test_moves_keep_what_came_to_nothing() -> None:
-    from celery_resilience.moves import Moves as RealMoves
+    from celery_resilience.worker.pending import Moves as RealMoves
 
     moves = RealMoves(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
     answers: list[Any] = [NotOurs("its channel is closed"), None]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import HEADER
-from celery_resilience.history import History
-from celery_resilience.letter import DeadLetter
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
 from tests.fixtures import RELEASES, dumps, messages_of, recorded
 from tests.fixtures.record import BROKERS
 

@@ -20,7 +20,7 @@ from celery_resilience import (
     install,
     on,
 )
-from celery_resilience.switch import switch_off
+from celery_resilience.task.disabled import switch_off
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,12 @@ import pytest
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_resilience.headers import HEADER
-from celery_resilience.revocation import _note_in_backend, hear_revocations, recall_revocation
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.worker.revocation import (
+    _note_in_backend,
+    hear_revocations,
+    recall_revocation,
+)
 
 WAITED = {"x-death": [{}], HEADER: "{}"}
 

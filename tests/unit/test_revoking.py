@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from celery_resilience import revocation, revoking
-from celery_resilience.envelope import Envelope
-from celery_resilience.revocation import _fetch
-from celery_resilience.revoking import drop_scheduled
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.worker import revocation
+from celery_resilience.worker import revoked_retries as revoking
+from celery_resilience.worker.revocation import _fetch
+from celery_resilience.worker.revoked_retries import drop_scheduled
 
 
 class Backend:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import celery_resilience
-from celery_resilience.brokers.rights import COMMANDS, acl
+from celery_resilience.brokers.redis.rights import COMMANDS, acl
 
 SCRIPTS = sorted(Path(celery_resilience.__file__).parent.rglob("*.lua"))
 

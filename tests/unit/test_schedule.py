@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_resilience.backoff import Backoff
-from celery_resilience.default_policy import UNSTATED
-from celery_resilience.policy import DEFAULT, Policy, on
-from celery_resilience.schedule import Horizon, peak_rate, schedule
+from celery_resilience.policy.backoff import Backoff
+from celery_resilience.policy.default import UNSTATED
+from celery_resilience.policy.policy import DEFAULT, Policy, on
+from celery_resilience.policy.schedule import Horizon, peak_rate, schedule
 
 
 def simulated_peaks(backoff: Backoff, retries: int, tasks: int) -> list[float]:

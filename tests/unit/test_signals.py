@@ -10,7 +10,7 @@ from celery.signals import before_task_publish
 
 from celery_resilience import install
 from celery_resilience.settings import Settings
-from celery_resilience.signals import warn_of_the_brokers_clock
+from celery_resilience.worker.expiration import warn_of_the_brokers_clock
 
 
 def sent(

@@ -12,10 +12,10 @@ import pytest
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
-from celery_resilience import suspect
-from celery_resilience.envelope import Envelope
-from celery_resilience.headers import HEADER
-from celery_resilience.history import History
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
+from celery_resilience.worker import redelivery as suspect
 
 
 class Settler:

@@ -12,8 +12,15 @@ from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience.transport import SecureTransport, SentinelTransport, Transport, wakeup
-from celery_resilience.transport.wakeup import Wakeup
+from celery_resilience.transport import (
+    SecureTransport,
+    SentinelTransport,
+    Transport,
+)
+from celery_resilience.transport import (
+    notifications as wakeup,
+)
+from celery_resilience.transport.notifications import Wakeup
 
 
 @pytest.mark.parametrize(

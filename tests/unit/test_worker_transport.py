@@ -15,12 +15,12 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 from kombu.transport.pyamqp import Transport as Amqp
 
-from celery_resilience import worker_transport
-from celery_resilience.banner import _kind
 from celery_resilience.settings import Settings
 from celery_resilience.transport import SentinelTransport, Transport
 from celery_resilience.transport.selection import lets_ours_take, patched
-from celery_resilience.worker_transport import WorkerTransport
+from celery_resilience.worker import transport as worker_transport
+from celery_resilience.worker.banner import _kind
+from celery_resilience.worker.transport import WorkerTransport
 
 THEIRS: Any = kombu_redis
 URLS = [

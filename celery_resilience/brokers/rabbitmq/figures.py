@@ -1,0 +1,47 @@
+"""RabbitMQ: how many messages a queue has, and whether these are all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_resilience.brokers.base import Figures
+from celery_resilience.brokers.rabbitmq.queues import leave
+
+__all__ = ["figures"]
+
+#: How RabbitMQ says that a queue is there, and can't be asked.
+_HOME_NODE = "home node"
+
+
+class _Away(Exception):
+    """The queue is there, and can't be asked."""
+
+
+def figures(connection: Any, queue: str, mark: str) -> Figures:
+    """What RabbitMQ says of *queue*: it counts what somebody holds for nobody, be it to look at,
+    which whoever consumes the queue *mark* does, or to run."""
+    try:
+        # In this order: who gives all back has put it there before he takes his mark away.
+        looking = _asked(connection, mark)[1]
+        messages, consumers = _asked(connection, queue)
+    except _Away:
+        return Figures(0, "its node is down")
+    if looking:
+        return Figures(messages, "somebody is looking at letters there")
+    return Figures(messages, "somebody consumes from it" if consumers else "")
+
+
+def _asked(connection: Any, queue: str) -> tuple[int, int]:
+    """How many messages and consumers *queue* has, none of both if there is no such queue."""
+    channel = connection.channel()
+    try:
+        answer = channel.queue_declare(queue, passive=True)
+    except channel.connection.channel_errors as exc:
+        leave(channel)
+        if getattr(exc, "reply_code", None) != 404:
+            raise
+        if _HOME_NODE in str(exc):
+            raise _Away from exc
+        return 0, 0
+    channel.close()
+    return int(answer.message_count), int(answer.consumer_count)

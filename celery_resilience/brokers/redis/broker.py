@@ -1,0 +1,306 @@
+"""Redis and Valkey, through kombu's own transport: every move is one script.
+
+The lists that messages lie in are kombu's, one per queue and priority step. The client follows
+the connection's own settings (Sentinel, TLS, credentials), the keys its ``global_keyprefix``.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import virtual
+from kombu.utils.json import dumps
+
+from celery_resilience.brokers.base import Done, Figures, Found, NotOurs, Received
+from celery_resilience.brokers.connections import pool_of
+from celery_resilience.brokers.ownership import after_script, on_redis
+from celery_resilience.brokers.redis.browse import read_on
+from celery_resilience.brokers.redis.housekeeping import Keeper
+from celery_resilience.brokers.redis.lease_qos import take_over
+from celery_resilience.brokers.redis.leases import Holder, Leases, plain_client
+from celery_resilience.brokers.redis.rights import refused
+from celery_resilience.brokers.redis.scheduled import Original, Waiting, WaitingFound, read
+from celery_resilience.brokers.redis.scripts import KEYS, lua
+from celery_resilience.errors import BrokerError
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import compact
+from celery_resilience.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+__all__ = ["RedisBroker"]
+
+logger = logging.getLogger("celery_resilience")
+
+
+class RedisBroker:
+    """A :class:`~celery_resilience.brokers.base.Broker` on Redis."""
+
+    def __init__(self, connection: Any, settings: Settings | None = None) -> None:
+        channel = connection.default_channel
+        self._pool = pool_of(channel)
+        self._client: Redis = plain_client(channel, self._pool, single=True)
+        self._channel = channel
+        self._settings = settings or Settings()
+        self._prefix: str = channel.global_keyprefix or ""
+        #: How many messages this has released from each list.
+        self._released: Counter[str] = Counter()
+        self._letter_queues = f"{self._prefix}{KEYS}dead_letter_queues"
+        self._remembered: set[str] = set()
+        self._settle = self._client.register_script(lua("move_unacked"))
+        self._release = self._client.register_script(lua("republish"))
+        self._note = self._client.register_script(lua("record_start"))
+        self.waiting = Waiting(self._client, self._prefix, channel.sep, channel.priority_steps)
+        self.leases = Leases(self._client, self._prefix)
+        self._keeper: Keeper | None = None
+        _use_one_client(channel)
+
+    def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
+        queue = received.envelope.queue
+        if delay <= 0 or self._settings.hold_retries == "worker":
+            self._move(received, copy.due_in(delay), queue, done)
+            return
+        copy = copy.due(None)  # what the broker holds, no worker holds again
+        payload, place = self._payload(copy, queue), self._list(queue, copy)
+
+        def wait(original: Original) -> int:
+            answer = self.waiting.hold(original, payload, place, delay)
+            if self._keeper is not None:
+                self._keeper.expect(delay)
+            return answer
+
+        self._carry_out(received, wait, done)
+
+    def bury(
+        self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
+    ) -> None:
+        self.remember_letters(queue)
+        self._move(received, letter, queue, done)
+
+    def _move(self, received: Received, copy: Envelope, queue: str, done: Done) -> None:
+        payload, to = self._payload(copy, queue), self._key(queue, copy)
+
+        def settle(original: Original) -> int:
+            keys = [*original.held, to, original.takes, original.written]
+            gone = "0" if original.is_there else "1"
+            args = [original.tag, payload, gone, original.worker, original.number]
+            return int(self._settle(keys=keys, args=args))
+
+        self._carry_out(received, settle, done)
+
+    def _carry_out(self, received: Received, move: Callable[[Original], int], done: Done) -> None:
+        whose = on_redis(received)
+        try:
+            answer = move(self._original(received, whose.has_original))
+        except Exception as exc:
+            done(exc)
+            return
+        if whose.has_original:
+            whose = after_script(answer)
+            _forget(received.message)
+        if not whose.is_ours:
+            received.let_go()  # locally: it must not keep its place among what this worker holds
+            done(NotOurs(whose.value))
+            return
+        if whose.is_unusual:
+            logger.warning("%s: %s; its copy is written", received.name, whose.value)
+        done(None)
+
+    def _original(self, received: Received, is_there: bool = True) -> Original:
+        """The message *received*, as the scripts look for it."""
+        channel, message = received.message.channel, received.message
+        holder = getattr(channel, "holder", None)
+        held = channel.unacked_key if holder is None else holder.key
+        return Original(
+            held=(self._prefix + held, self._prefix + channel.unacked_index_key),
+            takes=f"{self._prefix}{KEYS}takes",
+            tag=message.delivery_tag,
+            worker="" if holder is None else holder.id,
+            number=getattr(message, "take", ""),
+            is_there=is_there,
+            written=f"{self._prefix}{KEYS}written:{message.delivery_tag}",
+        )
+
+    def flush(self, timeout: float) -> None:
+        """Nothing is ever under way: a script is over when it returns."""
+
+    def count(self, queue: str) -> int:
+        pipe = self._client.pipeline(transaction=False)
+        for key in self._keys(queue):
+            pipe.llen(key)
+        return sum(pipe.execute())
+
+    def figures(self, queue: str) -> Figures:
+        return Figures(self.count(queue))
+
+    def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
+        for key in self._keys(queue):
+            #: Hashes of those that were read: of the messages there may be more than memory holds.
+            seen: set[int] = set()
+            offset, more = 0, True
+            while more and (limit is None or limit > 0):
+                offset, page, more = read_on(self._client, key, offset, seen)
+                released = self._released[key]
+                for payload in page[:limit]:
+                    seen.add(hash(payload))
+                    yield Found(read(payload, queue), key=(key, payload))
+                if limit is not None:
+                    limit -= len(page[:limit])
+                # What was released meanwhile has moved the rest towards the end.
+                offset -= self._released[key] - released
+
+    def release(self, found: Found, copy: Envelope, queue: str) -> None:
+        key, payload = found.key
+        if not self._release(
+            keys=[key, self._key(queue, copy), f"{self._prefix}{KEYS}none"],
+            args=[payload, self._payload(copy, queue)],
+        ):
+            raise NotOurs("somebody else has removed it meanwhile")
+        self._released[key] += 1
+
+    def remove(self, found: Found) -> None:
+        key, payload = found.key
+        # -1: from the oldest message on.
+        if not self._client.lrem(key, -1, payload):
+            raise NotOurs("somebody else has removed it meanwhile")
+        self._released[key] += 1
+
+    # Where letters lie
+
+    def remember_letters(self, queue: str) -> None:
+        """Write down that letters lie in *queue*, for whoever asks after its setting has changed.
+
+        Raises nothing: a letter does not wait for that.
+        """
+        if queue not in self._remembered:
+            with suppress(Exception):
+                self._client.sadd(self._letter_queues, queue)
+                self._remembered.add(queue)
+
+    def letter_queues(self) -> set[str]:
+        """Every queue that a letter was ever written to."""
+        names: Any = self._client.smembers(self._letter_queues)
+        return {name.decode("utf-8", "replace") for name in names}
+
+    def note_start(self, received: Received, copy: Envelope) -> bool:
+        """Write down that *received*, as *copy* tells, is started; False: it is not ours."""
+        if getattr(received.message.channel, "holder", None) is None:
+            return True  # kombu's hash has no room for that
+        if not on_redis(received).has_original:
+            return True
+        original, queue = self._original(received), received.envelope.queue
+        value = f"{self._list(queue, copy)}\n{self._payload(copy, queue)}"
+        answer = self._note(
+            keys=[original.held[0], original.takes],
+            args=[original.tag, value, original.worker, original.number],
+        )
+        return after_script(int(answer)).is_ours
+
+    # Retries that wait
+
+    def put(self, found: WaitingFound, copy: Envelope, queue: str) -> bool:
+        """Put *copy* into *queue*, then remove what was *found* waiting; False: it was gone."""
+        return self.waiting.put(found, self._payload(copy, queue), self._list(queue, copy))
+
+    def take_scheduled(
+        self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
+    ) -> Iterator[WaitingFound]:
+        """Take out what waits of the tasks with these *ids*, and what is *wanted*: of several who
+        do so each gets others. For another thread than the worker's."""
+        waiting = self._waiting_elsewhere()
+        for found in list(waiting.find(ids, wanted)):
+            if waiting.remove(found):
+                yield found
+
+    def schedule_again(self, found: WaitingFound) -> None:
+        """Let what was taken out wait as before; for another thread than the worker's."""
+        self._waiting_elsewhere().add(found)
+
+    def _waiting_elsewhere(self) -> Waiting:
+        channel, client = self._channel, plain_client(self._channel, self._pool)
+        return Waiting(client, self._prefix, channel.sep, channel.priority_steps)
+
+    # A worker
+
+    def holder(self) -> Holder:
+        """A holder for one worker; it outlives the connection."""
+        return Holder()
+
+    def consume_for(self, channel: Any, holder: Holder) -> bool:
+        """Let *channel*, from which nothing was read yet, hold its messages for *holder*."""
+        from redis.exceptions import NoPermissionError
+
+        try:
+            self.leases.renew(holder)
+            return take_over(channel, holder)
+        except NoPermissionError as exc:
+            letters = self._settings.dead_letter_queue
+            queues = [] if "{" in letters else [letters]
+            raise BrokerError(
+                f"Redis refuses this user {refused(self._client, self._prefix, queues)}; "
+                "docs/operating.md lists the rights that are needed"
+            ) from exc
+
+    def keeper(self, holder: Holder) -> Keeper:
+        """Who moves what is due and renews *holder*'s lease, on connections of its own."""
+        self._keeper = Keeper(self._channel, holder)
+        return self._keeper
+
+    def close(self) -> None:
+        """Give back our connections."""
+        self._pool.disconnect()
+
+    def _keys(self, queue: str) -> list[str]:
+        channel = self._channel
+        return [self._prefix + channel._q_for_pri(queue, n) for n in channel.priority_steps]
+
+    def _key(self, queue: str, copy: Envelope) -> str:
+        return self._prefix + self._list(queue, copy)
+
+    def _list(self, queue: str, copy: Envelope) -> str:
+        channel = self._channel
+        priority = channel._get_message_priority({"properties": copy.properties}, reverse=False)
+        return str(channel._q_for_pri(queue, priority))
+
+    def _payload(self, copy: Envelope, queue: str) -> str:
+        # A fresh tag: the late acknowledgement of an old holder must not delete the new one's.
+        return compact(copy.to_wire(str(uuid.uuid4()), queue), dumps)
+
+
+def _forget(message: Any) -> None:
+    """Make *message*'s acknowledgement local: the script has removed it from the broker.
+
+    The worker still acknowledges it, for that is how it counts what it holds; sent to the
+    broker, that would delete by a tag which is no longer this message's.
+    """
+    qos, tag = message.channel.qos, message.delivery_tag
+
+    def ack(multiple: bool = False) -> None:
+        virtual.QoS.ack(qos, tag)
+        message._state = "ACK"
+
+    message.ack = ack
+
+
+def _use_one_client(channel: Any) -> None:
+    """Let *channel* go on with the client it has: kombu makes a new one for every command.
+
+    That costs as much as the command itself, at every delivery and acknowledgement.
+    """
+    create = channel._create_client
+    known: dict[str, Any] = {}
+
+    def _create_client(asynchronous: bool = False) -> Any:
+        if asynchronous:  # reads on its own: BRPOP and pub/sub keep state in theirs
+            return create(asynchronous=True)
+        if known.get("pool") is not channel.pool:
+            known.update(client=create(), pool=channel.pool)
+        return known["client"]
+
+    channel._create_client = _create_client

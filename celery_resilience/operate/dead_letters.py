@@ -1,0 +1,323 @@
+"""Dead letters, looked at, replayed and dropped: what ``celery dlq`` types, from Python.
+
+::
+
+    with DeadLetters(app) as letters:
+        for filed in letters.list(limit=20):
+            print(filed.name, filed.letter.task, filed.letter.reason)
+        for replayed in letters.replay("4f3a9c01b2d4"):
+            print(replayed.result, replayed.why)
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
+from types import TracebackType
+from typing import Any, Literal, Union
+
+from celery_resilience.brokers.base import Broker, Found
+from celery_resilience.brokers.connect import TIMEOUT, NoAnswer, Reached, Unreachable
+from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.filters import Filters
+from celery_resilience.operate.app_info import (
+    known_queues,
+    letter_queues,
+    load_tasks,
+    parameters_of,
+)
+from celery_resilience.operate.drop import Drop, Dropped, DropResult
+from celery_resilience.operate.filed import Filed, Tally, named, registered
+from celery_resilience.operate.groups import Group, grouped
+from celery_resilience.operate.ids import AmbiguousId, Names, NoSuchId, meant
+from celery_resilience.operate.replay import Replay, Replayed, ReplayResult
+from celery_resilience.settings import Settings, queue_name
+
+__all__ = [
+    "AmbiguousId",
+    "DeadLetters",
+    "DropResult",
+    "Dropped",
+    "Filed",
+    "NoAnswer",
+    "NoSuchId",
+    "ReplayResult",
+    "Replayed",
+    "Tally",
+    "Unreachable",
+    "known_queues",
+    "load_tasks",
+    "parameters_of",
+]
+
+#: How many letters are held in memory while they are replayed.
+_BATCH = 100
+#: How long somebody else's look is waited for, and how often it is asked after, in seconds.
+_PATIENCE, _AGAIN = 2.0, 0.1
+_EVERY = Filters()
+
+#: An id, ids, or ``"all"``.
+Meant = Union[str, Iterable[str], Literal["all"]]  # noqa: UP007
+
+
+class DeadLetters:
+    """The dead letters of a Celery *app*, in the broker's own queues.
+
+    Looking takes nothing out: no letter is removed, reordered or delayed. On RabbitMQ a letter
+    that is being looked at is invisible to others until the iteration is over or its process has
+    died, so finish one iteration before the next begins, and don't keep one open.
+
+    *dead_letter_queue* takes the place of all that settings, tasks and rules name; *queues* are
+    what ``{queue}`` stands for, by default every queue that the app knows. With *all_queues* those
+    that letters were ever written to belong to them as well, where the broker can tell (Redis).
+
+    Each answer of the broker may take *timeout* seconds; then NoAnswer is raised.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        queues: Iterable[str] | None = None,
+        dead_letter_queue: str | None = None,
+        timeout: float = TIMEOUT,
+        *,
+        all_queues: bool = False,
+    ) -> None:
+        self._app = app
+        self.settings = Settings.of(app)
+        self._work_queues = None if queues is None else tuple(queues)
+        self._own = dead_letter_queue and queue_name(dead_letter_queue, "--dead-letter-queue")
+        self._all_queues = all_queues
+        self._queues: tuple[str, ...] | None = None
+        self._problem = ""
+        self._reached = Reached(app, timeout)
+        self._parameters = parameters_of(app)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Every dead-letter queue that the setting, a task or a rule names."""
+        if self._queues is None:
+            load_tasks(self._app)
+            work_queues = self._work_queues or tuple(known_queues(self._app))
+            if self._own:
+                found = {self._own.replace("{queue}", queue) for queue in work_queues or ("",)}
+            else:
+                found, self._problem = letter_queues(self._app, self.settings, work_queues)
+            if self._all_queues:
+                with self._reached.turn() as broker:
+                    found |= registered(broker)
+            self._queues = tuple(sorted(found))
+        return self._queues
+
+    @property
+    def problem(self) -> str:
+        """Why not every queue is known that letters may lie in; empty where that is so."""
+        return self._problem if self.queues else ""
+
+    def count(self) -> dict[str, int]:
+        """How many letters lie in each dead-letter queue for everybody to see."""
+        queues = self.queues
+        with self._reached.turn() as broker:
+            return {queue: broker.count(queue) for queue in queues}
+
+    def tally(self, patience: float | None = None) -> list[Tally]:
+        """The same, with what is not known: RabbitMQ does not count what somebody is looking at.
+
+        That is over soon, and is waited for, *patience* seconds at most, by default 2.
+        """
+        wait = _PATIENCE if patience is None else patience
+        queues, until = self.queues, time.monotonic() + wait
+        with self._reached.turn() as broker:
+            tallies = {queue: broker.figures(queue) for queue in queues}
+            while time.monotonic() < until:
+                busy = [queue for queue, figures in tallies.items() if figures.unknown]
+                if not busy:
+                    break
+                time.sleep(_AGAIN)
+                tallies.update({queue: broker.figures(queue) for queue in busy})
+        return [Tally(queue, one.messages, one.unknown) for queue, one in tallies.items()]
+
+    def elsewhere(self) -> dict[str, int]:
+        """How many letters lie in queues that no setting names any more, as far as the broker can
+        tell: Redis remembers them, of RabbitMQ only the default one is asked."""
+        queues = set(self.queues)
+        if self._own or self._all_queues:
+            return {}
+        with self._reached.turn() as broker:
+            counts = {queue: broker.count(queue) for queue in sorted(registered(broker) - queues)}
+        return {queue: number for queue, number in counts.items() if number}
+
+    def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[Filed]:
+        """The first *limit* letters that *filters* accept, the oldest of each queue first."""
+        queues = self.queues
+        with self._reached.turn() as broker:
+            looked = (filed for _, filed in self._look(broker, queues))
+            accepted = (filed for filed in looked if self._accept(filters, filed.letter))
+            yield from itertools.islice(accepted, limit)
+
+    def groups(self, filters: Filters = _EVERY) -> Sequence[Group]:
+        """The letters that *filters* accept by their causes, the largest group first."""
+        return grouped(filed.letter for filed in self.list(filters=filters))
+
+    def find(self, letter_id: str) -> Filed:
+        """The letter with this id, or the newest of the task with this id, or the only one whose
+        id, or whose task's, begins so."""
+        (filed,) = self.find_all([letter_id])
+        return filed
+
+    def find_all(self, ids: Iterable[str]) -> Sequence[Filed]:
+        """The letters with these ids, in their order; raises NoSuchId if one is not there."""
+        queues = self.queues
+        with self._reached.turn() as broker:
+            return [filed for _, filed in self._find(broker, queues, list(ids))]
+
+    def replay(
+        self,
+        letters: Meant,
+        *,
+        filters: Filters = _EVERY,
+        limit: int | None = None,
+        to_queue: str | None = None,
+    ) -> Iterator[Replayed]:
+        """Publish the messages of *letters* (an id, ids, or ``"all"``) again, each for a new life.
+
+        Each goes to the queue that it was received from, or to *to_queue*; its letter is removed
+        when the broker has confirmed the message, so a crash in between leaves both. With
+        ``"all"``, which means those that *filters* accept, it ends with the letters that lay
+        there when it began, whatever dies meanwhile.
+        Nothing happens before the first result is asked for.
+        """
+        if to_queue is not None and to_queue in self.queues:
+            raise ValueError(f"{to_queue} is a dead-letter queue: nothing would run there")
+
+        def begin(broker: Broker, until: float) -> Callable[[Found, Filed], Replayed]:
+            replay = Replay.of(self._app, broker, self.queues, to_queue, until)
+            return lambda found, filed: replay.one(found, filed.letter, filed.queue)
+
+        return self._change(letters, filters, limit, begin, ReplayResult.PUBLISHED)
+
+    def drop(
+        self,
+        letters: Meant,
+        *,
+        filters: Filters = _EVERY,
+        limit: int | None = None,
+        because: str = "",
+    ) -> Iterator[Dropped]:
+        """Remove *letters* (an id, ids, or ``"all"``) for good: nobody can replay them any more.
+
+        *because* is for the log. With ``"all"``, which means those that *filters* accept, it ends
+        with the letters that lay there when it began.
+        Nothing happens before the first result is asked for.
+        """
+
+        def begin(broker: Broker, until: float) -> Callable[[Found, Filed], Dropped]:
+            drop = Drop(broker, until, because)
+            return lambda found, filed: drop.one(found, filed.letter, filed.queue)
+
+        return self._change(letters, filters, limit, begin, DropResult.DROPPED)
+
+    def close(self) -> None:
+        """Close the connection to the broker; it is opened again when needed."""
+        self._reached.close()
+
+    def __enter__(self) -> DeadLetters:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # One letter after the other
+
+    def _look(self, broker: Broker, queues: Iterable[str]) -> Iterator[tuple[Found, Filed]]:
+        names = Names()
+        for queue in queues:
+            for found in broker.look(queue):
+                yield found, named(DeadLetter.from_envelope(found.envelope), queue, names)
+
+    def _find(
+        self, broker: Broker, queues: Iterable[str], ids: Sequence[str]
+    ) -> Sequence[tuple[Found, Filed]]:
+        """The letters that *ids* mean, in their order; nothing is kept of the others."""
+        return meant(
+            ids,
+            self._look(broker, queues),
+            lambda one: one[1].name,
+            what="dead letter",
+            where=", ".join(queues),
+            unique=True,
+            task_of=lambda one: one[1].letter.task_id,
+            at=lambda one: one[1].letter.at,
+        )
+
+    def _accept(self, filters: Filters, letter: DeadLetter) -> bool:
+        return not filters or filters.accept(
+            letter.envelope,
+            error=letter.error.error,
+            message=letter.error.message,
+            at=letter.at,
+            reason=letter.reason,
+            groups=lambda: (letter.group, letter.fingerprint),
+            parameters=self._parameters,
+        )
+
+    def _change(
+        self,
+        letters: Meant,
+        filters: Filters,
+        limit: int | None,
+        begin: Callable[[Broker, float], Callable[[Found, Filed], Any]],
+        gone: Enum,
+    ) -> Iterator[Any]:
+        """What *begin* makes, for each of *letters*; those whose result is *gone* are no longer
+        there afterwards."""
+        queues = self.queues
+        with self._reached.turn() as broker:
+            until = time.time()
+            #: Those that stay where they are. Only numbers, for of the letters themselves there
+            #: may be more than memory holds.
+            kept: set[int] = set()
+            chosen: Iterable[tuple[Found, Filed]]
+            if letters == "all":
+                chosen = self._all(broker, queues, filters, kept)
+            else:
+                ids = [letters] if isinstance(letters, str) else list(dict.fromkeys(letters))
+                chosen, until = self._find(broker, queues, ids), float("inf")
+            change = begin(broker, until)
+            for found, filed in itertools.islice(chosen, limit):
+                changed = change(found, filed)
+                if changed.result is not gone:
+                    kept.add(hash(found.key))
+                yield changed
+
+    def _all(
+        self, broker: Broker, queues: Iterable[str], filters: Filters, kept: set[int]
+    ) -> Iterator[tuple[Found, Filed]]:
+        """As many letters of each queue as lie there now, each once, though they are removed
+        while this goes on; *kept* tells which of them are not."""
+        for queue in queues:
+            left = broker.count(queue)
+            again = True
+            # What somebody else removes meanwhile may move a letter past the place where a broker
+            # goes on reading: so once more, until nothing new is found.
+            while again and left > 0:
+                again = False
+                names, look = Names(), broker.look(queue)
+                while left > 0 and (batch := list(itertools.islice(look, _BATCH))):
+                    for found in batch:
+                        if left < 1 or hash(found.key) in kept:
+                            continue
+                        filed = named(DeadLetter.from_envelope(found.envelope), queue, names)
+                        left -= 1
+                        if not self._accept(filters, filed.letter):
+                            kept.add(hash(found.key))
+                            continue
+                        again = True
+                        yield found, filed

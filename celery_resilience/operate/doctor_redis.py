@@ -1,0 +1,115 @@
+"""What the doctor looks for in a Redis broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from celery_resilience.brokers.redis.leases import plain_client
+from celery_resilience.brokers.redis.rights import refused
+from celery_resilience.operate.diagnosis import Check, Diagnosis, Finding
+
+__all__ = ["OVERDUE", "REDIS_CHECKS"]
+
+#: What a living worker of ours would have done so long ago, none does, in seconds.
+OVERDUE = 30.0
+#: The rights on so many queues are looked at.
+_QUEUES = 20
+
+
+def rights(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Commands and keys that the broker's user is refused."""
+    from redis.exceptions import ResponseError
+
+    if diagnosis.driver != "redis":
+        return
+    client, prefix = _client(diagnosis)
+    queues = (*diagnosis.dead_letter_queues, *diagnosis.queues)[:_QUEUES]
+    try:
+        told = refused(client, prefix, queues)
+    except ResponseError as exc:
+        diagnosis.unchecked.append(f"what the user of the broker may do: {exc}")
+        return
+    if told:
+        yield Finding(
+            "rights",
+            f"Redis refuses this user: {told}",
+            "workers stop, or what they settle waits until it is allowed",
+            "ACL SETUSER with the rights that docs/operating.md lists",
+        )
+    try:
+        client.info("server")
+    except ResponseError:
+        diagnosis.notes.append(
+            "INFO is not allowed: since when the server is up is not known, so what dead workers "
+            "hold is given back some seconds later"
+        )
+
+
+def held_by_the_dead(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Messages that dead workers hold, which a living one of ours would have given back."""
+    if diagnosis.driver != "redis":
+        return
+    from redis.exceptions import ResponseError
+
+    client, _ = _client(diagnosis)
+    try:
+        client.scan(0, count=1)
+    except ResponseError as exc:
+        diagnosis.unchecked.append(f"what workers hold that no other knows of: {exc}")
+    orphans = diagnosis.retries.orphans(over=OVERDUE)
+    if orphans:
+        yield Finding(
+            "held_by_the_dead",
+            f"{sum(orphans.values()):,} messages are held by {len(orphans)} of our workers that "
+            "have died, or that no other knows of",
+            "a living worker of ours would have given them back within seconds",
+            f"start a worker of ours; or: {diagnosis.command} retries release --all",
+        )
+
+
+def without_a_lease(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Workers that run tasks of ours and do not settle what they come to."""
+    if diagnosis.driver != "redis" or not diagnosis.workers:
+        return
+    answered = [name for name, worker in diagnosis.workers.items() if worker.ours]
+    leases = diagnosis.retries.workers()
+    if leases < len(answered):
+        yield Finding(
+            "without_a_lease",
+            f"{len(answered)} workers run tasks of ours ({', '.join(answered)}), and {leases} of "
+            "them hold a lease",
+            "the others do not settle what fails there: celery_resilience came to them after they "
+            "had started, or they run with --no-resilience",
+            "call install(app) in the module that -A names, before the worker starts; restart them",
+        )
+
+
+def takes_which_way(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Which transport takes from the queues, and why it is not ours."""
+    if diagnosis.driver != "redis":
+        return
+    workers = {name: each for name, each in (diagnosis.workers or {}).items() if each.queues}
+    kombus = [name for name, each in workers.items() if each.transport == "kombu"]
+    own = sum(each.transport == "own" for each in workers.values())
+    if kombus and own:
+        diagnosis.notes.append(
+            f"{own} workers take through our own transport, {len(kombus)} through kombu's "
+            f"({', '.join(kombus)}): of a queue that both take from, those by kombu's are served "
+            "first, and the others get what these have no room for"
+        )
+    for name in kombus:
+        if workers[name].why:
+            diagnosis.notes.append(
+                f"{name} takes through kombu's transport, and loses what it is just taking when it "
+                f"is killed: {workers[name].why}"
+            )
+    yield from ()
+
+
+def _client(diagnosis: Diagnosis) -> tuple[Any, str]:
+    channel = diagnosis.reached[0].default_channel
+    return plain_client(channel, single=True), channel.global_keyprefix or ""
+
+
+REDIS_CHECKS: tuple[Check, ...] = (rights, held_by_the_dead, without_a_lease, takes_which_way)

@@ -1,0 +1,320 @@
+"""Waiting retries, looked at and moved: what ``celery retries`` types, from Python.
+
+::
+
+    with Retries(app) as retries:
+        for waiting in retries.list(limit=20):
+            print(waiting.task, waiting.left)
+        for changed in retries.run("all", filters=Filters(error="Timeout")):
+            print(changed.result, changed.why)
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Union, cast
+
+from kombu.serialization import prepare_accept_content
+
+from celery_resilience.brokers.connect import TIMEOUT, Reached
+from celery_resilience.brokers.redis.scheduled import WaitingFound
+from celery_resilience.errors import BrokerError
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.filters import Filters
+from celery_resilience.operate.dead_letters import known_queues, load_tasks, parameters_of
+from celery_resilience.operate.ids import meant
+from celery_resilience.operate.mark_failed import Burials
+from celery_resilience.operate.scheduled_retry import Changed, Result, WaitingRetry, why_unlisted
+from celery_resilience.settings import Settings
+
+if TYPE_CHECKING:
+    from celery_resilience.brokers.redis.broker import RedisBroker
+
+__all__ = ["Changed", "NotListed", "Result", "Retries", "WaitingRetry"]
+
+logger = logging.getLogger("celery_resilience")
+
+_EVERY = Filters()
+
+
+class NotListed(BrokerError):
+    """This broker can't tell which retries wait."""
+
+
+#: A task's id, ids, or ``"all"``.
+Meant = Union[str, Iterable[str]]  # noqa: UP007
+#: What is done to one waiting retry.
+_Change = Callable[["RedisBroker", WaitingFound, WaitingRetry], Changed]
+
+
+class Retries:
+    """The waiting retries of every queue in the broker of a Celery *app*.
+
+    Looking changes nothing. Every change is one step in the broker: two operators, or an operator
+    and the workers, never move the same retry twice. Each method that changes something takes an
+    id, ids, or ``"all"``, which means those that *filters* accept and that waited when it began;
+    nothing happens before the first result is asked for.
+
+    On brokers that can't tell which retries wait, each raises NotListed; where the broker does not
+    answer for *timeout* seconds, NoAnswer. A result store is not waited for longer either.
+    """
+
+    def __init__(self, app: Any, timeout: float = TIMEOUT) -> None:
+        self._app = app
+        self.settings = Settings.of(app)
+        self._timeout = timeout
+        self._reached = Reached(app, timeout)
+        self._parameters = parameters_of(app)
+
+    # Looking
+
+    def count(self) -> dict[str, int]:
+        """How many retries wait in each queue, those included in which none does."""
+        load_tasks(self._app)
+        with self._turn() as broker:
+            counts = {**dict.fromkeys(known_queues(self._app), 0), **broker.waiting.counts()}
+            return dict(sorted(counts.items()))
+
+    @property
+    def unlisted(self) -> str | None:
+        """Why this broker can't tell which retries wait; None where it can."""
+        with self._reached.turn() as broker:
+            return why_unlisted(broker)
+
+    def levels(self) -> list[tuple[float, int]]:
+        """Where RabbitMQ keeps them: how long its levels hold a message, how many are in each.
+
+        A retry passes through several; none of them tells its queue. Empty on other brokers.
+        """
+        with self._reached.turn() as broker:
+            levels = getattr(broker, "waiting_levels", None)
+            return [] if levels is None else levels()
+
+    def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[WaitingRetry]:
+        """The first *limit* that *filters* accept; in each queue those that are due first."""
+        with self._turn() as broker:
+            looked = (retry for _, retry in self._look(broker, filters))
+            yield from itertools.islice(looked, limit)
+
+    def find_all(self, ids: Iterable[str]) -> Sequence[WaitingRetry]:
+        """Those with these task ids, or the only one whose id begins so;
+        raises NoSuchId if one is not there."""
+        with self._turn() as broker:
+            return [retry for _, retry in self._find(broker, list(ids))]
+
+    # Changing
+
+    def run(
+        self, retries: Meant, *, filters: Filters = _EVERY, limit: int | None = None
+    ) -> Iterator[Changed]:
+        """Put *retries* into their queues now."""
+
+        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+            return _put(broker, found, retry, Result.RUN, found.envelope, retry.queue)
+
+        return self._change(retries, filters, limit, change)
+
+    def bury(
+        self, retries: Meant, *, filters: Filters = _EVERY, limit: int | None = None
+    ) -> Iterator[Changed]:
+        """Make dead letters of *retries*, reason ``manual``, with all their attempts; Celery is
+        told that they have failed."""
+        load_tasks(self._app)
+        burials = Burials(self._app, self._timeout)
+
+        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+            task = self._app.tasks.get(retry.task)
+            own = getattr(task, "dead_letter_queue", None)
+            queue = self.settings.queue_for(retry.queue, own)
+            letter = retry.letter.to_envelope()
+            broker.remember_letters(queue)
+            changed = _put(broker, found, retry, Result.BURIED, letter, queue)
+            if changed.result is Result.BURIED:
+                burials.announce(retry.letter)
+            return changed
+
+        return self._change(retries, filters, limit, change)
+
+    def drop(
+        self,
+        retries: Meant,
+        *,
+        filters: Filters = _EVERY,
+        limit: int | None = None,
+        because: str = "",
+    ) -> Iterator[Changed]:
+        """Remove *retries* for good: they are neither run nor kept. Celery is told that the task
+        was revoked, *because* is the reason."""
+        load_tasks(self._app)
+        burials = Burials(self._app, self._timeout)
+
+        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+            if not broker.waiting.remove(found):
+                return Changed.gone(retry)
+            logger.info(
+                "dropped the scheduled retry of %s[%s]%s", retry.task, retry.task_id,
+                because and f": {because}",
+            )  # fmt: skip
+            burials.announce_drop(retry.letter, because)
+            return Changed(retry, Result.DROPPED)
+
+        return self._change(retries, filters, limit, change)
+
+    def reschedule(
+        self,
+        retries: Meant,
+        *,
+        delay: float = 0.0,
+        spread: float = 0.0,
+        filters: Filters = _EVERY,
+        limit: int | None = None,
+        random: Random | None = None,
+    ) -> Iterator[Changed]:
+        """Let *retries* wait for *delay* seconds from now, and up to *spread* more: evenly
+        distributed over that time, so that a herd does not come back as one."""
+        if delay < 0 or spread < 0:
+            raise ValueError(f"nobody waits for the past: delay={delay:g}, spread={spread:g}")
+        chance = random or Random()
+        began: list[float] = []
+
+        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+            if not began:
+                began.append(broker.waiting.now())
+            due = began[0] + delay + chance.uniform(0.0, spread)
+            if not broker.waiting.delay(found, due):
+                return Changed.gone(retry)
+            return Changed(retry, Result.RESCHEDULED, due=due)
+
+        return self._change(retries, filters, limit, change)
+
+    def release(
+        self, retries: Meant, *, filters: Filters = _EVERY, limit: int | None = None
+    ) -> Iterator[Changed]:
+        """Give *retries* back to plain Celery: into their queues, each with the moment at which
+        it is due as its ``eta``, so that a stock worker holds it until then."""
+        accepted = prepare_accept_content(self._app.conf.accept_content) or ()
+
+        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+            try:
+                envelope = retry.released(found, accepted)
+            except ValueError as exc:
+                return Changed(retry, Result.FAILED, why=str(exc))
+            return _put(broker, found, retry, Result.RELEASED, envelope, retry.queue)
+
+        return self._change(retries, filters, limit, change)
+
+    def workers(self) -> int:
+        """How many workers of ours are alive: each moves the due retries of every queue."""
+        with self._turn() as broker:
+            return sum(left > 0 for left in broker.leases.workers().values())
+
+    def orphans(self, over: float = 0.0) -> dict[str, int]:
+        """How many messages lie with each worker of ours whose lease is *over* for so long."""
+        with self._turn() as broker:
+            return broker.leases.orphans(over)
+
+    def give_back(self) -> int:
+        """Give back what dead workers of ours hold, as any living one does by itself; how many
+        messages there were."""
+        with self._turn() as broker:
+            given = 0
+            for worker in broker.leases.orphans():
+                given += broker.leases.give_back(worker)
+                broker.leases.leave(worker, if_dead=True)
+            return given
+
+    def close(self) -> None:
+        """Close the connection to the broker; it is opened again when needed."""
+        self._reached.close()
+
+    def __enter__(self) -> Retries:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # One after the other
+
+    def _look(
+        self, broker: RedisBroker, filters: Filters
+    ) -> Iterator[tuple[WaitingFound, WaitingRetry]]:
+        now = broker.waiting.now()
+        for found in broker.waiting.look(filters.queues):
+            retry = WaitingRetry.of(found, now, self.settings.app_version)
+            if not filters or filters.accept(
+                found.envelope,
+                error=retry.letter.error.error,
+                message=retry.letter.error.message,
+                at=retry.failed_at,
+                groups=retry.groups,
+                parameters=self._parameters,
+            ):
+                yield found, retry
+
+    def _find(
+        self, broker: RedisBroker, ids: Sequence[str]
+    ) -> Sequence[tuple[WaitingFound, WaitingRetry]]:
+        found = self._look(broker, _EVERY)
+        return meant(ids, found, lambda one: one[1].task_id, what="retry", where="what waits")
+
+    def _change(
+        self, retries: Meant, filters: Filters, limit: int | None, change: _Change
+    ) -> Iterator[Changed]:
+        with self._turn() as broker:
+            #: Those that were put off: the look may come to where they wait now. Only numbers, for
+            #: of the retries themselves there may be more than memory holds.
+            put_off: set[int] = set()
+            chosen: Iterable[tuple[WaitingFound, WaitingRetry]]
+            if retries == "all":
+                chosen = self._all(broker, filters, put_off)
+            else:
+                ids = [retries] if isinstance(retries, str) else list(dict.fromkeys(retries))
+                chosen = self._find(broker, ids)
+            for found, retry in itertools.islice(chosen, limit):
+                changed = change(broker, found, retry)
+                if changed.due is not None and changed.due >= found.due:
+                    put_off.add(hash(found.key))
+                yield changed
+
+    def _all(
+        self, broker: RedisBroker, filters: Filters, put_off: set[int]
+    ) -> Iterator[tuple[WaitingFound, WaitingRetry]]:
+        """Those that wait now. What is run meanwhile may fail and wait again: it is left."""
+        began = broker.waiting.now()
+        most = sum(broker.waiting.counts().values())  # should clocks be wrong, it ends all the same
+        look = (
+            (found, retry)
+            for found, retry in self._look(broker, filters)
+            if hash(found.key) not in put_off and not retry.is_younger_than(began)
+        )
+        return itertools.islice(look, most)
+
+    @contextmanager
+    def _turn(self) -> Iterator[RedisBroker]:
+        with self._reached.turn() as broker:
+            if (why := why_unlisted(broker)) is not None:
+                raise NotListed(why)
+            yield cast("RedisBroker", broker)
+
+
+def _put(
+    broker: RedisBroker,
+    found: WaitingFound,
+    retry: WaitingRetry,
+    result: Result,
+    copy: Envelope,
+    queue: str,
+) -> Changed:
+    return (
+        Changed(retry, result, to=queue) if broker.put(found, copy, queue) else Changed.gone(retry)
+    )

@@ -1,0 +1,151 @@
+"""Celery is told what was decided: its ``TraceInfo`` stores the state and calls hooks and signals.
+
+What was decided stands, whatever the result store or a hook does meanwhile; but a hook that asks
+for another attempt is heard, when all have run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery import exceptions as _exceptions
+from celery import signals, states
+from celery.app import trace as _celerys
+from celery.exceptions import Reject
+from celery.utils.log import get_logger
+from celery.utils.serialization import get_pickleable_exception as _pickleable
+
+from celery_resilience.classify.foreign import let_through, log_raised
+from celery_resilience.errors import BodyExited, unreadable
+from celery_resilience.messages.outcome import RetryInfo
+from celery_resilience.task.decide import Discarded, Running, running, what_stands
+from celery_resilience.task.requested_retry import asked_by_raising
+
+__all__ = ["ResilientTraceInfo", "einfo_of"]
+
+logger = get_logger("celery_resilience")
+
+# The stubs describe what tasks use of these, not what makes them.
+trace: Any = _celerys
+Retry: Any = _exceptions.Retry
+get_pickleable_exception: Any = _pickleable
+
+
+class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
+    """Celery's TraceInfo, which asks the policy before it believes in a failure."""
+
+    __slots__ = ()
+    state: str
+    retval: Any
+
+    def handle_error_state(
+        self, task: Any, req: Any, eager: bool = False, call_errbacks: bool = True
+    ) -> Any:
+        attempt = running.get()
+        if attempt is not None and not eager:
+            stands = attempt.stands
+            if not attempt.told and self.retval is not stands:
+                # Nobody has decided about it yet: it was raised outside the body, or after it.
+                stands = what_stands(task, req, self.retval, attempt)
+            if isinstance(stands, Discarded):
+                stands = stands.exc
+            if stands is not None:
+                self.retval = stands
+                again = isinstance(stands, Retry)
+                self.state = states.RETRY if again else states.FAILURE  # type: ignore[misc]
+                call_errbacks = not again
+            if not attempt.told:
+                # From now on whoever asks for a retry is a hook, and heard when all have run.
+                attempt.told, attempt.req = True, req
+                attempt.asked, attempt.published = None, False
+        return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
+
+    def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> Any:
+        attempt = running.get()
+        if attempt is None or (attempt.outcome is None and isinstance(sys.exc_info()[1], Retry)):
+            return super().handle_retry(task, req, store_errors=store_errors, **kwargs)
+        retry = self.retval
+        einfo = RetryInfo(retry, sys.exc_info()[2])
+        # Before 5.7 Celery stores it though the caller ignores the result, which never comes then.
+        is_ignored = req.ignore_result and not task.store_errors_even_if_ignored
+        # The result store and the user's hook may fail; the retry was decided all the same.
+        if store_errors and not is_ignored:
+            _guarded(
+                "the result backend",
+                lambda: task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req),
+            )
+        try:
+            task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo)
+        except BaseException as exc:
+            _hear(exc, task, req, attempt)
+        signals.task_retry.send(sender=task, request=req, reason=retry, einfo=einfo)
+        return einfo
+
+    def handle_failure(
+        self, task: Any, req: Any, store_errors: bool = True, call_errbacks: bool = True
+    ) -> Any:
+        attempt = running.get()
+        if attempt is None or attempt.outcome is None:
+            return super().handle_failure(
+                task, req, store_errors=store_errors, call_errbacks=call_errbacks
+            )
+        try:
+            return super().handle_failure(
+                task, req, store_errors=store_errors, call_errbacks=call_errbacks
+            )
+        except BaseException as problem:
+            _hear(problem, task, req, attempt)
+            if _is_in(problem, "store_result"):
+                attempt.outcome = replace(attempt.outcome, untold=True)
+            return einfo_of(self.retval)
+
+
+def _hear(exc: BaseException, task: Any, req: Any, attempt: Running) -> None:
+    """A hook of the user's has raised *exc*, or the result backend is down.
+
+    What was decided stands and the parent carries it out, unless it is a hook that asks for
+    another attempt, or puts the message back.
+    """
+    let_through(exc)
+    if isinstance(exc, Reject) and getattr(exc, "requeue", False):
+        raise exc
+    if exc is attempt.exhausted:
+        return
+    if not isinstance(exc, Retry):
+        what = "%s[%s]: what became of it could not be announced"
+        log_raised(logger, exc, what, task.name, req.id)
+    elif attempt.asked is None and not attempt.published:
+        attempt.asked = asked_by_raising(task, req, exc)
+
+
+def _is_in(exc: BaseException, function: str) -> bool:
+    """Whether *exc* was raised in a *function* of that name."""
+    tb = exc.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_name != function:
+        tb = tb.tb_next
+    return tb is not None
+
+
+def _guarded(what: str, call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except BaseException as exc:
+        let_through(exc)
+        log_raised(logger, exc, "%s raised; what was decided stands", what)
+
+
+def einfo_of(exc: BaseException) -> ExceptionInfo:
+    """One that can be shown, and sent to the parent."""
+    try:
+        exc = get_pickleable_exception(exc)
+        return ExceptionInfo((type(exc), exc, exc.__traceback__))
+    except BaseException as problem:
+        let_through(problem)
+        try:
+            raise unreadable(exc, problem) from None
+        except BodyExited:
+            return ExceptionInfo()

@@ -1,0 +1,133 @@
+"""The connection that looks into the lists; what it reads there, the server tells of."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from celery_resilience.brokers.connections import ANSWER
+from celery_resilience.transport.notifications import Wakeup
+
+__all__ = ["Looker"]
+
+
+class Looker:
+    """One channel's connection for looking, and the wake-up that belongs to it."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._digests: dict[str, str] = {}
+        #: The script that was asked for and has not been answered yet, with its arguments.
+        self._asked: tuple[str, tuple[Any, ...]] | None = None
+        self._since = 0.0
+        #: The socket that is waited for.
+        self._watched: Any = None
+        self.wakeup = Wakeup()
+
+    @property
+    def asking(self) -> bool:
+        """Whether an answer is on its way."""
+        return self._asked is not None
+
+    @property
+    def is_another(self) -> bool:
+        """Whether the socket is not the one that was waited for."""
+        return self._watched is not None and self.sock is not self._watched
+
+    @property
+    def sock(self) -> Any:
+        """The socket that the answer comes in at."""
+        connection = self._connection
+        return None if connection is None else connection._sock
+
+    @property
+    def _connection(self) -> Any:
+        client = self._channel.__dict__.get("client")  # only if it was made
+        return None if client is None else client.connection
+
+    def ask(self, script: str, keys: list[str], args: list[Any]) -> None:
+        """Have the server run *script*; ``answer`` returns what comes of it."""
+        connection = self._connected()
+        arguments = (len(keys), *keys, *args)
+        digest = self._digests.get(script)
+        if digest is None:
+            digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+            self._digests[script] = digest
+        self._asked, self._since = (script, arguments), monotonic()
+        try:
+            # A check of its health would reconnect it unnoticed.
+            connection.send_command("EVALSHA", digest, *arguments, check_health=False)
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def answer(self) -> Any:
+        """The answer to what was asked, once it is here.
+
+        Raises a connection error if there is none: the script may have run all the same.
+        """
+        from redis.exceptions import NoScriptError, ResponseError
+
+        assert self._asked is not None
+        (script, arguments), connection = self._asked, self._connection
+        try:
+            try:
+                return connection.read_response()
+            except NoScriptError:
+                connection.send_command("EVAL", script, *arguments)
+                return connection.read_response()
+        except ResponseError:
+            raise
+        except BaseException:  # it may come later, and would be taken for another one's
+            self.disconnect()
+            raise
+        finally:
+            self._asked = None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the answer ought to be here."""
+        return self._asked is not None and monotonic() - self._since > ANSWER
+
+    def has_answer(self) -> bool:
+        """Whether the answer is here. Its socket may tell of it no more: it may be read by this."""
+        return bool(self._connection.can_read(timeout=0))
+
+    def _connected(self) -> Any:
+        channel, client = self._channel, self._channel.client
+        cycle = channel.connection.cycle
+        if client.connection is None:
+            try:
+                client.connection = client.connection_pool.get_connection()
+            except TypeError:  # redis-py before 5.3 wants the command's name
+                client.connection = client.connection_pool.get_connection("EVALSHA")
+        connection = client.connection
+        if connection._sock is None:
+            connection.connect()
+        cycle.watch(channel, "LOOK", connection._sock)
+        self._watched = connection._sock
+        if not (self.wakeup.refused or self.wakeup.serves(connection)):
+            self.silence()
+            self.wakeup.open(channel.pool, connection)
+            if self.wakeup.sock is not None:
+                cycle.watch(channel, "WAKE", self.wakeup.sock)
+        return connection
+
+    def silence(self) -> None:
+        """Give up the wake-up; the next look gets a new one."""
+        if self._channel.connection is not None:
+            self._channel.connection.cycle.unwatch(self._channel, "WAKE")
+        self.wakeup.close()
+
+    def disconnect(self) -> None:
+        """End both connections; the next look opens them again."""
+        self._asked = None
+        self.silence()
+        self._watched = None
+        if self._channel.connection is not None:
+            self._channel.connection.cycle.unwatch(self._channel, "LOOK")
+        if self._connection is not None:
+            with suppress(self._channel.ResponseError):  # of what was on its way
+                self._connection.disconnect()

@@ -1,0 +1,293 @@
+"""When a Redis channel of ours looks into its queues, what it asks, and what is let go by it."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import deque
+from itertools import count
+from threading import get_ident
+from time import monotonic, time
+from typing import Any
+
+from kombu.transport import redis as _kombu_redis
+from kombu.utils.json import dumps
+from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cycle
+
+from celery_resilience.brokers.connections import ANSWER
+from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis.scripts import KEYS, lua
+from celery_resilience.transport.connection import Looker
+from celery_resilience.transport.notifications import SAFETY
+from celery_resilience.transport.prefetched import Taken
+from celery_resilience.transport.slots import Slots
+
+_redis: Any = _kombu_redis  # the stubs miss half of it
+
+__all__ = ["Looking"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: The most that one look takes: messages, and bytes (a single message may be more).
+_MESSAGES, _BYTES = 100, 1_000_000
+#: The most that one look lets go.
+_LET_GO = 1000
+#: How long to wait after the server refused to look, in seconds, and how often to say so.
+_REFUSED, _SAY = 1.0, 60.0
+#: How often it is seen whether another thread has acknowledged something, in seconds.
+_GLANCE = 0.05
+
+
+class Looking(_redis.Channel):  # type: ignore[misc]
+    """kombu's channel, but that it looks when there is something, and takes and holds at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.looker = Looker(self)
+        #: The worker that holds what is taken here; None: kombu's own hash, for everybody.
+        self.holder: Any = None
+        #: What the worker's pool can begin; None: whoever consumes here is no worker of ours.
+        self.slots: Slots | None = None
+        #: There may be something to take, and no free slot: nobody may tell when there is one.
+        self.waits_for_slot = False
+        #: Whether there are queues to look into.
+        self.consuming = False
+        self._taken: deque[Taken] = deque()
+        self._unheld: set[str] = set()
+        self._acknowledged: list[str] = []
+        #: What was asked: the queues in their order, how tags begin, what is let go.
+        self._question: tuple[list[str], str, list[str]] = ([], "", [])
+        #: There may be something to take, and it is to be looked for not before that time.
+        self._curious, self._not_before = True, 0.0
+        self._looked = self._refused = self._complained = 0.0
+        #: Told since the last look was asked for; that look was because of it; it was for safety.
+        self._woken = self._vain_if_empty = self._unexpected = False
+        #: The connection went while a consumer was cancelled.
+        self._cut: BaseException | None = None
+        self._tags = (f"{uuid.uuid4().hex}.{number}." for number in count(1))
+        super().__init__(*args, **kwargs)
+
+    def take_for(self, consumer: Any) -> None:
+        """Take from now on what the pool of *consumer*, Celery's, can begin, and little more."""
+        self.slots = Slots(consumer, self)
+
+    @property
+    def _in_poll(self) -> bool:
+        # kombu asks whether its connection may be used for something else (authentication).
+        return self.looker.asking
+
+    @_in_poll.setter
+    def _in_poll(self, value: Any) -> None:
+        pass
+
+    def look_soon(self) -> None:
+        """What the server told on a connection that has gone may have been missed."""
+        self._curious, self._not_before = True, 0.0
+
+    def was_replaced(self) -> bool:
+        """Whether somebody has given the connection that looks another socket."""
+        return not self.looker.asking and self.looker.is_another
+
+    def woken(self) -> float:
+        """The server says that there is something; how long to wait before the look, in s."""
+        if not self.looker.wakeup.drain():
+            self._start_afresh()
+            return 0.0
+        self._curious = self._woken = True
+        pause = self.looker.wakeup.pause()
+        self._not_before = monotonic() + pause
+        return pause
+
+    def idle(self) -> float:
+        """How long nothing has to be done here unless something happens, in seconds."""
+        if self._taken:
+            return 0.0
+        if not self._room():
+            return _GLANCE
+        due = self._looked + self._patience
+        if self._curious:
+            due = min(due, max(self._not_before, self._refused))
+        return max(0.0, due - monotonic())
+
+    @property
+    def is_told_nothing(self) -> bool:
+        """Whether it has to look by itself, and is not doing so."""
+        return self.looker.wakeup.refused and not self.looker.asking
+
+    @property
+    def _patience(self) -> float:
+        wakeup = self.looker.wakeup
+        return wakeup.every if wakeup.refused else SAFETY
+
+    def _room(self) -> int:
+        """How many messages may be taken."""
+        if not self.qos.can_consume():
+            return 0
+        room = self.qos.can_consume_max_estimate()
+        if "can_consume" in vars(self.qos):
+            room = 1  # worker_disable_prefetch has a say: it counts what was delivered
+        elif room is None:  # no limit: a loop takes many, a plain consumer one after the other
+            room = _MESSAGES if self.connection.cycle.loop is not None else 1
+        room = max(0, min(int(room) - len(self._taken), _MESSAGES))
+        if self.slots is None:
+            return room
+        free = self.slots.room(room, len(self._taken))
+        self.waits_for_slot = free == 0 < room and not self.slots.is_heard
+        return free
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing can be taken before something ends."""
+        return not self._taken and self._room() == 0
+
+    def look(self) -> bool:
+        """Ask for messages if there may be some and there is room; whether that was done.
+
+        What was acknowledged is let go by the same question.
+        """
+        if self.looker.asking:
+            if not self.looker.overdue:
+                return False
+            if not self.looker.has_answer():
+                self.looker.disconnect()
+                raise ConnectionError(f"Redis has not answered for {ANSWER:g} s")
+            self.answered()  # the loop was busy for that long, and would wait for the socket
+        if self._cut is not None:
+            cut, self._cut = self._cut, None
+            raise ConnectionError(str(cut)) from cut
+        now = monotonic()
+        if now < self._refused:
+            return False
+        self.waits_for_slot = False
+        late = now - self._looked >= self._patience
+        room = self._room() if late or (self._curious and now >= self._not_before) else 0
+        if not (room or self._acknowledged):
+            return False
+        if room:
+            self._looked = now
+            self._vain_if_empty, self._woken = self._woken, False
+            self._unexpected = not self._curious
+        self._ask(room)
+        return True
+
+    def _ask(self, room: int) -> None:
+        cycle = type(self._queue_cycle)
+        if cycle not in (round_robin_cycle, priority_cycle, sorted_cycle):
+            room = min(room, 1)  # a user's own order
+        prefix, steps = self.global_keyprefix, self.priority_steps
+        queues = self._queue_cycle.consume(len(self.active_queues)) if room else []
+        lists = [prefix + self._q_for_pri(queue, step) for step in steps for queue in queues]
+        names = ["" if self._is_unheld(queue) else dumps(queue) for queue in queues]
+        tags, fair = next(self._tags), int(cycle is round_robin_cycle)
+        at = time() if self.holder is None else ""
+        done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
+        self._question = queues, tags, done
+        args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode())]
+        args += [*self._holds_for(), held.LEASE, *names, *done]
+        keys = [*self._held_in(), f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers", *lists]
+        try:
+            self.looker.ask(lua("fetch", __package__), keys, args)
+        except BaseException:
+            self._acknowledged = done + self._acknowledged
+            raise
+
+    def answered(self) -> bool:
+        """Take in what the server has answered, and wait for it if it is not here yet.
+
+        False if it has refused to answer.
+        """
+        from redis.exceptions import ReadOnlyError, ResponseError
+
+        if not self.looker.asking:  # the server has closed the connection
+            self.looker.disconnect()
+            self._curious, self._not_before = True, 0.0
+            return True
+        queues, tags, done = self._question
+        try:
+            more, number, *found = self.looker.answer()
+        except BaseException as exc:
+            self._acknowledged = done + self._acknowledged  # twice does no harm
+            if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be looked for
+                self.looker.disconnect()
+                raise ConnectionError(str(exc)) from exc
+            if not isinstance(exc, ResponseError):
+                raise
+            self._curious, self._refused = True, monotonic() + _REFUSED
+            if monotonic() - self._complained >= _SAY or not self._complained:
+                self._complained = monotonic()
+                logger.error("Redis refuses to hand out messages; trying on: %s", exc)
+            return False
+        if found and self.holder is not None:
+            self.holder.taken(number)
+        if found and self.slots is not None:
+            self.slots.pace.came(tags)
+        for n in range(0, len(found), 2):
+            queue = queues[(found[n] - 1) % len(queues)]
+            tag, is_held = f"{tags}{n // 2 + 1}", not self._is_unheld(queue)
+            self._taken.append(Taken(tag, queue, found[n + 1], is_held, number))
+            self._queue_cycle.rotate(queue)
+        if queues:
+            self._after(bool(more), bool(found))
+        return True
+
+    def _after(self, more: bool, found: bool) -> None:
+        wakeup = self.looker.wakeup
+        if self.holder is not None:
+            wakeup.workers = self.holder.workers
+        if wakeup.refused:
+            wakeup.asked(found)
+        elif self._vain_if_empty:
+            wakeup.looked(found)
+        # What was told while the answer was on its way may be newer than the answer.
+        self._curious = more or self._woken or wakeup.refused
+        if more:
+            self._not_before = 0.0
+        elif wakeup.refused:
+            self._not_before = self._looked + wakeup.every
+        elif found and self._unexpected:  # of this it ought to have been told
+            self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Have the server tell on a new connection; what it told before may have been missed."""
+        self.looker.silence()
+        self._curious, self._not_before = True, 0.0
+
+    def _is_unheld(self, queue: str) -> bool:
+        return queue in self._unheld or not self.ack_emulation
+
+    def _held_in(self) -> tuple[str, str]:
+        """The hash that what is taken is held in, and kombu's index of it."""
+        held = self.unacked_key if self.holder is None else self.holder.key
+        return self.global_keyprefix + held, self.global_keyprefix + self.unacked_index_key
+
+    def _holds_for(self) -> tuple[str, int]:
+        """The worker that what is taken is held for, and the number of its last take."""
+        return ("", 0) if self.holder is None else (self.holder.id, self.holder.last_take)
+
+    # Let go
+
+    def let_go(self, tag: str) -> bool:
+        """Let *tag* go with the next question; False if there is none that follows at once."""
+        cycle = self.connection and self.connection.cycle
+        if (
+            not self.consuming
+            or self._closing
+            or cycle.thread != get_ident()
+            or (cycle.loop is None and self.holder is None)
+        ):
+            return False
+        self._acknowledged.append(tag)
+        return True
+
+    @property
+    def acknowledged(self) -> int:
+        """How many are to be let go with the next question."""
+        return len(self._acknowledged)
+
+    def let_go_now(self) -> None:
+        """Let go what was acknowledged, and wait until that is done."""
+        if self.looker.asking:
+            self.answered()
+        while self._acknowledged:
+            self._ask(0)
+            if not self.answered():
+                break

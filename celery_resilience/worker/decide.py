@@ -1,0 +1,110 @@
+"""Deciding in the worker's main process: about a body that could not tell how it ended.
+
+Its process died, or ran into its hard time limit, or the body put its message back. The policy is
+the same that the child would have asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import datetime
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery import exceptions as _exceptions
+
+from celery_resilience.classify import classify, is_control_flow
+from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
+from celery_resilience.messages.outcome import Outcome
+from celery_resilience.policy.decision import GiveUp, Reason, RetryLater
+from celery_resilience.task.decide import judge, judge_put_back
+
+__all__ = [
+    "came_before",
+    "decide_here",
+    "decide_put_back",
+    "is_celerys_own",
+    "is_lost",
+    "text",
+]
+
+logger = logging.getLogger("celery_resilience")
+
+# The stubs describe what tasks use of it, not what makes it.
+Retry: Any = _exceptions.Retry
+
+
+def decide_here(request: Any, exc: BaseException, most_losses: int) -> Outcome:
+    """What becomes of *request*, whose attempt ended with *exc*; *most_losses* is
+    ``max_worker_losses``. A policy that raises is a dead letter."""
+    began = request.time_start or time.time()
+    history = _history(request)
+    error = ErrorFacts.of(exc)
+    lost = is_lost(exc)
+    try:
+        verdict, decision = judge(
+            request._task,
+            exc,
+            history,
+            retries=request._request_dict.get("retries") or 0,
+            began=began,
+            expires=text(request._expires),
+            reason=Reason.WORKER_LOST if lost else None,
+            in_child=False,
+        )
+    except Exception:
+        logger.exception("%s[%s]: its policy raised", request.name, request.id)
+        verdict, decision = classify(exc), GiveUp(Reason.PERMANENT, rule="its policy raised")
+    if lost and isinstance(decision, RetryLater) and history.losses + 1 >= most_losses:
+        decision = GiveUp(Reason.WORKER_LOST, rule=f"max_worker_losses={most_losses}")
+    ran = max(0.0, time.time() - began)
+    return Outcome(decision, verdict, error, at=began, ran=ran, exception=exc)
+
+
+def decide_put_back(request: Any, exc: BaseException) -> Outcome:
+    """``Reject(requeue=True)`` means later, and not at once and for ever."""
+    began = request.time_start or time.time()
+    verdict, decision = judge_put_back(
+        request._task, exc, _history(request), began=began, expires=text(request._expires)
+    )
+    error = ErrorFacts.of(exc)
+    return Outcome(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
+
+
+def is_celerys_own(exc: BaseException) -> bool:
+    """Whether *exc* is no failure, but something that the body tells Celery."""
+    return is_control_flow(exc) or isinstance(exc, (_exceptions.Reject, Retry))
+
+
+def is_lost(exc: BaseException) -> bool:
+    """Whether the process died in which the body ran."""
+    # billiard 4.3 reports the exit of a child before it reports the child as lost.
+    return isinstance(exc, (WorkerLostError, SystemExit, KeyboardInterrupt))
+
+
+def came_before(request: Any) -> bool:
+    """Whether this attempt's body shall find itself ``redelivered``, as on stock Celery: its
+    last one put the message back, or its worker died. The copy that we made bears no mark."""
+    told = _header(request)
+    if not isinstance(told, str) or not ('.Reject"' in told or '"starts"' in told):
+        return False
+    history = History.loads(told)
+    put_back = history.attempts and history.attempts[-1].error.endswith(".Reject")
+    return bool(history.starts or put_back)
+
+
+def text(moment: Any) -> str | None:
+    """A moment as a header has it."""
+    return moment.isoformat() if isinstance(moment, datetime) else moment
+
+
+def _history(request: Any) -> History:
+    return History.loads(_header(request))
+
+
+def _header(request: Any) -> Any:
+    told = request._request_dict.get(HEADER)
+    return (request._request_dict.get("headers") or {}).get(HEADER) if told is None else told

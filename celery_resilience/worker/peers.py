@@ -1,0 +1,205 @@
+"""RabbitMQ: asking the other workers whether one of them has in hand what comes again and again.
+
+RabbitMQ delivers again what was not acknowledged on a connection that is lost. Whoever gets it does
+not know whether a worker has died or has lost its connection; a worker that has lost it does. So
+before a message is given up for the deaths of its workers they are asked, by a control command of
+ours. That may take some seconds: who has lost a connection may still be connecting anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import partial
+from hashlib import blake2b
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from celery.worker.control import Panel
+
+from celery_resilience.brokers.connections import bound
+from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import History
+from celery_resilience.worker.background import ANSWER, Aside
+from celery_resilience.worker.settle import Settler, settler_of
+
+__all__ = ["ASKED", "Answer", "Found", "Name", "answer_peers", "ask_peers", "name_of"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: What they are asked by: a control command.
+COMMAND = "resilience_in_hand"
+#: How long answers are waited for, in seconds; how long until it is asked again; and for how long
+#: it is asked where nobody knows the message.
+_WAIT, _PAUSE, _PATIENCE = 1.0, 2.0, 9.0
+#: So long those that come together wait for each other, in seconds: they are asked for at once.
+_TOGETHER = 0.1
+#: How long all of it takes at most, in seconds, should RabbitMQ not answer either.
+ASKED = _PATIENCE + _PAUSE + ANSWER
+
+
+class Name(NamedTuple):
+    """What tells one attempt of a task from all others; not how often it was delivered."""
+
+    id: str
+    retries: int
+    attempts: int
+    lineage: tuple[str, ...]
+    #: A digest of the body: whoever sends two messages under one id has sent two.
+    body: str
+
+
+class Answer(Enum):
+    """What a worker knows of a message."""
+
+    #: Its body runs there.
+    RUNS = "runs"
+    #: It has lost it with its connection, and had acknowledged it: it may be let go.
+    DONE = "done"
+    #: It has lost it with its connection. It has not died of it.
+    HAD = "had"
+    #: Nobody knows anything of it.
+    NOTHING = ""
+
+
+class Found(NamedTuple):
+    answer: Answer
+    #: The name of the worker that knows it.
+    worker: str = ""
+
+
+def name_of(message: Any) -> Name | None:
+    """The attempt that *message* is; None for what is no task."""
+    try:
+        headers = message.headers
+        fields = headers if "id" in headers else message.payload
+        history = History.loads(headers.get(HEADER))
+        id_, retries = fields["id"], fields.get("retries") or 0
+        hash(id_)
+    except Exception:
+        return None
+    body = message.body
+    digest = blake2b(body if isinstance(body, bytes) else str(body).encode(), digest_size=8)
+    return Name(id_, retries, history.count, history.lineage, digest.hexdigest())
+
+
+# To answer
+
+_answering: WeakKeyDictionary[Settler, Callable[[Name], Answer]] = WeakKeyDictionary()
+
+
+def answer_peers(settler: Settler, tell: Callable[[Name], Answer]) -> None:
+    """Answer other workers that ask, from now on, for the worker of *settler*."""
+    _answering[settler] = tell
+    register: Any = Panel.register  # the stubs do not know how it is called
+    register(name=COMMAND, type="inspect", visible=False)(_in_hand)
+
+
+def _in_hand(panel: Any, names: Any = (), **kwargs: Any) -> Sequence[str]:
+    """What this worker knows of the messages of these names."""
+    settler = settler_of(panel.app)
+    tell = None if settler is None else _answering.get(settler)
+    if tell is None:
+        return []
+    return [tell(_name(told)).value for told in names]
+
+
+def _name(told: Any) -> Name:
+    id_, retries, attempts, lineage, body = told
+    return Name(id_, retries, attempts, tuple(lineage), body)
+
+
+# To ask
+
+
+class _Asked:
+    """One message that is asked for."""
+
+    def __init__(self, then: Callable[[Found], None]) -> None:
+        self.then = then
+        self.since = time.monotonic()
+
+
+class _Questions:
+    """What one worker asks, all of it together; a lost connection ends it."""
+
+    def __init__(self, settler: Settler) -> None:
+        self._moves = settler.moves
+        self._aside = Aside(settler.moves)
+        self._asked: dict[Name, _Asked] = {}
+        self._broker: Any = None
+
+    def ask(self, app: Any, name: Name, then: Callable[[Found], None]) -> None:
+        if self._broker is not self._moves.broker:
+            # The loop's timers have gone with the connection, and so have the messages.
+            self._broker = self._moves.broker
+            self._asked.clear()
+        begins = not self._asked
+        self._asked[name] = _Asked(then)
+        if begins:
+            self._moves.call_after(_TOGETHER, self._begin, app)
+
+    def _begin(self, app: Any) -> None:
+        names = list(self._asked)
+        if not names:
+            return
+        call = partial(_question, app, names)
+        what = "asking the other workers for what was delivered again"
+        self._aside.ask(what, call, partial(self._hear, app, names))
+
+    def _hear(self, app: Any, names: Sequence[Name], answers: Any) -> None:
+        for number, name in enumerate(names):
+            asked = self._asked.get(name)
+            if asked is None:
+                continue
+            found = _best(answers or (), number)
+            late = time.monotonic() - asked.since >= _PATIENCE
+            if late or found.answer is not Answer.NOTHING:
+                del self._asked[name]
+                asked.then(found)
+        if self._asked:
+            self._moves.call_after(_PAUSE, self._begin, app)
+
+
+_questions: WeakKeyDictionary[Settler, _Questions] = WeakKeyDictionary()
+
+
+def ask_peers(request: Any, settler: Settler, then: Callable[[Found], None]) -> None:
+    """*then* gets what is known of the message of *request*, in the worker's loop.
+
+    Where that is nothing it comes after some seconds. It never comes if the worker's
+    connection is lost meanwhile: then RabbitMQ delivers the message again.
+    """
+    app, name = request._app, name_of(request._message)
+    asks = isinstance(settler.moves.broker, AmqpBroker) and app.conf.worker_enable_remote_control
+    if name is None or not asks:
+        then(Found(Answer.NOTHING))
+        return
+    questions = _questions.get(settler)
+    if questions is None:
+        questions = _questions[settler] = _Questions(settler)
+    questions.ask(app, name, then)
+
+
+def _question(app: Any, names: Sequence[Name]) -> Any:
+    with app.connection_for_write() as connection:
+        bound(connection)
+        return app.control.broadcast(
+            COMMAND, {"names": names}, connection=connection, reply=True, timeout=_WAIT
+        )
+
+
+def _best(answers: Any, number: int) -> Found:
+    """What is said of the message of that *number*; that it runs counts more than that it has."""
+    told = {}
+    for each in answers:
+        for worker, said in each.items() if isinstance(each, Mapping) else ():
+            if isinstance(said, list) and number < len(said) and said[number]:
+                told[str(said[number])] = worker
+    for answer in Answer:
+        if answer.value in told:
+            return Found(answer, told[answer.value])
+    return Found(Answer.NOTHING)

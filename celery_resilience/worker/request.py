@@ -1,0 +1,324 @@
+"""Where the message is: what the parent does with the ruling that comes back.
+
+A :class:`ResilientRequest` settles each message once. If no ruling came back (the child died, or
+ran into its hard time limit), the same policy is asked in :mod:`~celery_resilience.worker.decide`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+from billiard import einfo as _einfo
+from billiard.exceptions import Terminated, TimeLimitExceeded
+from celery import VERSION
+from celery import exceptions as _exceptions
+from celery.worker import request as _request
+from celery.worker import state
+
+from celery_resilience.brokers.base import Received
+from celery_resilience.classify.foreign import let_through, log_raised
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.outcome import Outcome, carried
+from celery_resilience.policy.decision import Reason, RetryLater
+from celery_resilience.worker import result_store
+from celery_resilience.worker.announce import (
+    announce_failure,
+    announce_rejection,
+    announce_retry,
+    exception_of,
+    send_retried,
+)
+from celery_resilience.worker.decide import (
+    came_before,
+    decide_here,
+    decide_put_back,
+    is_celerys_own,
+    is_lost,
+    text,
+)
+from celery_resilience.worker.redelivery import note_acknowledged, watch_start
+from celery_resilience.worker.rejection import goes_to_an_exchange
+from celery_resilience.worker.revocation import recall_revocation
+from celery_resilience.worker.revoked_retries import is_revoked
+from celery_resilience.worker.settle import Settler, settler_of
+from celery_resilience.worker.shutdown import ended_with_worker, remember_killed
+from celery_resilience.worker.source_queue import received_by
+from celery_resilience.worker.unprocessable import refuse_malformed
+
+__all__ = ["ResilientRequest"]
+
+logger = logging.getLogger("celery_resilience")
+
+# The stubs describe what tasks use of these, not what makes them.
+Request: Any = _request.Request
+einfo: Any = _einfo
+send_revoked: Any = vars(_request)["send_revoked"]
+
+#: Celery 5.7 calls a task that rejects its message failed; the ones before leave it pending.
+_REJECTION_FAILS = VERSION >= (5, 7)
+
+
+class ResilientRequest(Request):  # type: ignore[misc]
+    """Celery's Request, which moves the message before it lets it go."""
+
+    #: The message is being settled: nothing else may acknowledge or reject it; and it was given
+    #: back, or to the owner's exchange: to acknowledge it would lose it.
+    _settled = _rejected = False
+    #: Its message has come before (:mod:`~celery_resilience.worker.redelivery`).
+    _suspected = False
+    acknowledged: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.received_at = time.time()
+        refuse_malformed(self._request_dict, self._payload)
+        headers, info = self._message.headers, self._message.delivery_info
+        if (headers and HEADER in headers) or (info and info.get("redelivered")):
+            self._look_back()
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        """The attempt did not succeed: settle what the child decided, or decide here."""
+        settler = settler_of(self)
+        if self._settled:
+            return None
+        exc = exception_of(exc_info)
+        outcome = carried(exc_info)
+        rejects = isinstance(exc, _exceptions.Reject) and not state.should_terminate
+        if rejects and settler is not None:
+            if getattr(exc, "requeue", False):
+                return self._put_back(exc, settler)
+            if _REJECTION_FAILS:
+                state.task_ready(self)
+                announce_rejection(self, settler.moves.aside, exc, exc_info, send_failed_event)
+                return None
+        here = outcome is None
+        # In a cold shutdown the children are killed: what they held goes back to the broker.
+        killed = state.should_terminate and (is_lost(exc) or isinstance(exc, Terminated))
+        if settler is None or (here and (killed or is_celerys_own(exc))):
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        self._settled = True
+        if outcome is None:
+            self._fail_here(exc, exc_info, send_failed_event, settler)
+        else:
+            self._fail(exc, exc_info, send_failed_event, settler, outcome, here=False)
+        return None
+
+    def _fail_here(
+        self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler
+    ) -> None:
+        """Decide what becomes of an attempt whose body could not tell how it ended. The result
+        store is asked and told aside: it may not answer, and the loop must go on."""
+        aside = settler.moves.aside
+
+        def decide(stored: bool | None) -> None:
+            if stored or (not self.acknowledged and ended_with_worker(exc, settler)):
+                why = "died, its success is stored" if stored else "ended with the worker"
+                logger.info("%s[%s]: its process %s", self.name, self.id, why)
+                self._settled = False
+                state.task_ready(self, successful=bool(stored))
+                if stored:
+                    self.acknowledge()
+                else:
+                    remember_killed(self, settler)
+                return
+            outcome = decide_here(self, exc, settler.settings.max_worker_losses)
+
+            def fail(stored: Any) -> None:
+                self._fail(exc, exc_info, send_event, settler, outcome, here=True)
+
+            result_store.store_outcome(self, aside, exc, exc_info, outcome, fail)
+
+        if is_lost(exc):
+            result_store.ask_for_success(self, aside, decide)
+        else:
+            decide(False)
+
+    def _fail(
+        self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler,
+        outcome: Outcome, here: bool,
+    ) -> None:  # fmt: skip
+        """Tell Celery's world of *outcome*, and carry it out."""
+        if isinstance(outcome.decision, RetryLater) and is_revoked(self):
+            # Here: another worker may not know of it, nor may this one later.
+            logger.info("%s[%s]: dropped: it was revoked while it ran", self.name, self.id)
+            self._announce_revoked("revoked", False, None, False)
+            return
+        state.task_ready(self)
+        try:
+            if isinstance(outcome.decision, RetryLater) or isinstance(exc, _exceptions.Retry):
+                announce_retry(self, exc, exc_info, outcome, here)
+            else:
+                announce_failure(self, exc, exc_info, here, send_event)
+                if outcome.untold:
+                    result_store.store_failure(self, settler.moves.aside, exc)
+        except BaseException as problem:
+            let_through(problem)
+            what = "%s[%s]: its failure could not be announced"
+            log_raised(logger, problem, what, self.name, self.id)
+        finally:
+            settler.settle(
+                self.received(settler),
+                outcome,
+                subject=f"{self.name}[{self.id}]",
+                worker=self._hostname,
+                task_queue=getattr(self._task, "dead_letter_queue", None),
+                lost=here and is_lost(exc),
+            )
+
+    def on_retry(self, exc_info: Any) -> None:
+        """Celery's, which would format the traceback whether anybody looks or not."""
+        self.acknowledge()  # if it is a retry that the body has published itself
+        send_retried(self, exc_info)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """A hard limit that came without :meth:`on_failure`, as gevent's does, is settled here."""
+        if soft or settler_of(self) is None or state.should_terminate:
+            super().on_timeout(soft, timeout)
+        elif not self._settled:
+            try:
+                raise TimeLimitExceeded(timeout)
+            except TimeLimitExceeded:
+                self.on_failure(einfo.ExceptionInfo())
+
+    def acknowledge(self) -> None:
+        """Let the message go, unless a settlement does that when the copy is written.
+
+        A task that a cold shutdown has killed goes back to the broker: gevent calls that a
+        success.
+        """
+        if not self._settled and not self._already_cancelled:
+            super().acknowledge()
+            if self._suspected:
+                note_acknowledged(self)
+
+    def cancel(self, *args: Any, **options: Any) -> None:
+        """Celery's, in a cold shutdown; a body that the pool can't kill goes on to its end.
+
+        Celery's would raise out of the signal handler, into whatever the loop does just then: the
+        shutdown ends there, and with it a settlement that is half done, or the body of a solo pool.
+        """
+        with suppress(NotImplementedError):
+            super().cancel(*args, **options)
+        settler = settler_of(self)
+        if settler is not None and self._already_cancelled and self._task.acks_late:
+            remember_killed(self, settler)
+
+    def reject(self, requeue: bool = False) -> None:
+        """A rejected message is a dead letter: Redis would lose it, RabbitMQ may have no DLX."""
+        settler = settler_of(self)
+        if self._settled:
+            return
+        if requeue or settler is None or goes_to_an_exchange(self, settler.settings):
+            self._rejected = True
+            super().reject(requeue=requeue)
+            return
+        self._settled = True
+        settler.bury(
+            self.received(settler),
+            Reason.REJECTED if self.time_start else Reason.INVALID,
+            subject=f"{self.name}[{self.id}]",
+            worker=self._hostname,
+            rule="the task rejected it" if self.time_start else "Celery refused it",
+            queues=(getattr(self._task, "dead_letter_queue", None),),
+        )
+        self.send_event("task-rejected", requeue=False)
+
+    def maybe_expire(self) -> bool | None:
+        """Tell a task that has expired from one that somebody has revoked: that one is dropped."""
+        if not self._keeps_expired():
+            return super().maybe_expire()  # type: ignore[no-any-return]
+        if self.id in state.revoked or not super().maybe_expire():
+            return False
+        # Celery has noted it as revoked: its replay would be dropped.
+        state.revoked.discard(self.id)
+        return True
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Celery's, which would wait in the loop until the state is stored."""
+        settler = settler_of(self)
+        if settler is None:
+            super()._announce_revoked(reason, terminated, signum, expired)
+            return
+        self._already_revoked = True
+        keeps = expired and self._keeps_expired()
+        received = self.received(settler)
+        self._settled = keeps
+        state.task_ready(self)
+        self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
+
+        def drop(stored: Any) -> None:
+            if keeps:
+                self._bury_expired(received, settler)
+            else:
+                settler.counts["dropped"] += 1
+                self.acknowledge()
+            send_revoked(
+                self._task, request=self._context, terminated=terminated, signum=signum,
+                expired=expired,
+            )  # fmt: skip
+
+        result_store.store_revocation(self, settler.moves.aside, reason, drop)
+
+    def _bury_expired(self, received: Received, settler: Settler) -> None:
+        settler.bury(
+            received,
+            Reason.EXPIRED,
+            subject=f"{self.name}[{self.id}]",
+            worker=self._hostname,
+            rule=f"it expired at {text(self._expires)}, before a worker came to it",
+            queues=(getattr(self._task, "dead_letter_queue", None),),
+        )
+
+    def _keeps_expired(self) -> bool:
+        settler = settler_of(self)
+        return settler is not None and settler.settings.dead_letter_expired
+
+    def _put_back(self, exc: BaseException, settler: Settler) -> None:
+        outcome = decide_put_back(self, exc)
+        received = self.received(settler)
+        self.let_be()
+        settler.settle(
+            received,
+            outcome,
+            subject=f"{self.name}[{self.id}]",
+            worker=self._hostname,
+            task_queue=getattr(self._task, "dead_letter_queue", None),
+        )
+        self.send_event("task-rejected", requeue=isinstance(outcome.decision, RetryLater))
+
+    def _look_back(self) -> None:
+        """It is not the first time that this message is delivered."""
+        if came_before(self):
+            self._delivery_info["redelivered"] = True
+        watch_start(self)
+        settler = settler_of(self)
+        if settler is not None:
+            recall_revocation(self, settler)
+
+    # Letting go
+
+    def let_be(self) -> None:
+        """Leave this request, whose message is settled by somebody else, out of all that follows.
+
+        The worker's slot that it has taken is given back by the caller.
+        """
+        self._settled = True
+        state.task_ready(self)
+
+    def received(self, settler: Settler) -> Received:
+        """Its message, to be settled."""
+        message = self._message
+
+        def let_go() -> None:
+            if settler.moves.looping:
+                Request.acknowledge(self)
+            elif not self.acknowledged:
+                message.ack_log_error(logger, self._connection_errors)
+                self.acknowledged = True
+
+        return received_by(self._app, message, let_go, acked=self.acknowledged)

@@ -1,0 +1,112 @@
+"""What the worker's main process asks the result store, and tells it, about a request.
+
+Never in its loop: a store that hangs would stop the whole worker. Each of these returns at once;
+what follows is done in the loop when the store has answered, or has not for some seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import states
+
+from celery_resilience.messages.envelope import seconds_until
+from celery_resilience.messages.outcome import Outcome
+from celery_resilience.policy.decision import RetryLater
+from celery_resilience.worker.background import Aside
+
+__all__ = [
+    "ask_for_state",
+    "ask_for_success",
+    "keeps_states",
+    "store_failure",
+    "store_outcome",
+    "store_revocation",
+    "success_is_stored",
+]
+
+
+def keeps_states(backend: Any) -> bool:
+    """Whether *backend* can be asked: of ``rpc://`` a look would make a reply queue."""
+    return bool(getattr(backend, "as_uri", str)() != "rpc://")
+
+
+def ask_for_state(request: Any, aside: Aside, then: Callable[[str | None], None]) -> None:
+    """*then* gets the state that is stored for *request*; None: nobody can tell."""
+
+    def ask() -> Any:
+        return request._task.backend.get_task_meta(request.id, cache=False)["status"]
+
+    aside.ask(f"{_name(request)}: reading its state", ask, then)
+
+
+def ask_for_success(request: Any, aside: Aside, then: Callable[[bool | None], None]) -> None:
+    """*then* gets whether the body has succeeded since *request* was received, as far as is
+    known."""
+    if request.ignore_result or not keeps_states(request._task.backend):
+        then(False)
+        return
+    aside.ask(f"{_name(request)}: reading its state", partial(success_is_stored, request), then)
+
+
+def success_is_stored(request: Any) -> bool:
+    """Whether the result store says that the body has succeeded since *request* was received."""
+    try:
+        meta = request._task.backend._get_task_meta_for(request.id)
+        left = seconds_until(meta["date_done"], request.received_at)
+    except Exception:
+        return False
+    # The same id may have succeeded before, in another run. Nor is it the time of this start:
+    # billiard may start it again when the process dies, and a success is stored once.
+    return bool(meta["status"] == states.SUCCESS and left is not None and left >= 0)
+
+
+def store_outcome(
+    request: Any, aside: Aside, exc: BaseException, exc_info: Any, outcome: Outcome,
+    then: Callable[[Any], None],
+) -> None:  # fmt: skip
+    """Store what was decided here about the attempt of *request* that ended in *exc*."""
+    if not isinstance(outcome.decision, RetryLater):
+        store_failure(request, aside, exc, then)
+        return
+    if not request.store_errors:
+        then(None)
+        return
+    cause, context = getattr(exc, "exc", None) or exc, request._context
+
+    def mark() -> None:
+        request._task.backend.mark_as_retry(request.id, cause, exc_info.traceback, request=context)
+
+    # Not kept: it might overwrite what the retry has come to.
+    aside.ask(f"{_name(request)}: storing its state", mark, then)
+
+
+def store_failure(
+    request: Any, aside: Aside, exc: BaseException,
+    then: Callable[[Any], None] = lambda answer: None,
+) -> None:  # fmt: skip
+    """Store that *request* has failed, which calls its errbacks too."""
+    context, keeps = request._context, request.store_errors
+
+    def mark() -> None:
+        request._task.backend.mark_as_failure(request.id, exc, request=context, store_result=keeps)
+
+    aside.ask(f"{_name(request)}: storing its state", mark, then, keep=True)
+
+
+def store_revocation(request: Any, aside: Aside, reason: str, then: Callable[[Any], None]) -> None:
+    """Store that *request* is revoked."""
+    context, keeps = request._context, request.store_errors
+
+    def mark() -> None:
+        request._task.backend.mark_as_revoked(
+            request.id, reason, request=context, store_result=keeps
+        )
+
+    aside.ask(f"{_name(request)}: storing its state", mark, then, keep=True)
+
+
+def _name(request: Any) -> str:
+    return f"{request.name}[{request.id}]"

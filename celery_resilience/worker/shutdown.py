@@ -1,0 +1,151 @@
+"""A worker that ends in good order: nothing of what it leaves is suspected for that.
+
+RabbitMQ calls redelivered what it takes back, as after a death. So what the worker has received and
+not begun is published anew before its end, and let go; what a cold shutdown has killed as well. On
+Redis only starts are counted: there the start of what was killed is taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import time
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from celery.worker import state
+
+from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
+from celery_resilience.worker.redelivery import (
+    counts_redeliveries,
+    hand_back,
+    is_open,
+    is_unstarted,
+    is_watched,
+    reserved,
+)
+from celery_resilience.worker.settle import Settler
+from celery_resilience.worker.source_queue import queue_of
+
+__all__ = [
+    "ended_with_worker",
+    "put_back",
+    "put_back_killed",
+    "remember_killed",
+    "unstarted",
+]
+
+logger = logging.getLogger("celery_resilience")
+
+#: How long a worker that ends publishes anew what it has not begun, in seconds: who stops it may
+#: kill it soon. What has been killed with the pool has as long once more.
+_BUDGET = 5.0
+#: So many are published and then waited for, in seconds.
+_AT_ONCE, _CONFIRM = 200, 10.0
+#: How much of that has been spent.
+_spent: WeakKeyDictionary[Settler, float] = WeakKeyDictionary()
+#: What service managers and shells send to all of a process group: the worker and its pool.
+_SENT_TO_ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+#: With what processes end that were told to by one of them, and that catch it.
+_ENDED = (0, *(128 + number for number in _SENT_TO_ALL))
+
+#: What Celery has killed because the worker was told to end.
+_killed: WeakKeyDictionary[Settler, list[Any]] = WeakKeyDictionary()
+
+
+def unstarted(settler: Settler, buckets: Iterable[Any]) -> list[Any]:
+    """What the worker has received and not started, where that is counted when it comes again.
+
+    What waits for its rate limit lies in *buckets*.
+    """
+    if not counts_redeliveries(settler):
+        return []
+    held = reserved()
+    held += [request for bucket in buckets if bucket for request, _ in list(bucket.contents)]
+    return [request for request in held if hasattr(request, "let_be") and is_unstarted(request)]
+
+
+def put_back(requests: Iterable[Any], settler: Settler) -> None:
+    """Put back those of *requests* that are still not started, and that nobody will start now."""
+    left = _BUDGET - _spent.get(settler, 0.0)
+    if left > 0:  # else it has been said
+        each_once = {id(request): request for request in requests if is_unstarted(request)}
+        took = _put_back(each_once.values(), settler, left)
+        _spent[settler] = _BUDGET - left + took
+
+
+def ended_with_worker(exc: BaseException, settler: Settler) -> bool:
+    """Whether a process of the pool has ended, with *exc*, because all of the worker was told to.
+
+    The main process goes on until its tasks are done; its pool has got the same signal. What kills
+    for other reasons, as a lack of memory does, is a death in a shutdown too. In a cold one a
+    signal handler of Celery's may raise into a body.
+    """
+    if state.should_terminate:
+        return True
+    if not settler.moves.ending:
+        return False
+    if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+        return True
+    by_signal = re.search(r"\bsignal (\d+)", str(exc))
+    if by_signal:
+        return int(by_signal[1]) in _SENT_TO_ALL
+    code = re.search(r"\bexitcode (\d+)", str(exc))
+    return code is not None and int(code[1]) in _ENDED
+
+
+def remember_killed(request: Any, settler: Settler) -> None:
+    """*request* ran, and ends with the worker: it is not what has ended it."""
+    killed = [*_killed.get(settler, ()), request]
+    # What was killed because its connection was lost, the broker has taken back already.
+    _killed[settler] = [each for each in killed if is_alive(each._message)]
+
+
+def put_back_killed(settler: Settler) -> None:
+    """Put back, when the pool has ended, what was killed with it."""
+    killed = [request for request in _killed.pop(settler, ()) if is_open(request)]
+    if not killed:
+        return
+    if counts_redeliveries(settler):
+        _put_back(killed, settler, _BUDGET)
+        return
+    broker: Any = settler.moves.broker
+    for request in filter(is_watched, killed):
+        received = request.received(settler)
+        try:
+            broker.note_start(received, received.envelope)  # as it was before its start
+        except Exception as exc:
+            name = f"{request.name}[{request.id}]"
+            logger.warning("%s: its start stays counted: %r", name, exc)
+
+
+def _put_back(requests: Iterable[Any], settler: Settler, budget: float) -> float:
+    """Publish *requests* anew, for *budget* seconds at most; how many seconds it took.
+
+    Their confirms are read on the way: RabbitMQ would stop, and all that is not confirmed in the
+    end would be there twice.
+    """
+    began, failing = time.monotonic(), settler.moves.failing
+    left = [request for request in requests if not _goes_with_its_queue(request)]
+    for number, request in enumerate(left):
+        if settler.moves.failing > failing:
+            break  # RabbitMQ is away: to try all of them would only take time
+        if time.monotonic() - began >= budget:
+            logger.warning(
+                "%d messages that were not begun are left to RabbitMQ, which delivers them again: "
+                "to publish them anew takes longer than %g s",
+                len(left) - number, _BUDGET,
+            )  # fmt: skip
+            break
+        hand_back(request, settler, 0)
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            settler.moves.drain(_CONFIRM)
+    return time.monotonic() - began
+
+
+def _goes_with_its_queue(request: Any) -> bool:
+    """Whether its queue, such as a broadcast's, is deleted when the worker leaves it."""
+    queue = request._app.amqp.queues.get(queue_of(request._message, request._app))
+    return bool(getattr(queue, "auto_delete", False))
