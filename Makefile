@@ -33,7 +33,7 @@ help:
 	@echo "make fleet         workers of 0.1.0 beside those of today on one Redis"
 	@echo "make lint    ruff, mypy and codespell"
 	@echo "make docs    make the pages of docs/ a site with a search, in build/docs"
-	@echo "make house   print rooms, floors, and imports that point up"
+	@echo "make house   print the packages in their order, and imports that point up"
 	@echo "make format  let ruff put the code in order"
 	@echo "make matrix  unit, conformance and compatibility tests on Celery $(CELERIES) and Python"
 	@echo "             $(PYTHONS), as far as they are there; everything on $(WHOLE)"
@@ -130,7 +130,8 @@ build: $(VENV)/.dev
 	@$(BIN)/python -m twine check --strict dist/*
 	@mkdir -p build/sdist && tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1
 	@cd build/sdist && $(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -n 0 \
-	  tests/unit/test_house.py tests/unit/test_packaging.py tests/unit/test_benchmarks.py \
+	  tests/unit/test_house.py tests/unit/test_layers.py tests/unit/test_packaging.py \
+	  tests/unit/test_benchmarks.py \
 	  tests/unit/test_policy.py tests/docs/test_docs.py
 	@$(PY) -m venv build/venv
 	@build/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[redis]"

@@ -11,10 +11,10 @@ from typing import Any
 from celery.app.utils import Settings as _CelerySettings
 from celery.exceptions import ImproperlyConfigured
 
+from celery_resilience.brokers.base import LONGEST_NAME, BrokerOptions
 from celery_resilience.policy.policy import Policy
 
 __all__ = [
-    "LONGEST_NAME",
     "PREFIX",
     "Settings",
     "dead_letter_queues",
@@ -29,8 +29,6 @@ _Conf: Any = _CelerySettings
 PREFIX = "resilience_"
 #: What somebody may write for it who means it.
 _WORDS = ("resilience", "resilient", "resiliency")
-#: How many bytes AMQP has for the name of a queue.
-LONGEST_NAME = 255
 
 _NOT_GIVEN = object()
 
@@ -38,16 +36,9 @@ Redaction = tuple["str | Callable[[str], str]", ...]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(BrokerOptions):
     """Every setting, with its default; each is written ``resilience_<name>`` in the app's conf."""
 
-    #: The queue that dead letters are routed to; ``{queue}`` stands for the queue that the
-    #: message came from.
-    dead_letter_queue: str = "dead_letter"
-    #: Queue arguments for declaring the dead-letter queue on RabbitMQ, such as
-    #: ``{"x-queue-type": "quorum"}``, which is the default where the app's own queues are of that
-    #: type. An existing queue is taken as it is.
-    dead_letter_queue_arguments: Mapping[str, Any] = field(default_factory=dict)
     #: How often a message may be started by a process that dies of it before it is a dead letter.
     max_worker_losses: int = 3
     #: The app's version, kept in every letter.
@@ -61,9 +52,6 @@ class Settings:
     failure_policies: str | None = None
     #: Whether a task whose ``expires`` has passed becomes a dead letter instead of being dropped.
     dead_letter_expired: bool = False
-    #: Where retries wait: ``"auto"``: in the broker, where it can hold them; ``"worker"``: as
-    #: Celery's countdown, held by a worker.
-    hold_retries: str = "auto"
     #: Through which transport workers take from Redis: ``"auto"``: our own, kombu's where that
     #: can't be; ``"own"``: a worker for which it can't be does not start; ``"kombu"``: kombu's.
     redis_transport: str = "auto"
@@ -105,12 +93,6 @@ class Settings:
             values.setdefault("dead_letter_queue_arguments", {"x-queue-type": "quorum"})
         values.update({name: value for name, value in flags.items() if value is not None})
         return cls(**{name: _checked(name, value) for name, value in values.items()})
-
-    def queue_for(self, queue: str, *choices: str | None) -> str:
-        """Where letters of messages from *queue* go: the first of *choices* that is given
-        (rule, then task), else the setting; ``{queue}`` is filled in."""
-        chosen = next((c for c in choices if c is not None), self.dead_letter_queue)
-        return chosen.replace("{queue}", queue)
 
 
 def _is_quorum(app: Any) -> bool:

@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -255,7 +255,8 @@ def _comments(cls: type) -> dict[str, str]:
     """What the ``#:`` lines above each field of *cls* say."""
     found: dict[str, str] = {}
     lines: list[str] = []
-    for line in inspect.getsource(cls).splitlines():
+    sources = (inspect.getsource(base) for base in reversed(cls.__mro__) if is_dataclass(base))
+    for line in "\n".join(sources).splitlines():
         if match := re.match(r" {4}#: (.*)", line):
             lines.append(match[1])
         elif match := re.match(r" {4}(\w+):", line):

@@ -1,5 +1,6 @@
 """What is done to messages in a broker: one Protocol (``base``), three implementations.
 
-Each move puts the copy where it belongs, then lets the original go. Nothing here knows a policy
-or an app's settings.
+Each of them writes the copy first and acknowledges the original after that, so that a message may
+be doubled and is never lost. Neither a policy nor the app's settings are known here: what a broker
+needs of them is handed in as ``BrokerOptions``.
 """

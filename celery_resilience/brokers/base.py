@@ -7,15 +7,17 @@ broker's confirm, ``plain`` publishes and then acknowledges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 
 __all__ = [
+    "LONGEST_NAME",
     "Broker",
+    "BrokerOptions",
     "Done",
     "Figures",
     "Found",
@@ -24,6 +26,9 @@ __all__ = [
     "TooLarge",
     "Unroutable",
 ]
+
+#: How many bytes AMQP has for the name of a queue.
+LONGEST_NAME = 255
 
 #: Called once when a move is over: with None, or with what went wrong.
 Done = Callable[["BaseException | None"], None]
@@ -39,6 +44,28 @@ class Unroutable(BrokerError):
 
 class TooLarge(BrokerError):
     """The broker takes no message whose headers are as large as a copy's."""
+
+
+@dataclass(frozen=True)
+class BrokerOptions:
+    """What a worker's settings say about its broker."""
+
+    #: The queue that dead letters are routed to; ``{queue}`` stands for the queue that the
+    #: message came from.
+    dead_letter_queue: str = "dead_letter"
+    #: Queue arguments for declaring the dead-letter queue on RabbitMQ, such as
+    #: ``{"x-queue-type": "quorum"}``, which is the default where the app's own queues are of that
+    #: type. An existing queue is taken as it is.
+    dead_letter_queue_arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: Where retries wait: ``"auto"``: in the broker, where it can hold them; ``"worker"``: as
+    #: Celery's countdown, held by a worker.
+    hold_retries: str = "auto"
+
+    def queue_for(self, queue: str, *choices: str | None) -> str:
+        """Where letters of messages from *queue* go: the first of *choices* that is given
+        (rule, then task), else the setting; ``{queue}`` is filled in."""
+        chosen = next((c for c in choices if c is not None), self.dead_letter_queue)
+        return chosen.replace("{queue}", queue)
 
 
 @dataclass(frozen=True)

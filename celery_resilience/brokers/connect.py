@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from celery_resilience.brokers.base import Broker
+from celery_resilience.brokers.base import Broker, BrokerOptions
 from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.within import within
 from celery_resilience.errors import BrokerError
-from celery_resilience.settings import Settings
 
 __all__ = ["TIMEOUT", "NoAnswer", "Reached", "Unreachable", "open_broker", "reach"]
 
@@ -135,7 +134,7 @@ def _is_silence(exc: BaseException | None) -> bool:
 def open_broker(
     connection: Any,
     hub: Any = None,
-    settings: Settings | None = None,
+    settings: BrokerOptions | None = None,
     timeout: float | None = None,
 ) -> Broker:
     """The Broker that fits a kombu *connection*; *hub* is the worker's loop, if it has one.

@@ -7,9 +7,9 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from celery_resilience.policy.toml import load
 from celery_resilience.settings import Settings
 from celery_resilience.task.policies import Policies
+from celery_resilience.task.policy_file import load
 
 __all__ = ["as_text", "check"]
 

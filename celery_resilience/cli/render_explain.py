@@ -9,10 +9,44 @@ from celery_resilience.cli.text import columns, screen, span, wrapped
 from celery_resilience.messages.redact import printable
 from celery_resilience.operate.explain import count
 
-__all__ = ["as_text"]
+__all__ = ["as_text", "by_default"]
 
 #: A caller who waits so many seconds or longer is told of.
 _WORTH_SAYING = 60.0
+#: So many waits are told one by one.
+_FEW = 5
+
+#: What the default policy makes of a failure, where no number belongs to it.
+_BY_DEFAULT = {
+    "control_flow": "nothing: it steers the worker and is no failure",
+    "discarded": "dropped and counted: neither a retry nor a dead letter",
+    "snoozed": "run again after the delay that it names; that uses up no retry",
+    "dead_letter": "a dead letter at once",
+    "expected": "a stored failure, no retry and no dead letter",
+}
+
+
+def by_default(told: dict[str, Any]) -> str:
+    """What the default policy makes of a failure: *told* is what ``explain`` says of that."""
+    if told["is"] in _BY_DEFAULT:
+        return _BY_DEFAULT[told["is"]]
+    if told["is"] == "retries":
+        waits = [span(wait) for wait in told["waits"]]
+        number = count(len(waits), "retry", "retries")
+        if len(waits) <= _FEW:
+            return f"{number}, after up to {', '.join(waits)}; then a dead letter"
+        return (
+            f"{number}, after up to {', '.join(waits[:3])} ... {waits[-1]}: "
+            f"{span(told['expected'])} in all on average; then a dead letter"
+        )
+    at_most = told["max_elapsed"]
+    deadline = "for ever" if at_most is None else f"for {span(at_most)} at most"
+    if told["is"] == "retried":
+        return f"retried {deadline}"
+    return (
+        "retried after the wait that the server asks for, and never sooner than "
+        f"{span(told['least_delay'])}; that uses up no retry, and goes on {deadline}"
+    )
 
 
 def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -77,6 +77,7 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
             told = explanation.of_task(app.tasks[name], Settings.of(app), tasks)
         else:
             told = explanation.of_exception(name)
+            told["by_default"] = explained.by_default(told["by_default"])
     except ImproperlyConfigured as exc:
         raise CeleryCommandException(printable(str(exc)), EX_FAILURE) from exc
     except (TypeError, ValueError) as exc:

@@ -1,5 +1,5 @@
-"""What travels with a message, and what is kept of one: headers, history, context, dead letters.
+"""What travels with a message and what is kept of it: headers, history, context, dead letters.
 
-Nothing here moves a message or knows a broker. What is shown of one is masked and filtered here,
-for every command and worker needs that.
+Values that are shown are masked here, and letters are filtered here, because the worker and every
+command need that. Nothing in this package talks to a broker or moves a message.
 """

@@ -11,10 +11,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from celery_resilience.messages.dead_letter import DeadLetter
-from celery_resilience.settings import Settings
 
 __all__ = ["FAILED", "MASK", "Redactor", "printable"]
 
@@ -39,6 +38,15 @@ _CREDENTIALS = (
 )
 #: The password in a URL.
 _IN_URL = re.compile(r"(://[^\s/:@'\"]{0,200}:)[^\s/@'\"]{1,200}(?=@)")
+
+
+class Masking(Protocol):
+    """What the settings say about masking."""
+
+    @property
+    def redact(self) -> Iterable[str | Callable[[str], str]]: ...
+    @property
+    def redact_credentials(self) -> bool: ...
 
 
 class Redactor:
@@ -71,7 +79,7 @@ class Redactor:
             )
 
     @classmethod
-    def of(cls, settings: Settings) -> Redactor:
+    def of(cls, settings: Masking) -> Redactor:
         """The one that *settings* ask for."""
         return cls(settings.redact, credentials=settings.redact_credentials)
 

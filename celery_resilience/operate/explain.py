@@ -1,4 +1,4 @@
-"""What ``explain`` says about an exception and about a task, as data."""
+"""What ``explain`` says about an exception and about a task, as data; times are in seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from celery_resilience.classify import classify_name
 from celery_resilience.classify.verdict import Kind, Verdict
-from celery_resilience.cli.text import span
 from celery_resilience.policy.default import UNSTATED, DefaultPolicy
 from celery_resilience.policy.policy import DEFAULT, LEAST_UNCOUNTED_DELAY, Policy, Terms
 from celery_resilience.policy.rules import Rule, Treatment
@@ -23,8 +22,12 @@ __all__ = ["count", "of_exception", "of_task"]
 
 #: How many retries a schedule shows at most.
 _ROWS = 12
-#: So many waits are told one by one.
-_FEW = 5
+#: What is no failure, by the rule that says so.
+_NO_FAILURES = {
+    "control_flow": "control_flow",
+    "protocol.Discard": "discarded",
+    "protocol.Snooze": "snoozed",
+}
 
 _HORIZON = tuple(field.name for field in fields(Horizon))
 
@@ -52,41 +55,30 @@ def of_exception(name: str) -> dict[str, Any]:
     }
 
 
-def _by_default(verdict: Verdict) -> str:
-    if verdict.rule == "control_flow":
-        return "nothing: it steers the worker and is no failure"
-    if verdict.rule == "protocol.Discard":
-        return "dropped and counted: neither a retry nor a dead letter"
-    if verdict.rule == "protocol.Snooze":
-        return "run again after the delay that it names; that uses up no retry"
+def _by_default(verdict: Verdict) -> dict[str, Any]:
+    """What becomes of a failure with *verdict*, and the numbers that belong to that."""
+    if verdict.rule in _NO_FAILURES:
+        return {"is": _NO_FAILURES[verdict.rule]}
     if verdict.kind is Kind.PERMANENT:
-        return "a dead letter at once"
+        return {"is": "dead_letter"}
     if verdict.kind is Kind.EXPECTED:
-        return "a stored failure, no retry and no dead letter"
-    deadline = "for ever"
-    if DEFAULT.max_elapsed is not None:
-        deadline = f"for {span(DEFAULT.max_elapsed)} at most"
+        return {"is": "expected"}
     if verdict.kind is Kind.RATE_LIMITED:
-        return (
-            "retried after the wait that the server asks for, and never sooner than "
-            f"{span(LEAST_UNCOUNTED_DELAY)}; that uses up no retry, and goes on {deadline}"
-        )
+        least = LEAST_UNCOUNTED_DELAY
+        return {"is": "rate_limited", "least_delay": least, "max_elapsed": DEFAULT.max_elapsed}
     terms = UNSTATED.terms_for(verdict.kind)
     limits = [n for n in (terms.max_retries, verdict.max_retries) if n is not None]
     if not limits:
-        return f"retried {deadline}"
+        return {"is": "retried", "max_elapsed": DEFAULT.max_elapsed}
     retries = min(limits)
     if retries == 0:
-        return "a dead letter at once"
+        return {"is": "dead_letter"}
     foreseen = schedule(terms.backoff, retries)
-    waits = [span(wait.worst) for wait in foreseen.waits]
-    number = count(retries, "retry", "retries")
-    if retries <= _FEW:
-        return f"{number}, after up to {', '.join(waits)}; then a dead letter"
-    return (
-        f"{number}, after up to {', '.join(waits[:3])} ... {waits[-1]}: "
-        f"{span(foreseen.horizon.expected)} in all on average; then a dead letter"
-    )
+    return {
+        "is": "retries",
+        "waits": [wait.worst for wait in foreseen.waits],
+        "expected": foreseen.horizon.expected,
+    }
 
 
 def of_task(task: Any, settings: Settings, tasks: int) -> dict[str, Any]:

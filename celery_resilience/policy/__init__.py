@@ -1,5 +1,5 @@
-"""Failure in, decision out: which attempts are made again, when, and which are given up.
+"""Failure in, decision out: which attempts are repeated, when, and which are given up.
 
-All of it is pure: no broker, no clock, no Celery, the standard library alone. What a decision
-causes does not belong here.
+All of it is pure, with the standard library alone: no broker, no Celery, no clock of its own. What
+a decision causes does not belong here: ``task`` asks for it, and ``worker`` carries it out.
 """

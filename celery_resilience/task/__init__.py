@@ -1,5 +1,5 @@
-"""Where the body of a task runs: what its end deserves is decided here, and told to Celery.
+"""Where the body of a task runs: its end is decided about here, and Celery is told.
 
-It runs in the worker's child process. No message is moved here, and nothing of the worker
-is imported.
+This is what runs in the worker's child process, and in a process that sends tasks. No message is
+moved here, and nothing of the worker is imported: it is named where Celery wants it.
 """

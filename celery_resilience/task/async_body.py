@@ -16,7 +16,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
-    from celery_resilience.task.base import ResilientTask
+    from celery_resilience.task.options import TaskWithOptions
 
 __all__ = ["completed", "is_async", "refuse_async_bodies"]
 
@@ -26,7 +26,7 @@ def is_async(body: Any) -> bool:
     return inspect.iscoroutinefunction(inspect.unwrap(getattr(body, "__func__", body)))
 
 
-def completed(task: ResilientTask, result: Any, nested: bool = False) -> Any:
+def completed(task: TaskWithOptions, result: Any, nested: bool = False) -> Any:
     """What an ``async def`` body that has returned *result*, its coroutine, comes to.
 
     A direct call still returns the coroutine, as the bare function does; so does one that is

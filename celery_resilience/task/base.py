@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from celery import exceptions as _exceptions
 from celery.utils import uuid
+from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import raise_with_context
 
 from celery_resilience.messages.context import RetryContext
@@ -33,7 +34,7 @@ from celery_resilience.task.result_check import check_result_options
 from celery_resilience.task.trace import Tracer
 
 if TYPE_CHECKING:
-    BaseTask = Task[Any, Any]
+    from celery_resilience.task.options import TaskWithOptions as BaseTask
 else:
     BaseTask = Task
 
@@ -45,12 +46,15 @@ Retry: Any = _exceptions.Retry
 Reject: Any = _exceptions.Reject
 
 
-def watch(app: Any) -> None:
-    """Let every worker of *app* settle failures; calling it again changes nothing.
+# What is the worker's is named, not imported: a process that only sends tasks has no need of it.
+_STEP = "celery_resilience.worker.bootstep:ResilientConsumer"
+_REQUEST = "celery_resilience.worker.request:ResilientRequest"
+_JOINED = "celery_resilience.worker.attach:joined"
 
-    The bootstep is named, not imported: a process that only sends tasks has no need of it.
-    """
-    app.steps["consumer"].add("celery_resilience.worker.bootstep:ResilientConsumer")
+
+def watch(app: Any) -> None:
+    """Let every worker of *app* settle failures; calling it again changes nothing."""
+    app.steps["consumer"].add(_STEP)
 
 
 class ResilientTask(BaseTask):
@@ -69,7 +73,7 @@ class ResilientTask(BaseTask):
     """
 
     abstract = True
-    Request = "celery_resilience.worker.request:ResilientRequest"
+    Request = _REQUEST
     #: A message is let go only after its attempt: what a dying worker held runs again.
     acks_late = True
 
@@ -133,11 +137,8 @@ class ResilientTask(BaseTask):
 
     def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
         """Called when a worker starts: a Request class of the user's own is mixed with ours."""
-        from celery_resilience.worker.attach import attach, making_requests_for
-
         warn_of_own_retry(type(self), ResilientTask)
-        attach(consumer)
-        with making_requests_for(consumer, self):
+        with symbol_by_name(_JOINED)(consumer, self):
             return super().start_strategy(app, consumer, **kwargs)
 
     @classmethod

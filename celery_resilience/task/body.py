@@ -20,16 +20,17 @@ from celery_resilience.errors import BodyExited, unreadable
 from celery_resilience.messages.error_record import said
 from celery_resilience.task.async_body import completed, is_async
 from celery_resilience.task.context_store import open_store
-from celery_resilience.task.decide import Running, running, what_stands
+from celery_resilience.task.decide import Running, running
+from celery_resilience.task.reraise import what_stands
 from celery_resilience.task.result_check import fallback, refuse_result
 
 if TYPE_CHECKING:
-    from celery_resilience.task.base import ResilientTask
+    from celery_resilience.task.options import TaskWithOptions
 
 __all__ = ["wrap_body"]
 
 
-def wrap_body(cls: type[ResilientTask]) -> None:
+def wrap_body(cls: type[TaskWithOptions]) -> None:
     """Let ``run`` of the task *cls* decide about its failures; ``__wrapped__`` is what it was."""
     stated = inspect.getattr_static(cls, "run")
     if hasattr(stated, "decides") or stated is Task.run:
@@ -43,7 +44,7 @@ def wrap_body(cls: type[ResilientTask]) -> None:
     awaits = is_async(body)
 
     @functools.wraps(body)
-    def run(self: ResilientTask, *args: Any, **kwargs: Any) -> Any:
+    def run(self: TaskWithOptions, *args: Any, **kwargs: Any) -> Any:
         attempt = running.get()
         given = (self, *args) if is_method else args
         if attempt is None or attempt.inside or attempt.task is not self:
@@ -80,7 +81,7 @@ def wrap_body(cls: type[ResilientTask]) -> None:
     cls.run = run  # type: ignore[assignment,method-assign]
 
 
-def _decide(task: ResilientTask, attempt: Running, exc: BaseException) -> BaseException:
+def _decide(task: TaskWithOptions, attempt: Running, exc: BaseException) -> BaseException:
     """What is raised for *exc*, in which the body has ended."""
     request: Any = task.request
     if request.called_directly:

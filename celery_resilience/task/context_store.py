@@ -23,14 +23,14 @@ from celery_resilience.messages.context import levels_of
 from celery_resilience.task.decide import Running
 
 if TYPE_CHECKING:
-    from celery_resilience.task.base import ResilientTask
+    from celery_resilience.task.options import TaskWithOptions
 
 __all__ = ["Store", "keep_context_by_key", "open_store", "refuse_stores_without_keys"]
 
 logger = logging.getLogger("celery_resilience")
 
 
-def keep_context_by_key(cls: type[ResilientTask]) -> None:
+def keep_context_by_key(cls: type[TaskWithOptions]) -> None:
     """Let the task *cls*, if it states a ``context_key``, keep its context under that key.
 
     Raises TypeError for a key that is neither an argument's name nor a plain function.
@@ -44,7 +44,7 @@ def keep_context_by_key(cls: type[ResilientTask]) -> None:
         cls.context_key = staticmethod(key)
 
 
-def open_store(task: ResilientTask, attempt: Running, args: Any, kwargs: Any) -> Store | None:
+def open_store(task: TaskWithOptions, attempt: Running, args: Any, kwargs: Any) -> Store | None:
     """Where the context of *task*'s *attempt* with these arguments is kept; None: nowhere."""
     if task.request.is_eager:
         return None
@@ -71,7 +71,7 @@ def refuse_stores_without_keys(app: Any) -> None:
 class Store:
     """The place in the result backend where the context of one business key is kept."""
 
-    def __init__(self, task: ResilientTask, name: str) -> None:
+    def __init__(self, task: TaskWithOptions, name: str) -> None:
         self._task = task
         # The stubs know a backend of results, not one that keeps values by key.
         self._backend = cast(Any, task.backend)
@@ -100,7 +100,7 @@ class Store:
         _guarded(self._task, lambda: self._backend.delete(self._key), "ending the context")
 
 
-def _reader(cls: type[ResilientTask], key: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+def _reader(cls: type[Any], key: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """What finds the business key in a task's arguments."""
     task = getattr(cls, "name", None) or cls.__name__
     if callable(key) and not inspect.iscoroutinefunction(key):
@@ -121,7 +121,7 @@ def _reader(cls: type[ResilientTask], key: Any) -> Callable[[tuple[Any, ...], di
     return read
 
 
-def _guarded(task: ResilientTask, call: Callable[[], Any], what: str) -> Any:
+def _guarded(task: TaskWithOptions, call: Callable[[], Any], what: str) -> Any:
     try:
         return call()
     except BaseException as exc:

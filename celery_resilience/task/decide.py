@@ -33,19 +33,15 @@ from celery_resilience.task.requested_retry import (
     asked_by_raising,
     is_sent,
     make_retry,
-    published_anew,
-    unnoticed,
 )
 
 __all__ = [
     "GONE_ON",
-    "Discarded",
     "Running",
     "failure_of",
     "judge",
     "running",
     "what_is_left",
-    "what_stands",
     "what_was_asked",
 ]
 
@@ -120,43 +116,6 @@ class Running:
 
 #: The attempt under way; None outside of a worker.
 running: ContextVar[Running | None] = ContextVar("running", default=None)
-
-
-class Discarded(Retry):
-    """Stands for a failure that its owner does not want to hear of, until Celery is told.
-
-    It is a Retry for those who wrap the body: what they know of is no error to report.
-    """
-
-
-def what_stands(task: Any, req: Any, exc: BaseException, attempt: Running) -> BaseException:
-    """Decide about *attempt*, which has ended in *exc*; what is raised in its place.
-
-    A Retry where it goes on, and *exc* itself where it does not.
-    """
-    attempt.outcome = outcome = attempt.decide(req, exc)
-    decision = None if outcome is None else outcome.decision
-    stands: Any = exc
-    if isinstance(decision, RetryLater) and not isinstance(exc, Retry):
-        stands = published_anew(task, exc, decision, attempt)
-        if stands is None:
-            stands = attempt.again(exc, decision)
-        else:  # a retry as Celery makes it: nothing is to be moved
-            attempt.outcome, attempt.published = None, True
-    elif isinstance(decision, GiveUp) and isinstance(exc, Retry):
-        stands = exc.exc or task.MaxRetriesExceededError(
-            f"{task.name}[{req.id}] raised a Retry: its retries are used up"
-        )
-    elif isinstance(decision, Drop) and _is_discarded(outcome, decision):
-        stands = Discarded(exc=exc)  # type: ignore[arg-type]
-        unnoticed(stands).__cause__ = exc
-    attempt.stands = stands
-    return stands  # type: ignore[no-any-return]
-
-
-def _is_discarded(outcome: Any, drop: Drop) -> bool:
-    """Whether the owner has said so; a failure that he ``throws`` trackers know for themselves."""
-    return drop is not GONE_ON and outcome.verdict.kind is not Kind.EXPECTED
 
 
 def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcome | None:

@@ -20,7 +20,7 @@ from celery_resilience.task.disabled import is_off
 from celery_resilience.task.requested_retry import make_retry
 
 if TYPE_CHECKING:
-    from celery_resilience.task.base import ResilientTask
+    from celery_resilience.task.options import TaskWithOptions
 
 __all__ = ["apply"]
 
@@ -69,7 +69,7 @@ class _Eager(Running):
         return make_retry(exc, decision.delay, is_eager=True, sig=again)
 
 
-def apply(task: ResilientTask, once: Callable[..., Any], retries: int | None) -> Any:
+def apply(task: TaskWithOptions, once: Callable[..., Any], retries: int | None) -> Any:
     """The EagerResult of *task*'s last attempt; *once*, given retries and, for the attempts after
     the first, arguments, is Celery's ``apply``."""
     if is_off(task.app):

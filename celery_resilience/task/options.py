@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import difflib
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_resilience.settings import is_stated
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    class TaskWithOptions(Task[Any, Any]):
+        """What a ResilientTask has beside what every task has, for those whom it stands on."""
+
+        retry_on_result: Any
+        recover: Any
+        context_key: Any
+        key_of_context: Any
+
 
 __all__ = [
     "have_what_the_apps_have",

@@ -18,8 +18,8 @@ from typing import Any
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.policy.policy import Policy
-from celery_resilience.policy.toml import PolicyFile, load
 from celery_resilience.settings import Settings
+from celery_resilience.task.policy_file import PolicyFile, load
 
 __all__ = ["Chosen", "Policies", "apply_policies", "policies_of"]
 

@@ -1,13 +1,11 @@
-"""A retry that is asked for: by ``self.retry``, by a Retry that is raised, by ``retry_kwargs``."""
+"""A retry that is asked for: by ``self.retry``, or by a Retry that is raised."""
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from celery import exceptions as _exceptions
-from celery.app.task import Task
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_resilience.policy.decision import RetryLater
@@ -16,12 +14,9 @@ __all__ = [
     "asked_by_raising",
     "is_sent",
     "make_retry",
-    "published_anew",
     "seconds_to_wait",
     "unnoticed",
 ]
-
-logger = logging.getLogger("celery_resilience")
 
 # The stubs know how it is raised, not how it is made.
 Retry: Any = _exceptions.Retry
@@ -58,32 +53,6 @@ def asked_by_raising(task: Any, req: Any, retry: Any) -> RetryLater | None:
     eta = None if isinstance(countdown, (int, float, type(None))) else countdown
     delay = seconds_to_wait(eta, None if eta else countdown, task.app.timezone)
     return RetryLater(delay, rule="a Retry that it raised")
-
-
-def published_anew(task: Any, exc: Any, decision: RetryLater, attempt: Any) -> Any:
-    """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
-    if not getattr(task, "autoretry_for", ()):
-        return None
-    words = {
-        name: value
-        for name, value in (getattr(task, "retry_kwargs", None) or {}).items()
-        if name not in ("countdown", "exc", "max_retries", "throw")
-    }
-    if not words:
-        return None
-    from celery_resilience.task.context import hand_on  # which stands on this module
-
-    hand_on(attempt, task.request, exc, decision)
-    try:
-        retry: Any = Task.retry(
-            task, exc=exc, countdown=decision.delay, max_retries=task.request.retries + 1,
-            throw=False, **words,
-        )  # fmt: skip
-    except Exception:
-        logger.exception("%s: its retry_kwargs could not be followed", task.name)
-        return None
-    retry.__cause__ = exc
-    return unnoticed(retry)
 
 
 def seconds_to_wait(eta: Any, countdown: Any, zone: Any) -> float:

@@ -12,7 +12,7 @@ from celery_resilience.policy.decision import GiveUp, Reason
 from celery_resilience.task.decide import Running, failure_of
 
 if TYPE_CHECKING:
-    from celery_resilience.task.base import ResilientTask
+    from celery_resilience.task.options import TaskWithOptions
 
 __all__ = ["check_result_options", "fallback", "refuse_result"]
 
@@ -24,7 +24,7 @@ _USED_UP = (Reason.EXHAUSTED, Reason.DEADLINE)
 _SHOWN = 200
 
 
-def check_result_options(cls: type[ResilientTask]) -> None:
+def check_result_options(cls: type[TaskWithOptions]) -> None:
     """Make ``retry_on_result`` and ``recover`` of the task *cls* what its body calls.
 
     Raises TypeError for what can't be called so.
@@ -47,7 +47,7 @@ def _stated(cls: type, name: str) -> Any:
     return value.__func__ if isinstance(value, staticmethod) else value
 
 
-def refuse_result(task: ResilientTask, result: Any) -> None:
+def refuse_result(task: TaskWithOptions, result: Any) -> None:
     """Raise UnacceptableResult for a *result* that *task*'s ``retry_on_result`` refuses."""
     try:
         refused = bool(task.retry_on_result(result))
@@ -59,7 +59,7 @@ def refuse_result(task: ResilientTask, result: Any) -> None:
         raise UnacceptableResult(f"not good enough: {_shown(result)}")
 
 
-def fallback(task: ResilientTask, attempt: Running, exc: BaseException) -> tuple[Any] | None:
+def fallback(task: TaskWithOptions, attempt: Running, exc: BaseException) -> tuple[Any] | None:
     """The result that stands in for the *attempt* that failed with *exc*; None: it has failed."""
     decision = None if attempt.outcome is None else attempt.outcome.decision
     if task.recover is None or not isinstance(decision, GiveUp) or decision.reason not in _USED_UP:

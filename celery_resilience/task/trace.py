@@ -37,8 +37,9 @@ from celery_resilience.task.trace_info import ResilientTraceInfo, einfo_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery import Task
+
     from celery_resilience.messages.history import Succeeded
-    from celery_resilience.task.base import ResilientTask
 
 __all__ = ["Tracer"]
 
@@ -52,15 +53,15 @@ Retry: Any = _exceptions.Retry
 class Tracer:
     """The ``__trace__`` of a task: whatever Celery assigns, ours takes its place."""
 
-    def __get__(self, task: ResilientTask | None, owner: type) -> Any:
+    def __get__(self, task: Task[Any, Any] | None, owner: type) -> Any:
         return None if task is None else task.__dict__.get("_tracer")
 
-    def __set__(self, task: ResilientTask, tracer: Any) -> None:
+    def __set__(self, task: Task[Any, Any], tracer: Any) -> None:
         ours = tracer is not None and not is_off(task.app)
         task.__dict__["_tracer"] = _tracer(task, tracer) if ours else tracer
 
 
-def _tracer(task: ResilientTask, assigned: Any) -> Any:
+def _tracer(task: Task[Any, Any], assigned: Any) -> Any:
     # Looked up on the module: error trackers and tracers put their own build_tracer there.
     inner = trace.build_tracer(
         task.name,
@@ -105,7 +106,7 @@ def _tracer(task: ResilientTask, assigned: Any) -> Any:
 
 
 def _the_rest(
-    task: ResilientTask, uuid: str, args: Any, kwargs: Any, request: Any, before: Succeeded,
+    task: Task[Any, Any], uuid: str, args: Any, kwargs: Any, request: Any, before: Succeeded,
     attempt: Running,
 ) -> Any:  # fmt: skip
     try:
@@ -125,7 +126,7 @@ def _hostname(assigned: Any) -> str | None:
         return None
 
 
-def _heard(task: ResilientTask, attempt: Running, result: Any) -> Any:
+def _heard(task: Task[Any, Any], attempt: Running, result: Any) -> Any:
     """*result*, now that ``self.retry`` was called by one that is no body which ended in it.
 
     A hook has asked for another attempt, once it was decided that there is none; or the body did,
@@ -166,7 +167,7 @@ def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:
 
 
 def _escaped(
-    task: ResilientTask, attempt: Running, args: Any, kwargs: Any,
+    task: Task[Any, Any], attempt: Running, args: Any, kwargs: Any,
     request: Mapping[str, Any] | None, exc: BaseException,
 ) -> Any:  # fmt: skip
     """What the tracer lets out would end the worker, or leave the message hanging."""

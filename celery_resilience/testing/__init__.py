@@ -1,4 +1,5 @@
-"""A real server for tests and demos: embedded Valkey or Redis on a private socket.
+"""What tests and demos need: an embedded Valkey or Redis on a private socket.
 
-Nothing here runs in production.
+It is a real server in a process of its own, and ends with the process that started it. Nothing in
+this package runs in production.
 """

@@ -16,7 +16,7 @@ from typing import Any
 from celery.utils.imports import symbol_by_name
 from celery.worker import consumer as _consumer
 
-__all__ = ["attach", "making_requests_for"]
+__all__ = ["attach", "joined", "making_requests_for"]
 
 # The stubs do not know what a consumer has.
 Consumer: Any = _consumer.Consumer
@@ -48,6 +48,15 @@ def attach(c: Any) -> None:
         "the worker was made before it was told of celery_resilience: from now on it settles "
         "failures. Call install(app), and define tasks with base=ResilientTask, before that"
     )
+
+
+@contextmanager
+def joined(c: Any, task: Any) -> Iterator[None]:
+    """Within it, *task* may start its strategy in the consumer *c*: that has our step, and
+    settles the task's requests."""
+    attach(c)
+    with making_requests_for(c, task):
+        yield
 
 
 @contextmanager

@@ -2,80 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import yaml
 
 import celery_resilience
+from tests.unit.test_layers import name_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "celery_resilience"
 
-#: A module imports its own floor or a lower one. Floor 1 imports the standard library alone.
-FLOORS = {
-    1: "errors classify* policy policy.[!t]*",
-    2: "messages* settings policy.toml",
-    3: "brokers* transport* worker.internals",
-    4: "task* worker worker.[!f]*",
-    5: "operate operate.[!e]* testing*",
-    6: "__init__ worker.flags operate.explain cli* install demo*",
-}
 LONGEST_MODULE = 324
 
 
-def name_of(path: Path) -> str:
-    """A module's name without the package's, ``__init__`` for the package itself."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts).removesuffix(".__init__")
-
-
 MODULES = sorted(PACKAGE.rglob("*.py"))
-
-
-def floor(module: str) -> int:
-    for number, names in FLOORS.items():
-        if any(fnmatch(module, name) for name in names.split()):
-            return number
-    raise AssertionError(f"give {module} a floor in {Path(__file__).name}: {FLOORS}")
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Every module that *path* imports, wherever in its code that stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module, f"{path}:{node.lineno}: a relative import"
-            assert not node.level, f"{path}:{node.lineno}: a relative import"
-            for name in node.names:  # ``from package import x``: x may be a module, or a name in it
-                inner = f"{node.module}.{name.name}"
-                yield inner if is_ours(inner) else node.module
-
-
-def is_ours(module: str) -> bool:
-    path = ROOT / module.replace(".", "/")
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_keeps_to_its_floor(path):
-    module = name_of(path)
-    own = floor(module)
-    for imported in imports(path):
-        top, _, rest = imported.partition(".")
-        if top == "celery_resilience":
-            assert floor(rest or "__init__") <= own, f"{module} (floor {own}) imports {imported}"
-        elif own == 1:
-            assert top in sys.stdlib_module_names, f"{module} (floor 1) imports {imported}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_resilience import Policy, on
-from celery_resilience.policy.toml import PolicyFile, line_of, load
+from celery_resilience.task.policy_file import PolicyFile, line_of, load
 
 GOOD = """\
 [policies.remote-call]

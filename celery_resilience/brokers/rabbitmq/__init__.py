@@ -1,5 +1,5 @@
-"""RabbitMQ: the copy is published, its confirm awaited, then the original acknowledged.
+"""RabbitMQ: a copy is published, its confirm awaited, then the original is acknowledged.
 
-Scheduled retries wait in delay queues of their own. What touches py-amqp's insides is in
-``pyamqp``, and nowhere else.
+Scheduled retries wait in delay queues. What is private in py-amqp is touched in ``pyamqp``, and
+nowhere else.
 """

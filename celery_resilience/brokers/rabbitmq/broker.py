@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from celery_resilience.brokers.base import Done, Figures, Found, NotOurs, Received, Unroutable
+from celery_resilience.brokers.base import (
+    LONGEST_NAME,
+    BrokerOptions,
+    Done,
+    Figures,
+    Found,
+    NotOurs,
+    Received,
+    Unroutable,
+)
 from celery_resilience.brokers.ownership import Ownership, on_rabbitmq
 from celery_resilience.brokers.rabbitmq import queues
 from celery_resilience.brokers.rabbitmq.browse import Look, mark_of
@@ -32,7 +41,6 @@ from celery_resilience.brokers.rabbitmq.upkeep import Upkeep
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import ASTRAY
-from celery_resilience.settings import LONGEST_NAME, Settings
 
 __all__ = ["AmqpBroker"]
 
@@ -46,12 +54,12 @@ class AmqpBroker:
         self,
         connection: Any,
         hub: Any = None,
-        settings: Settings | None = None,
+        settings: BrokerOptions | None = None,
         timeout: float | None = None,
     ) -> None:
         self._theirs = connection
         self._confirms = Confirms(connection, hub, timeout)
-        self._settings = settings or Settings()
+        self._settings = settings or BrokerOptions()
         arguments = self._settings.dead_letter_queue_arguments
         self._delay = Delay(str(arguments.get("x-queue-type", "classic")))
         #: How many levels are made for retries of each queue, by its name and their priority.

@@ -10,7 +10,7 @@ from typing import Any
 
 from kombu import Queue
 
-from celery_resilience.settings import LONGEST_NAME
+from celery_resilience.brokers.base import LONGEST_NAME
 
 __all__ = ["DELETED", "QueueFacts", "facts", "fits", "leave", "make", "size"]
 

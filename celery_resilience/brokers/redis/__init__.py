@@ -1,4 +1,5 @@
-"""Redis and Valkey: every move is one script, and what a worker holds is under its lease.
+"""Redis and Valkey: every move of a message is one script, and runs as a whole or not at all.
 
-The scripts lie in ``scripts/``. What a worker decides does not belong here.
+What a worker holds is under its lease. The scripts lie in ``scripts``, one to a file; what a worker
+decides does not belong here.
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from celery_resilience.brokers.base import Done, Figures, Found, NotOurs, Received
+from celery_resilience.brokers.base import BrokerOptions, Done, Figures, Found, NotOurs, Received
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.ownership import after_script, on_redis
 from celery_resilience.brokers.redis.browse import read_on
@@ -29,7 +29,6 @@ from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import compact
-from celery_resilience.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -42,12 +41,12 @@ logger = logging.getLogger("celery_resilience")
 class RedisBroker:
     """A :class:`~celery_resilience.brokers.base.Broker` on Redis."""
 
-    def __init__(self, connection: Any, settings: Settings | None = None) -> None:
+    def __init__(self, connection: Any, settings: BrokerOptions | None = None) -> None:
         channel = connection.default_channel
         self._pool = pool_of(channel)
         self._client: Redis = plain_client(channel, self._pool, single=True)
         self._channel = channel
-        self._settings = settings or Settings()
+        self._settings = settings or BrokerOptions()
         self._prefix: str = channel.global_keyprefix or ""
         #: How many messages this has released from each list.
         self._released: Counter[str] = Counter()
