@@ -37,13 +37,19 @@ Done = Callable[["BaseException | None"], None]
 class NotOurs(BrokerError):
     """The original is no longer this worker's: nothing was written."""
 
+    __module__ = "celery_resilience.brokers"  # stored errors name it
+
 
 class Unroutable(BrokerError):
     """The queue that a copy was meant for does not exist."""
 
+    __module__ = "celery_resilience.brokers"  # stored errors name it
+
 
 class TooLarge(BrokerError):
     """The broker takes no message whose headers are as large as a copy's."""
+
+    __module__ = "celery_resilience.brokers"  # stored errors name it
 
 
 @dataclass(frozen=True)

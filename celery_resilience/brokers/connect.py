@@ -20,6 +20,8 @@ TIMEOUT = 10.0
 class Unreachable(BrokerError):
     """The broker refuses the connection, or has hung up."""
 
+    __module__ = "celery_resilience.brokers.reach"  # stored errors name it
+
 
 class NoAnswer(Unreachable):
     """The broker, or the server that knows its address, does not answer in time."""

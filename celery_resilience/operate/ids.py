@@ -22,6 +22,8 @@ _TOLD = 10
 class NoSuchId(ResilienceError, LookupError):
     """Nothing has this id, or one that begins with it."""
 
+    __module__ = "celery_resilience.ids"  # stored errors name it
+
 
 class AmbiguousId(NoSuchId):
     """More than one id begins with this."""

@@ -45,6 +45,8 @@ _EVERY = Filters()
 class NotListed(BrokerError):
     """This broker can't tell which retries wait."""
 
+    __module__ = "celery_resilience.retries"  # stored errors name it
+
 
 #: A task's id, ids, or ``"all"``.
 Meant = Union[str, Iterable[str]]  # noqa: UP007

@@ -71,7 +71,7 @@ def counted(pattern: str, command: Command) -> Counter[str]:
 
 def report(worker: Command, beat: Command) -> None:
     # Only now: the app connects to what the environment says.
-    from celery_resilience.operate.dead_letters import DeadLetters
+    from celery_resilience import DeadLetters
     from examples.cron.tasks import app
 
     say("")

@@ -31,7 +31,7 @@ def main() -> None:
 
 def make_songs(services: Services, worker: Command, speedup: float) -> None:
     # Only now: the app connects to what the environment says.
-    from celery_resilience.operate.dead_letters import DeadLetters
+    from celery_resilience import DeadLetters
     from examples.song.tasks import app, video_of
 
     say(f"Songs of {', '.join(TITLES)}, {speedup:g} times faster than the table.", "")

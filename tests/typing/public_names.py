@@ -16,10 +16,12 @@ import celery_resilience
 from celery_resilience import (
     BrokerError,
     DeadLetter,
+    DeadLetters,
     Decision,
     Discard,
     Drop,
     Failure,
+    Filters,
     GiveUp,
     Kind,
     PermanentError,
@@ -28,6 +30,7 @@ from celery_resilience import (
     Reason,
     ResilienceError,
     ResilientTask,
+    Retries,
     RetryContext,
     RetryLater,
     Snooze,
@@ -38,9 +41,7 @@ from celery_resilience import (
     install,
     on,
 )
-from celery_resilience.messages.filters import Filters
-from celery_resilience.operate.dead_letters import DeadLetters, Filed, Replayed
-from celery_resilience.operate.retries import Retries
+from celery_resilience.operate.dead_letters import Filed, Replayed
 from celery_resilience.policy.backoff import Backoff
 from celery_resilience.worker.flags import add_flags
 

@@ -71,6 +71,8 @@ _LONGEST_WORD = (255 - 2 * LEVELS - 1) // 2
 class Refused(BrokerError):
     """RabbitMQ does not let retries of this queue wait there."""
 
+    __module__ = "celery_resilience.brokers.delay"  # stored errors name it
+
 
 def word(queue: str) -> str:
     """The one word of a routing key that stands for *queue* and no other."""
