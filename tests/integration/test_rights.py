@@ -27,10 +27,9 @@ import time
 from celery import Celery
 from celery.exceptions import Reject
 from celery_resilience import Policy, ResilientTask, TransientError, install
+from celery_resilience.brokers.redis import leases
 
-from celery_resilience.brokers.base import held
-
-held.LEASE, held.RENEW, held.GRACE = 4.0, 1.0, 0.0  # a test does not wait for half a minute
+leases.LEASE, leases.RENEW, leases.GRACE = 4.0, 1.0, 0.0  # a test does not wait for half a minute
 
 app = Celery("shop", broker=os.environ["BROKER"])
 app.conf.update(task_default_queue="shop", worker_proc_alive_timeout=30)
