@@ -179,11 +179,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 self.on_failure(einfo.ExceptionInfo())
 
     def acknowledge(self) -> None:
-        """Let the message go, unless a settlement does that when the copy is written.
-
-        A task that a cold shutdown has killed goes back to the broker: gevent calls that a
-        success.
-        """
+        """Let the message go, unless a settlement does that when the copy is written. What a cold
+        shutdown has killed goes back to the broker: gevent calls that a success."""
         if not self._settled and not self._already_cancelled:
             super().acknowledge()
             if self._suspected:
@@ -300,9 +297,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def let_be(self) -> None:
         """Leave this request, whose message is settled by somebody else, out of all that follows.
-
-        The worker's slot that it has taken is given back by the caller.
-        """
+        The worker's slot that it has taken is given back by the caller."""
         self._settled = True
         state.task_ready(self)
 
