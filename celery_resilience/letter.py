@@ -18,7 +18,7 @@ from kombu.utils.json import dumps, loads
 from celery_resilience.decision import Reason
 from celery_resilience.envelope import Envelope, seconds_until
 from celery_resilience.facts import MESSAGE, ErrorFacts
-from celery_resilience.headers import DUE, HEADER, MOST_HEADERS, compact
+from celery_resilience.headers import HEADER, MOST_HEADERS, compact, has_waited
 from celery_resilience.history import History, clipped, finite
 from celery_resilience.identity import LENGTH, Identity, digest_of, new_id
 
@@ -158,7 +158,7 @@ class DeadLetter:
         digest = str(known["digest"]) if known else digest_of(envelope)
         if not isinstance(facts, Mapping):
             name = str(known["id"])[:64] if known else digest[:LENGTH]
-            gone = envelope.exchange == DUE and history.queue
+            gone = has_waited(envelope.exchange) and history.queue
             return cls(
                 id=name,
                 reason=Reason.UNROUTABLE,
