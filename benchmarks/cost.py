@@ -8,9 +8,10 @@ take turns of a second, the others are stopped meanwhile (SIGSTOP): so the machi
 changes from minute to minute, is the same for all. A side's time is that of its turns, from the
 first run of a body to the last. Printed are, for each side, its tasks per second, the median of
 its ratios to stock Celery in the same round, and the 95 % interval of that (the order statistics
-of the median). ``--dramatiq`` lets Dramatiq run in the same rounds, on Redis: for comparison.
-``--before`` lets an older checkout of this project run in the same rounds, and prints the ratios
-to it as well: what a change costs.
+of the median); and the same of the tasks per second of processor time, of the worker and its
+children, which a busy machine disturbs least. ``--dramatiq`` lets Dramatiq run in the same rounds,
+on Redis: for comparison. ``--before`` lets an older checkout of this project run in the same
+rounds, and prints the ratios to it as well: what a change costs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 #: Seconds.
@@ -57,14 +59,17 @@ def main() -> None:
     options.ours_broker = options.ours_broker or options.broker
     rows = []
     for path in options.path or ["success", "retry"]:
-        rates: dict[str, list[float]] = {side: [] for side in sides}
+        rates: dict[str, list[Rate]] = {side: [] for side in sides}
         for round_ in range(options.rounds):
             first = round_ % len(sides)
             for side, rate in race(options, sides[first:] + sides[:first], path).items():
                 rates[side].append(rate)
             print(
                 f"{path} {round_ + 1}/{options.rounds}: "
-                + ", ".join(f"{side} {rates[side][-1]:.0f}/s" for side in rates),
+                + ", ".join(
+                    f"{side} {rates[side][-1].wall:.0f}/s {rates[side][-1].cpu:.0f}/cpu s"
+                    for side in rates
+                ),
                 file=sys.stderr,
             )
         rows += [summary(path, side, rates) for side in sides]
@@ -73,30 +78,38 @@ def main() -> None:
     if options.as_json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'path':8} {'side':8} {'to':8} {'tasks/s':>8} {'ratio':>6}  95 % interval")
+    print(
+        f"{'path':8} {'side':7} {'to':7} {'tasks/s':>7} {'ratio':>5}  {'95 %':12}"
+        f" {'/cpu s':>6} {'ratio':>5}  95 %"
+    )
     for row in rows:
-        low, high = row["interval"]
-        print(
-            f"{row['path']:8} {row['side']:8} {row['to']:8} {row['rate']:8.0f} {row['ratio']:6.2f}"
-            f"  {low:.2f} to {high:.2f}"
-        )
+        print(f"{row['path']:8} {row['side']:7} {row['to']:7}", end="")
+        for clock in ("wall", "cpu"):
+            rate, ratio, (low, high) = row[clock]
+            print(f" {rate:7.0f} {ratio:5.2f}  {low:.2f} to {high:.2f}", end="")
+        print()
+
+
+class Rate(NamedTuple):
+    """Tasks per second, by the wall's clock and by the processor's."""
+
+    wall: float
+    cpu: float
 
 
 def summary(
-    path: str, side: str, rates: dict[str, list[float]], to: str = "stock"
-) -> dict[str, object]:
-    ratios = sorted(its / other for its, other in zip(rates[side], rates[to], strict=True))
-    n = len(ratios)
-    reach = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))  # normal approximation to Bin(n, 1/2)
-    return {
-        "path": path,
-        "side": side,
-        "to": to,
-        "rounds": n,
-        "rate": statistics.median(rates[side]),
-        "ratio": statistics.median(ratios),
-        "interval": [ratios[reach], ratios[n - 1 - reach]],
-    }
+    path: str, side: str, rates: dict[str, list[Rate]], to: str = "stock"
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"path": path, "side": side, "to": to, "rounds": len(rates[side])}
+    for clock in Rate._fields:
+        its, others = ([getattr(rate, clock) for rate in rates[each]] for each in (side, to))
+        ratios = sorted(one / other for one, other in zip(its, others, strict=True))
+        n = len(ratios)
+        # Normal approximation to Bin(n, 1/2).
+        reach = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
+        interval = (ratios[reach], ratios[n - 1 - reach])
+        row[clock] = (statistics.median(its), statistics.median(ratios), interval)
+    return row
 
 
 CELERY = [
@@ -147,6 +160,22 @@ class Runner:
             self.close()
             raise SystemExit(f"{side}: its worker has not started")
         os.killpg(self._worker.pid, signal.SIGSTOP)
+        self._used = self._cpu()
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time that the worker and its children took in its turns."""
+        return self._cpu() - self._used
+
+    def _cpu(self) -> float:
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                # After the name in brackets: state, parent, process group, ..., utime, stime.
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self._worker.pid:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def is_over(self) -> bool:
         return os.stat(self._done).st_size >= self.runs
@@ -178,7 +207,7 @@ class Runner:
         os.unlink(self._done)
 
 
-def race(options: argparse.Namespace, sides: list[str], path: str) -> dict[str, float]:
+def race(options: argparse.Namespace, sides: list[str], path: str) -> dict[str, Rate]:
     """Finished tasks per second of each side."""
     with contextlib.ExitStack() as stack:
         runners = {}
@@ -192,7 +221,10 @@ def race(options: argparse.Namespace, sides: list[str], path: str) -> dict[str, 
             for runner in runners.values():
                 if not runner.is_over():
                     runner.take_a_turn()
-        return {side: options.tasks / runner.seconds for side, runner in runners.items()}
+        return {
+            side: Rate(options.tasks / runner.seconds, options.tasks / runner.cpu)
+            for side, runner in runners.items()
+        }
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from kombu.utils.json import dumps, loads
 
 from celery_resilience.messages.envelope import Envelope, seconds_until
 from celery_resilience.messages.error_record import MESSAGE, ErrorFacts
-from celery_resilience.messages.headers import DUE, HEADER, MOST_HEADERS, compact
+from celery_resilience.messages.headers import HEADER, MOST_HEADERS, compact, has_waited
 from celery_resilience.messages.history import History, clipped, finite
 from celery_resilience.messages.identity import LENGTH, Identity, digest_of, new_id
 from celery_resilience.policy.decision import Reason
@@ -158,7 +158,7 @@ class DeadLetter:
         digest = str(known["digest"]) if known else digest_of(envelope)
         if not isinstance(facts, Mapping):
             name = str(known["id"])[:64] if known else digest[:LENGTH]
-            gone = envelope.exchange == DUE and history.queue
+            gone = has_waited(envelope.exchange) and history.queue
             return cls(
                 id=name,
                 reason=Reason.UNROUTABLE,

@@ -10,12 +10,14 @@ __all__ = [
     "ASTRAY",
     "BROKERS_OWN",
     "DEATHS",
+    "DELAY",
     "DUE",
     "HEADER",
     "MOST_HEADERS",
     "NOT_PROPERTIES",
     "QUEUE",
     "compact",
+    "has_waited",
     "without",
 ]
 
@@ -33,6 +35,8 @@ MOST_HEADERS = 120_000
 ASTRAY = "celery_resilience.astray"
 #: The exchange that a retry which has waited in RabbitMQ comes through, into its queue.
 DUE = "celery_resilience.due"
+#: What the names of the exchanges and queues begin with in which a retry waits before.
+DELAY = "celery_resilience.delay."
 
 #: Headers that are for brokers. Copied on, they make RabbitMQ see a cycle and drop the message,
 #: count deliveries that were another message's, or route the copy to more queues than its own.
@@ -73,6 +77,15 @@ NOT_PROPERTIES = frozenset(
         "user_id",
     }
 )
+
+
+def has_waited(exchange: object) -> bool:
+    """Whether a message that comes through *exchange* is a retry that has waited in RabbitMQ.
+
+    It names the exchange below the last level that the message has waited in, which is the last one
+    of all only where its delay is an odd number of seconds.
+    """
+    return isinstance(exchange, str) and (exchange == DUE or exchange.startswith(DELAY))
 
 
 def without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:

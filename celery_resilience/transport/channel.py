@@ -70,8 +70,7 @@ class Channel(Looking):
         In a pool that runs its tasks here and now, one that has ended waits for no other.
         """
         if self._slow and self._acknowledged:
-            if self.looker.asking:  # the next message may be in the answer
-                self.answered()
+            self.all_answered()  # the next message may be in the answer
             self.look()
         self._slow = False
 
@@ -107,8 +106,7 @@ class Channel(Looking):
         prefix = self.global_keyprefix
         keys = [*self._held_in(), prefix + _DEAD_LETTERS, f"{prefix}{KEYS}takes"]
         keys.append(f"{prefix}{KEYS}written:{taken.tag}")
-        if self.looker.asking:
-            self.answered()
+        self.all_answered()
         holder = "" if self.holder is None else self.holder.id
         args = [taken.tag, payload, "0" if taken.held else "1", holder, taken.number or ""]
         self.looker.ask(lua("move_unacked"), keys, args)
@@ -136,8 +134,7 @@ class Channel(Looking):
 
     def _leave_to_others(self) -> None:
         """Give back what nobody here consumes any more."""
-        if self.looker.asking:
-            self.answered()
+        self.all_answered()
         active = set(self.active_queues) if self._taken else ()
         back = [taken for taken in self._taken if taken.queue not in active]
         self._taken = deque(taken for taken in self._taken if taken.queue in active)
@@ -187,6 +184,8 @@ class Channel(Looking):
         if client is None or client.connection is not connection:
             super()._on_connection_disconnect(connection)
         elif self.consuming and not self._closing:
+            if self.looker.asking and not self.looker.in_use:  # no answer will come
+                self._cut = ConnectionError("the connection that looks for messages was closed")
             self.look_soon()
             self.connection.cycle.nudge()
 

@@ -19,8 +19,11 @@ class Looker:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._digests: dict[str, str] = {}
-        #: The script that was asked for and has not been answered yet, with its arguments.
+        #: The script that was asked for and has not been answered yet, with its arguments; "": a
+        #: count of keys.
         self._asked: tuple[str, tuple[Any, ...]] | None = None
+        #: It is written to or read from here and now: who does so hears of it if it is cut.
+        self.in_use = False
         self._since = 0.0
         #: The socket that is waited for.
         self._watched: Any = None
@@ -49,19 +52,29 @@ class Looker:
 
     def ask(self, script: str, keys: list[str], args: list[Any]) -> None:
         """Have the server run *script*; ``answer`` returns what comes of it."""
-        connection = self._connected()
         arguments = (len(keys), *keys, *args)
         digest = self._digests.get(script)
         if digest is None:
             digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
             self._digests[script] = digest
-        self._asked, self._since = (script, arguments), monotonic()
+        self._send((script, arguments), "EVALSHA", digest, *arguments)
+
+    def count(self, keys: list[str]) -> None:
+        """Ask how many of the *keys* there are. That is a look, too: the server tells of the next
+        message in one of them."""
+        self._send(("", ()), "EXISTS", *keys)
+
+    def _send(self, asked: tuple[str, tuple[Any, ...]], *command: Any) -> None:
+        connection = self._connected()
+        self._asked, self._since, self.in_use = asked, monotonic(), True
         try:
             # A check of its health would reconnect it unnoticed.
-            connection.send_command("EVALSHA", digest, *arguments, check_health=False)
+            connection.send_command(*command, check_health=False)
         except BaseException:
             self.disconnect()
             raise
+        finally:
+            self.in_use = False
 
     def answer(self) -> Any:
         """The answer to what was asked, once it is here.
@@ -72,6 +85,7 @@ class Looker:
 
         assert self._asked is not None
         (script, arguments), connection = self._asked, self._connection
+        self.in_use = True
         try:
             try:
                 return connection.read_response()
@@ -84,7 +98,7 @@ class Looker:
             self.disconnect()
             raise
         finally:
-            self._asked = None
+            self._asked, self.in_use = None, False
 
     @property
     def overdue(self) -> bool:

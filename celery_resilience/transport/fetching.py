@@ -61,7 +61,9 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._looked = self._refused = self._complained = 0.0
         #: Told since the last look was asked for; that look was because of it; it was for safety.
         self._woken = self._vain_if_empty = self._unexpected = False
-        #: The connection went while a consumer was cancelled.
+        #: What was asked is only whether there is something.
+        self._glances = False
+        #: The connection went while a consumer was cancelled, or somebody else has closed it.
         self._cut: BaseException | None = None
         self._tags = (f"{uuid.uuid4().hex}.{number}." for number in count(1))
         super().__init__(*args, **kwargs)
@@ -144,16 +146,19 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
         What was acknowledged is let go by the same question.
         """
+        if self._cut is not None:
+            cut, self._cut = self._cut, None
+            self._give_up()
+            raise ConnectionError(str(cut)) from cut
         if self.looker.asking:
             if not self.looker.overdue:
                 return False
             if not self.looker.has_answer():
-                self.looker.disconnect()
+                self._give_up()
                 raise ConnectionError(f"Redis has not answered for {ANSWER:g} s")
             self.answered()  # the loop was busy for that long, and would wait for the socket
-        if self._cut is not None:
-            cut, self._cut = self._cut, None
-            raise ConnectionError(str(cut)) from cut
+            if self.looker.asking:
+                return True
         now = monotonic()
         if now < self._refused:
             return False
@@ -166,10 +171,18 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             self._looked = now
             self._vain_if_empty, self._woken = self._woken, False
             self._unexpected = not self._curious
-        self._ask(room)
+        # Most looks of who is idle find nothing: it first asks whether there is something.
+        idle = self._unexpected or self.looker.wakeup.in_vain
+        self._ask(room, glance=idle and room > 0 and not self._acknowledged)
         return True
 
-    def _ask(self, room: int) -> None:
+    def _give_up(self) -> None:
+        """Disconnect. What the question lets go, if it is not answered, the next one lets go."""
+        if self.looker.asking:
+            self._acknowledged = self._question[2] + self._acknowledged
+        self.looker.disconnect()
+
+    def _ask(self, room: int, glance: bool = False) -> None:
         cycle = type(self._queue_cycle)
         if cycle not in (round_robin_cycle, priority_cycle, sorted_cycle):
             room = min(room, 1)  # a user's own order
@@ -179,6 +192,11 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         names = ["" if self._is_unheld(queue) else dumps(queue) for queue in queues]
         tags, fair = next(self._tags), int(cycle is round_robin_cycle)
         at = time() if self.holder is None else ""
+        self._glances = glance
+        if glance:
+            self._question = queues, tags, []
+            self.looker.count(lists)
+            return
         done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
         self._question = queues, tags, done
         args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode())]
@@ -191,19 +209,17 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             raise
 
     def answered(self) -> bool:
-        """Take in what the server has answered, and wait for it if it is not here yet.
-
-        False if it has refused to answer.
-        """
+        """Take in what the server has answered, and wait for it if it is not here yet; it may be
+        asked again at once. False if it has refused to answer."""
         from redis.exceptions import ReadOnlyError, ResponseError
 
         if not self.looker.asking:  # the server has closed the connection
             self.looker.disconnect()
-            self._curious, self._not_before = True, 0.0
+            self.look_soon()
             return True
         queues, tags, done = self._question
         try:
-            more, number, *found = self.looker.answer()
+            answer = self.looker.answer()
         except BaseException as exc:
             self._acknowledged = done + self._acknowledged  # twice does no harm
             if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be looked for
@@ -216,6 +232,11 @@ class Looking(_redis.Channel):  # type: ignore[misc]
                 self._complained = monotonic()
                 logger.error("Redis refuses to hand out messages; trying on: %s", exc)
             return False
+        if self._glances and answer:
+            room = self._room() if self.active_queues else 0
+            self._ask(room) if room else self.look_soon()
+            return True
+        more, number, *found = answer or (0, 0)
         if found and self.holder is not None:
             self.holder.taken(number)
         if found and self.slots is not None:
@@ -228,6 +249,11 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         if queues:
             self._after(bool(more), bool(found))
         return True
+
+    def all_answered(self) -> None:
+        """Take in what is on its way, and what comes of it."""
+        while self.looker.asking:
+            self.answered()
 
     def _after(self, more: bool, found: bool) -> None:
         wakeup = self.looker.wakeup
@@ -249,7 +275,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
     def _start_afresh(self) -> None:
         """Have the server tell on a new connection; what it told before may have been missed."""
         self.looker.silence()
-        self._curious, self._not_before = True, 0.0
+        self.look_soon()
 
     def _is_unheld(self, queue: str) -> bool:
         return queue in self._unheld or not self.ack_emulation
@@ -285,8 +311,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def let_go_now(self) -> None:
         """Let go what was acknowledged, and wait until that is done."""
-        if self.looker.asking:
-            self.answered()
+        self.all_answered()
         while self._acknowledged:
             self._ask(0)
             if not self.answered():

@@ -25,15 +25,16 @@ EVERY = 0.1
 SAFETY = 5.0
 
 #: The most that the interval grows to, in seconds, and for each worker that looks: together they
-#: look about fifty times a second, and each at least once.
-_SELDOM, _SELDOM_EACH = 1.0, 0.02
+#: look about seventy times a second, and each at least once.
+_SELDOM, _SELDOM_EACH = 1.0, 0.015
 
 #: The longest that a worker lets others go first, in seconds, and that for each worker there is:
 #: together they look about 140 times a second for what they are told of. The first such pause.
 _MOST_POLITE, _POLITE_EACH = 2.0, 0.014
 _FIRST_MOST, _FIRST_EACH = 0.1, 0.0002
-#: Who was told of nothing for so long lets others go first no longer, in seconds.
-_QUIET = 10.0
+#: Who has looked and then was told of nothing for so long, in seconds, lets others go first no
+#: longer; and that for each worker: if then all look at once, they look 200 times a second at most.
+_QUIET, _QUIET_EACH = 10.0, 0.005
 #: For how many workers a consumer that is none takes itself and the others.
 SOME = 4
 
@@ -51,7 +52,9 @@ class Wakeup:
         self._told: Any = None
         #: How many workers there are.
         self.workers = SOME
-        self._polite, self._woken_at = 0.0, 0.0
+        self._polite, self._heard_at = 0.0, 0.0
+        #: The last look that was asked for, or was due, has found nothing.
+        self.in_vain = False
         self._every = EVERY
 
     @property
@@ -108,8 +111,8 @@ class Wakeup:
 
     def pause(self) -> float:
         """How long to wait, in seconds, before the look that this wake-up asks for."""
-        quiet, self._woken_at = monotonic() - self._woken_at, monotonic()
-        if quiet > _QUIET:
+        quiet, self._heard_at = monotonic() - self._heard_at, monotonic()
+        if quiet > min(_QUIET, _QUIET_EACH * self.workers):
             self._polite = min(self._polite, self._first)
         return random.uniform(0, self._polite)
 
@@ -120,6 +123,7 @@ class Wakeup:
         more often and the more workers there are the longer: until it has looked, the server does
         not tell a worker of the next message either. Who is alone never comes in vain.
         """
+        self.in_vain, self._heard_at = not found, monotonic()
         longer = self._polite * 2 or self._first
         most = min(_MOST_POLITE, _POLITE_EACH * self.workers)
         self._polite = 0.0 if found else min(longer, most)
@@ -131,6 +135,7 @@ class Wakeup:
 
     def asked(self, found: bool) -> None:
         """Called after a look for which nobody has woken us, where the server does not tell."""
+        self.in_vain = not found
         most = min(_SELDOM, max(EVERY, _SELDOM_EACH * self.workers))
         slower = min(2 * self._every, most) * random.uniform(0.9, 1.1)  # not all in step
         self._every = EVERY if found else max(EVERY, slower)

@@ -161,7 +161,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             if channel.deliver(1):
                 return True
             if channel.look():
-                channel.answered()
+                channel.all_answered()
                 if channel.deliver(1):
                     return True
         return False

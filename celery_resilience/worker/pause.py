@@ -73,6 +73,10 @@ _ADVICE = (
     (("403", "ACCESS_REFUSED"), "let the worker's user configure and write this queue"),
     (("406", "PRECONDITION"), "delete the queue, or name another with --dead-letter-queue"),
     (("405", "RESOURCE_LOCKED"), "another connection owns the queue: name another one"),
+    (
+        ("INTERNAL_ERROR",),
+        "RabbitMQ's log says what failed; restart that node if it can't run its queues any more",
+    ),
     (("full or unavailable",), "replay or export some of its letters, or raise its x-max-length"),
     (("short of memory or disk",), "give RabbitMQ more memory or disk"),
     (("OOM", "maxmemory"), "raise Redis' maxmemory, or replay some dead letters"),

@@ -161,14 +161,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             what = "%s[%s]: its failure could not be announced"
             log_raised(logger, problem, what, self.name, self.id)
         finally:
-            settler.settle(
-                self.received(settler),
-                outcome,
-                subject=f"{self.name}[{self.id}]",
-                worker=self._hostname,
-                task_queue=getattr(self._task, "dead_letter_queue", None),
-                lost=here and is_lost(exc),
-            )
+            self._settle(self.received(settler), settler, outcome, lost=here and is_lost(exc))
 
     def on_retry(self, exc_info: Any) -> None:
         """Celery's, which would format the traceback whether anybody looks or not."""
@@ -186,11 +179,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 self.on_failure(einfo.ExceptionInfo())
 
     def acknowledge(self) -> None:
-        """Let the message go, unless a settlement does that when the copy is written.
-
-        A task that a cold shutdown has killed goes back to the broker: gevent calls that a
-        success.
-        """
+        """Let the message go, unless a settlement does that when the copy is written. What a cold
+        shutdown has killed goes back to the broker: gevent calls that a success."""
         if not self._settled and not self._already_cancelled:
             super().acknowledge()
             if self._suspected:
@@ -218,14 +208,10 @@ class ResilientRequest(Request):  # type: ignore[misc]
             super().reject(requeue=requeue)
             return
         self._settled = True
-        settler.bury(
-            self.received(settler),
-            Reason.REJECTED if self.time_start else Reason.INVALID,
-            subject=f"{self.name}[{self.id}]",
-            worker=self._hostname,
-            rule="the task rejected it" if self.time_start else "Celery refused it",
-            queues=(getattr(self._task, "dead_letter_queue", None),),
-        )
+        if self.time_start:
+            self._bury(self.received(settler), settler, Reason.REJECTED, "the task rejected it")
+        else:
+            self._bury(self.received(settler), settler, Reason.INVALID, "Celery refused it")
         self.send_event("task-rejected", requeue=False)
 
     def maybe_expire(self) -> bool | None:
@@ -253,7 +239,8 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
         def drop(stored: Any) -> None:
             if keeps:
-                self._bury_expired(received, settler)
+                rule = f"it expired at {text(self._expires)}, before a worker came to it"
+                self._bury(received, settler, Reason.EXPIRED, rule)
             else:
                 settler.counts["dropped"] += 1
                 self.acknowledge()
@@ -264,13 +251,25 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
         result_store.store_revocation(self, settler.moves.aside, reason, drop)
 
-    def _bury_expired(self, received: Received, settler: Settler) -> None:
-        settler.bury(
+    def _settle(
+        self, received: Received, settler: Settler, outcome: Outcome, lost: bool = False
+    ) -> None:
+        settler.settle(
             received,
-            Reason.EXPIRED,
+            outcome,
             subject=f"{self.name}[{self.id}]",
             worker=self._hostname,
-            rule=f"it expired at {text(self._expires)}, before a worker came to it",
+            task_queue=getattr(self._task, "dead_letter_queue", None),
+            lost=lost,
+        )
+
+    def _bury(self, received: Received, settler: Settler, reason: Reason, rule: str) -> None:
+        settler.bury(
+            received,
+            reason,
+            subject=f"{self.name}[{self.id}]",
+            worker=self._hostname,
+            rule=rule,
             queues=(getattr(self._task, "dead_letter_queue", None),),
         )
 
@@ -282,13 +281,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         outcome = decide_put_back(self, exc)
         received = self.received(settler)
         self.let_be()
-        settler.settle(
-            received,
-            outcome,
-            subject=f"{self.name}[{self.id}]",
-            worker=self._hostname,
-            task_queue=getattr(self._task, "dead_letter_queue", None),
-        )
+        self._settle(received, settler, outcome)
         self.send_event("task-rejected", requeue=isinstance(outcome.decision, RetryLater))
 
     def _look_back(self) -> None:
@@ -304,9 +297,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def let_be(self) -> None:
         """Leave this request, whose message is settled by somebody else, out of all that follows.
-
-        The worker's slot that it has taken is given back by the caller.
-        """
+        The worker's slot that it has taken is given back by the caller."""
         self._settled = True
         state.task_ready(self)
 

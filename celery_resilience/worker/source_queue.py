@@ -12,7 +12,7 @@ from kombu.transport.virtual import Channel
 from celery_resilience.brokers.base import Received
 from celery_resilience.brokers.rabbitmq.queues import DELETED
 from celery_resilience.messages.envelope import Envelope, seconds_until
-from celery_resilience.messages.headers import DUE, QUEUE
+from celery_resilience.messages.headers import QUEUE, has_waited
 
 __all__ = [
     "name_the_queue",
@@ -125,7 +125,7 @@ def readdress(message: Any, app: Any) -> None:
     A task sees where its message came from, and ``Task.retry`` sends it there again.
     """
     info = message.delivery_info
-    if info and info.get("exchange") == DUE:
+    if info and has_waited(info.get("exchange")):
         info.update(exchange="", routing_key=queue_of(message, app))
 
 

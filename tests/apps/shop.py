@@ -54,6 +54,10 @@ if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as
     held.RENEW = float(os.environ.get("RENEW", held.LEASE / 6))
     peers._PATIENCE, peers._PAUSE = 2.0, 0.5
     held.GRACE = 0.0  # the test's server may have been started a moment ago
+if "AHEAD" in os.environ:  # a pool that was quick lately takes so many more than it can begin
+    from celery_resilience.transport.slots import Pace
+
+    Pace.quick = lambda self: int(os.environ["AHEAD"])  # type: ignore[method-assign]
 if os.environ["BROKER_URL"].startswith("filesystem:"):
     from tests.filesystem import write_whole_files
 

@@ -186,7 +186,7 @@ def test_each_retry_comes_back_into_its_own_queue(
     names = ["q", "x.q", "q.x", "a#b", "#", "*", "*.q", "100%", "%2E", ".", LONG, LONG + "2", "ü.q"]
     start_worker(LATE, broker, queues=",".join(names), env=client.env)
     for n, name in enumerate(names):
-        put(client, name, f"t{n}", 1)
+        put(client, name, f"t{n}", 1 + n % 2)  # the last level they wait in is not the same
     for n, name in enumerate(names):
         eventually(partial(ran, client, f"t{n}", 2), message=f"it is back in {name}")
     eventually(lambda: waiting(broker) == 0)
@@ -216,12 +216,12 @@ def test_a_queue_is_deleted_while_its_retries_wait(
     """They become letters that tell which queue it was, and can be replayed into the next one."""
     worker = start_worker(LATE, broker, env=client.env)
     for n in range(3):
-        put(client, "shop", f"t{n}", 5)
+        put(client, "shop", f"t{n}", 8)
     eventually(lambda: waiting(broker) == 3)
-    worker.terminate()
+    worker.kill()  # at once: the queue has to be gone before the first is due
     with client.app.connection_for_write() as connection:
         connection.default_channel.queue_delete("shop")
-    eventually(lambda: client.count("dead_letter") == 3)
+    eventually(lambda: client.count("dead_letter") == 3, timeout=40)
     letters = client.letters()
     assert {letter.task_id for letter in letters} == {"t0", "t1", "t2"}
     for letter in letters:
@@ -234,7 +234,9 @@ def test_a_queue_is_deleted_while_its_retries_wait(
     with DeadLetters(client.app) as dead:
         assert [str(replayed.result) for replayed in dead.replay("all")] == ["published"] * 3
     for n in range(3):
-        eventually(partial(ran, client, f"t{n}", 3), message=f"t{n} has failed and comes back")
+        eventually(
+            partial(ran, client, f"t{n}", 3), timeout=40, message=f"t{n} has failed and comes back"
+        )
 
 
 @both
@@ -517,7 +519,10 @@ def test_a_stamp_revoked_while_its_retry_waits_is_known_to_the_workers_that_were
         signature.stamp(order=name)
         result = signature.apply_async()
         eventually(lambda: client.state(result) == "RETRY")
-        replies = client.app.control.revoke_by_stamped_headers({"order": name}, reply=True)
+        with client.app.connection_for_write() as connection:
+            replies = client.app.control.revoke_by_stamped_headers(
+                {"order": name}, connection=connection, reply=True, timeout=10, limit=1
+            )
         assert len(replies) == 1
         return result
 

@@ -18,7 +18,7 @@ from tests.worker import Broker, Worker
 SHOP = "tests.apps.shop"
 
 
-@pytest.mark.parametrize("broker", ["redis", "resilient-redis"], indirect=True)
+@pytest.mark.parametrize("broker", ["redis", "kombu-redis"], indirect=True)
 def test_what_a_forgotten_worker_took_before_it_was_killed_is_run(
     broker: Broker, client: Client, start_worker: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
@@ -35,7 +35,7 @@ def test_what_a_forgotten_worker_took_before_it_was_killed_is_run(
     with redis.Redis.from_url(broker.redis_url) as db:
         eventually(lambda: db.zcard("celery_resilience:workers") == 1, message="it is forgotten")
         results = [client.send("waits", f"w-{n}", str(gate)) for n in range(4)]
-        # Nothing is on its way to it: on redis:// a message that is would die with it.
+        # Nothing is on its way to it: through kombu's it would die with it.
         eventually(lambda: len(client.executions()) == 4 and holds(db) == 4)
         other.send(signal.SIGSTOP)  # nobody gives anything back before the doctor has looked
         worker.kill()

@@ -21,7 +21,7 @@ from tests.worker import Broker, Worker
 
 OWNED = "tests.apps.owned"
 ENDS = ["retry", "now", "letter"]
-REDIS = pytest.mark.parametrize("broker", ["redis", "resilient-redis"], indirect=True)
+REDIS = pytest.mark.parametrize("broker", ["redis", "kombu-redis"], indirect=True)
 
 StartWorker = Callable[..., Worker]
 
@@ -60,7 +60,7 @@ def lies_nowhere_else(client: Client, queue: str = "shop") -> None:
 @REDIS
 def test_never_held(broker: Broker, client: Client, start_worker: StartWorker) -> None:
     """A queue that is consumed without acknowledgements."""
-    pool = "threads" if "resilient" in broker.name else "prefork"
+    pool = "threads" if "kombu" in broker.name else "prefork"
     worker = start_worker(OWNED, broker, pool=pool, concurrency=4, queues="unheld", env=client.env)
     bodies = Bodies(client, queue="unheld")
     bodies.run()
@@ -71,14 +71,14 @@ def test_never_held(broker: Broker, client: Client, start_worker: StartWorker) -
 
 @pytest.mark.parametrize(
     ("broker", "later"),
-    [("redis", False), ("redis", True), ("resilient-redis", True)],
+    [("redis", False), ("redis", True), ("kombu-redis", True)],
     indirect=["broker"],
 )
 def test_forgotten_by_flushall(
     broker: Broker, later: bool, client: Client, start_worker: StartWorker
 ) -> None:
     """Also if other messages have come since, and the server counts takes anew."""
-    pool = "threads" if "resilient" in broker.name else "prefork"
+    pool = "threads" if "kombu" in broker.name else "prefork"
     worker = start_worker(OWNED, broker, pool=pool, concurrency=4, env=client.env)
     bodies = Bodies(client)
     bodies.run()
@@ -131,15 +131,16 @@ class Failover:
         self.door.mend()
 
 
-@pytest.mark.parametrize("scheme", ["", "resilient-"])
+@pytest.mark.parametrize("name", ["redis", "kombu-redis"])
 def test_forgotten_by_a_replica_that_was_behind(
-    failover: Failover, scheme: str, tmp_path: Path, start_worker: StartWorker
+    failover: Failover, name: str, tmp_path: Path, start_worker: StartWorker
 ) -> None:
     """What the worker had in hand, and what it had received and not begun."""
-    broker = replace(failover.broker, broker_url=scheme + failover.broker.broker_url)
+    broker = replace(failover.broker, name=name)
     with contextlib.closing(Client(broker, tmp_path / "record")) as client:
-        pool = "threads" if scheme else "prefork"
-        worker = start_worker(OWNED, broker, pool=pool, concurrency=3, env=client.env)
+        pool = "threads" if "kombu" in name else "prefork"
+        env = {**client.env, "AHEAD": "3"}  # as when quick tasks were run
+        worker = start_worker(OWNED, broker, pool=pool, concurrency=3, env=env)
         assert client.value(client.send("flaky", "before", 0))
         failover.follows()
         failover.stops_following()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from celery import Celery
 from kombu import Connection, Queue
 
+from celery_resilience.brokers.rabbitmq.delay import QUORUM
 from tests.servers import eventually
 
 APP = "tests.integration.plain_app"
@@ -49,6 +52,23 @@ def test_rabbitmq_keeps_what_it_confirmed_when_it_is_killed(rabbitmq_server, que
         message = eventually(lambda: queue(connection.default_channel).get())
     assert message.payload == {"a": 1}
     rabbitmq_server.delete_vhost(vhost)
+
+
+def test_rabbitmq_survives_that_a_virtual_host_goes_while_its_queues_are_made(rabbitmq_server):
+    """Whoever makes them may have been killed; RabbitMQ goes on with what it was told."""
+    for n in range(10):
+        vhost = rabbitmq_server.add_vhost()
+        with Connection(rabbitmq_server.url(vhost)) as connection:
+            channel = connection.default_channel
+            for level in range(10):
+                channel.queue_declare(
+                    f"level-{level}", durable=True, auto_delete=False, nowait=True,
+                    arguments={**QUORUM, "x-dead-letter-exchange": "elsewhere"},
+                )  # fmt: skip
+            time.sleep(0.02 * n)
+            rabbitmq_server.delete_vhost(vhost)
+            connection.collect()
+    assert rabbitmq_server.evaluate("is_pid(whereis(rabbit_fifo_dlx_sup)).") == "true"
 
 
 def test_eventually_says_what_it_waited_for():

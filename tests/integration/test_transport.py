@@ -7,8 +7,10 @@ import json
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -192,6 +194,45 @@ def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, 
     hub.close()
 
 
+@pytest.mark.parametrize("how", ["closed", "silent"])
+def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, db, how) -> None:
+    """At once where somebody here has closed the connection; what it lets go is not forgotten."""
+    hub = Hub()
+    seen: list[Any] = []
+    with Connection(f"resilient-{redis_broker.broker_url}") as connection, ExitStack() as stack:
+        channel: Any = connection.channel()
+        holder = Holder()
+        take_over(channel, holder)
+        consumer = Consumer(channel, [Queue("a")], on_message=seen.append, auto_declare=False)
+        consumer.qos(prefetch_count=4)
+        connection.register_with_event_loop(hub)
+        consumer.consume()
+        loop = hub.create_loop()
+        put("a", 1)
+        while not seen:
+            next(loop)
+        while channel.looker.asking:
+            next(loop)
+        seen[0].ack()
+        db.client_pause(60_000, all=False)
+        stack.callback(db.client_unpause)
+        channel.look_soon()
+        assert channel.look()
+        assert channel.acknowledged == 0
+        if how == "closed":
+            channel.client.connection.disconnect()
+        else:
+            channel.looker._since -= looking.ANSWER + 1
+        began = time.monotonic()
+        with pytest.raises(ConnectionError):
+            list(islice(loop, 3))
+        assert time.monotonic() - began < looking.ANSWER / 2
+        assert channel.acknowledged == 1
+        assert not channel.looker.asking
+    assert held(db, holder) == {}
+    hub.close()
+
+
 def test_what_was_taken_and_not_delivered_goes_back(reader, put, db) -> None:
     """In the order it was in, when the consumer is cancelled, or the connection closed."""
     for ending in ("cancel", "close"):
@@ -333,6 +374,15 @@ def test_a_server_that_tells_nothing_is_asked_regularly(
     assert bodies(consumer.read(1)) == [1]
     told = [record for record in caplog.records if "CLIENT TRACKING" in record.message]
     assert len(told) == 1
+    consumer.nothing()
+
+    def calls(command: str) -> int:
+        return int(db.info("commandstats")[f"cmdstat_{command}"]["calls"])
+
+    scripts, looks = calls("evalsha"), calls("exists")
+    while calls("exists") < looks + 20:
+        consumer.nothing()
+    assert calls("evalsha") < scripts + 10, "who finds nothing runs no script"
     db.acl_deluser("untold")
 
 

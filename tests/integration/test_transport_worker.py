@@ -116,6 +116,62 @@ def test_a_burst_spreads_over_the_idle_workers(
 
 
 @ours
+@pytest.mark.parametrize("multiplier", ["1", "4"])
+def test_a_worker_takes_what_its_pool_can_begin_whatever_size_that_has(
+    broker: Broker, multiplier: str, client: Client, start_worker: StartWorker
+) -> None:
+    """It grows and shrinks by remote control or by an autoscaler; what waits for its ETA takes no
+    slot."""
+    arguments = ["--prefetch-multiplier", multiplier]
+    options: dict[str, Any] = {"concurrency": 1, "env": client.env}
+    worker = start_worker(SHOP, broker, queues="shop", arguments=arguments, **options)
+    arguments = [*arguments, "--autoscale", "2,1"]
+    scaled = start_worker(SHOP, broker, queues="other", arguments=arguments, **options)
+
+    def tell(whom: Worker, method: str, **arguments: Any) -> None:
+        (reply,) = client.app.control.broadcast(
+            method, arguments=arguments, destination=[whom.name], reply=True, timeout=10, limit=1
+        )
+        assert "ok" in reply[whom.name]
+
+    def number(command: str, whom: Worker) -> int:
+        return len(client.inspect(command, whom.name)[whom.name])
+
+    def processes() -> int:
+        return len(client.inspect("stats", worker.name)[worker.name]["pool"]["processes"])
+
+    def run(whom: Worker, queue: str, slots: int, waiting: int) -> None:
+        eventually(lambda: number("active", whom) == slots, message=f"{slots} run")
+        assert number("reserved", whom) == 0, "none waits for a slot"
+        assert client.count(queue) == waiting
+
+    for n in range(2):
+        client.send("opens", f"later-{n}", "", countdown=600)
+    eventually(lambda: number("scheduled", worker) == 2, message="they wait in the worker")
+    gate = client.record.with_name("gate")
+    results = [client.send("opens", f"w-{n}", str(gate)) for n in range(6)]
+    results += [client.send("opens", f"s-{n}", str(gate), queue="other") for n in range(6)]
+    run(worker, "shop", 1, 5)
+    run(scaled, "other", 2, 4)
+    tell(worker, "pool_grow", n=2)
+    tell(scaled, "autoscale", max=3, min=1)
+    run(worker, "shop", 3, 3)
+    run(scaled, "other", 3, 3)
+    gate.touch()
+    for result in results:
+        assert client.value(result)
+    time.sleep(0.2)  # who has just been quick takes some more
+    tell(worker, "pool_shrink", n=2)
+    eventually(lambda: processes() == 1, message="the pool shrinks")
+    gate = client.record.with_name("another-gate")
+    results = [client.send("opens", f"a-{n}", str(gate)) for n in range(4)]
+    run(worker, "shop", 1, 3)
+    gate.touch()
+    for result in results:
+        assert client.value(result)
+
+
+@ours
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_a_killed_server_is_found_again(
     broker: Broker,

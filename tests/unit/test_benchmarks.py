@@ -54,3 +54,19 @@ def test_a_figure_holds_within_its_limits_alone(benchmarks: Any) -> None:
     assert not figure._replace(most=49.9).holds
     assert not figure._replace(least=60).holds
     assert figure._replace(least=0, most=0).holds is False
+
+
+def test_a_fleet_is_put_beside_kombus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    fleet = importlib.import_module("fleet")
+    sys.modules.pop("fleet")
+    assert fleet.middle([(1, 2.0, 9.0), (3, 1.0, 7.0), (2, 3.0, 8.0)]) == (2, 2.0, 8.0)
+    kombus = (50.0, 0.2, 2.0)
+    fleet.compare(50, 0, {"kombu": kombus, "ours": (100.0, 0.4, 7.0), "refused": (90.0, 0.5, 9.0)})
+    ours, refused = capsys.readouterr().out.splitlines()
+    assert ours.endswith("commands 2.00 x, core 2.00 x, p50 +5.0 ms: holds")
+    assert refused.endswith("commands 1.80 x, core 2.50 x, p50 +7.0 ms: misses core, p50")
+    fleet.compare(50, 0, {"ours": kombus})
+    assert not capsys.readouterr().out

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kombu.compression import compress
 from kombu.serialization import dumps
 
+from celery_resilience.brokers.rabbitmq.delay import level_name
 from celery_resilience.messages.dead_letter import DeadLetter, written_anew
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.error_record import ErrorFacts
@@ -146,10 +147,11 @@ def test_a_garbage_header_is_a_letter_all_the_same(garbage, inside):
     DeadLetter.from_envelope(letter.to_envelope())
 
 
-def test_a_retry_whose_queue_has_gone_is_a_letter_that_names_it():
+@pytest.mark.parametrize("exchange", [DUE, level_name(2), level_name(0, priority=7)])
+def test_a_retry_whose_queue_has_gone_is_a_letter_that_names_it(exchange):
     """RabbitMQ puts it there and tells nothing: what the retry carries must do."""
     waited = History(count=2, queue="shop").dumps()
-    put_there = envelope(queue="dead_letter", exchange=DUE, routing_key="0.1.shop.dead_letter")
+    put_there = envelope(queue="dead_letter", exchange=exchange, routing_key="0.1.shop.dead_letter")
     letter = DeadLetter.from_envelope(put_there.with_header(waited))
     assert (letter.reason, letter.envelope.queue) == (Reason.UNROUTABLE, "shop")
     assert letter.rule == "its queue shop has gone"

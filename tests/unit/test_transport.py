@@ -12,14 +12,8 @@ from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience.transport import (
-    SecureTransport,
-    SentinelTransport,
-    Transport,
-)
-from celery_resilience.transport import (
-    notifications as wakeup,
-)
+from celery_resilience.transport import SecureTransport, SentinelTransport, Transport
+from celery_resilience.transport import notifications as wakeup
 from celery_resilience.transport.notifications import Wakeup
 
 
@@ -100,21 +94,26 @@ def test_who_comes_in_vain_lets_others_go_first(workers: int, longest: float) ->
     assert told.pause() == 0
 
 
-def test_after_a_quiet_time_nobody_lets_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "quiet"), [(4, 0.02), (50, 0.25), (500, 2.5), (5000, 10.0)])
+def test_after_a_quiet_time_nobody_lets_others_go_first(
+    monkeypatch: pytest.MonkeyPatch, workers: int, quiet: float
+) -> None:
+    """One that is as long as it takes them to look one after the other, every 5 ms."""
     now = 1000.0
     monkeypatch.setattr(wakeup, "monotonic", lambda: now)
     told = Wakeup()
-    told.workers = 50
+    told.workers = workers
     told.pause()
     for _ in range(20):
         told.looked(found=False)
-    now += 9
-    assert max(told.pause() for _ in range(100)) > 0.1
-    now += 11
-    assert max(told.pause() for _ in range(100)) <= 0.01
+    first = min(0.1, workers * 0.0002)
+    now += 0.9 * quiet
+    assert max(told.pause() for _ in range(100)) > 2 * first
+    now += 1.1 * quiet
+    assert max(told.pause() for _ in range(100)) <= first
 
 
-@pytest.mark.parametrize(("workers", "most"), [(1, 0.1), (5, 0.1), (20, 0.4), (50, 1), (500, 1)])
+@pytest.mark.parametrize(("workers", "most"), [(1, 0.1), (5, 0.1), (20, 0.3), (50, 0.75), (500, 1)])
 def test_who_is_told_nothing_looks_the_less_often_the_more_there_are(
     workers: int, most: float
 ) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from amqp.exceptions import ChannelError
 from amqp.spec import Basic
 
 from celery_resilience.brokers.rabbitmq import queues
@@ -120,7 +121,7 @@ class Look:
                 arguments={"x-queue-type": "classic"},
             )  # fmt: skip
             channel.basic_consume(mark_of(self._queue), no_ack=True)
-        except channel.connection.channel_errors as exc:
+        except ChannelError as exc:
             logger.debug("nobody is told that %s is looked into: %r", self._queue, exc)
             return None
         return channel

@@ -21,7 +21,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, Resourc
 from celery_resilience.brokers.base import Unroutable
 from celery_resilience.brokers.rabbitmq import queues
 from celery_resilience.errors import BrokerError
-from celery_resilience.messages.headers import ASTRAY, DUE
+from celery_resilience.messages.headers import ASTRAY, DELAY, DUE
 from celery_resilience.policy.policy import LONGEST_DELAY
 
 __all__ = [
@@ -92,7 +92,7 @@ def routing_key(seconds: int, queue: str, dead_letter_queue: str) -> str:
 def level_name(level: int, priority: object = None) -> str:
     """The name of a level's queue, and of the exchange that leads into or past it."""
     own = _own_levels(priority)
-    return f"celery_resilience.delay.p{own}.{level}" if own else f"celery_resilience.delay.{level}"
+    return f"{DELAY}p{own}.{level}" if own else f"{DELAY}{level}"
 
 
 class Delay:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from amqp.exceptions import ChannelError
+
 from celery_resilience.brokers.base import Figures
 from celery_resilience.brokers.rabbitmq.queues import leave
 
@@ -36,7 +38,7 @@ def _asked(connection: Any, queue: str) -> tuple[int, int]:
     channel = connection.channel()
     try:
         answer = channel.queue_declare(queue, passive=True)
-    except channel.connection.channel_errors as exc:
+    except ChannelError as exc:
         leave(channel)
         if getattr(exc, "reply_code", None) != 404:
             raise

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from amqp.exceptions import ChannelError
 from kombu import Queue
 
 from celery_resilience.brokers.base import LONGEST_NAME
@@ -26,7 +27,7 @@ def size(connection: Any, queue: str) -> int | None:
     channel = connection.channel()
     try:
         answer = channel.queue_declare(queue, passive=True)
-    except channel.connection.channel_errors as exc:
+    except ChannelError as exc:
         leave(channel)
         if getattr(exc, "reply_code", None) == 404:
             return None
@@ -82,7 +83,7 @@ def _current(connection: Any, queue: str, argument: str, asked: Mapping[str, Any
     channel = connection.channel()
     try:
         channel.queue_declare(queue, durable=True, auto_delete=False, arguments=dict(asked))
-    except channel.connection.channel_errors as exc:
+    except ChannelError as exc:
         leave(channel)
         found = re.search(
             rf"inequivalent arg '{argument}'.* current is (?:the value )?(.*)", str(exc)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from amqp.exceptions import ChannelError
+
 from celery_resilience.brokers.rabbitmq import delay
 from celery_resilience.brokers.rabbitmq.delay import LEVELS, UNROUTABLE, level_name, word
 from celery_resilience.messages.headers import DUE
@@ -37,7 +39,7 @@ def make_at_once(
                 key = "*." * LEVELS + word(queue) + ".*"
                 channel.queue_bind(queue, DUE, key, nowait=True)
         channel.basic_qos(0, 0, False)  # its answer comes when all of it is done
-    except channel.connection.channel_errors:
+    except ChannelError:
         return
     channel.close()
     known |= missing
