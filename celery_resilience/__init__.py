@@ -91,7 +91,7 @@ if not all(map(_find_spec, ("redis", "packaging"))):  # what kombu's extra [redi
     for _aliases, _name in ((_TRANSPORTS, "RedisTransport"), (_BACKENDS, "RedisBackend")):
         _aliases.update(
             {
-                name: f"celery_resilience.transport.missing:{_name}"
+                name: f"celery_resilience.brokers.missing:{_name}"
                 for name in _aliases
                 if name.endswith(("redis", "rediss", "sentinel"))
             }
