@@ -26,8 +26,8 @@ from celery_resilience.messages.envelope import seconds_until
 from celery_resilience.messages.error_record import ErrorFacts
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History, Succeeded
-from celery_resilience.messages.outcome import Outcome
 from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.continuation import body_returned, unpublished, warn_of_unstored
 from celery_resilience.task.requested_retry import (
     asked_by_raising,
@@ -59,7 +59,7 @@ class Running:
     #: Its body is being run: what is called now is called by the body.
     inside = False
     #: What was decided about it.
-    outcome: Outcome | None = None
+    outcome: AttemptResult | None = None
     #: What its body has ended in, once that is decided: the decision is about this exception.
     stands: BaseException | None = None
     #: Celery is being told, or has been: what was decided stands whatever is raised from now on.
@@ -93,7 +93,7 @@ class Running:
         """The attempts before this one, by the message that *req* was made of."""
         return History.loads(header(req))
 
-    def decide(self, req: Any, exc: BaseException) -> Outcome | None:
+    def decide(self, req: Any, exc: BaseException) -> AttemptResult | None:
         """What is to become of it, as it has ended in *exc*; None: Celery's own affair."""
         return _rule_on(self.task, req, exc, self)
 
@@ -118,7 +118,7 @@ class Running:
 running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 
-def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Outcome | None:
+def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> AttemptResult | None:
     """What is to become of the attempt that ended in *exc*; None: Celery's own affair."""
     if isinstance(exc, Retry):
         if attempt.asked is not None:
@@ -227,8 +227,10 @@ def header(req: Any) -> Any:
     return text if text is not None else (req.headers or {}).get(HEADER)
 
 
-def _outcome(attempt: Running, exc: BaseException, decision: Decision, verdict: Verdict) -> Outcome:
-    return Outcome(
+def _outcome(
+    attempt: Running, exc: BaseException, decision: Decision, verdict: Verdict
+) -> AttemptResult:
+    return AttemptResult(
         decision=decision,
         verdict=verdict,
         error=ErrorFacts.of(exc, with_traceback=not isinstance(decision, RetryLater)),
@@ -244,12 +246,12 @@ GONE_ON = Drop("it goes on in the message that self.retry published", "self.retr
 _OWN_WORDS = Verdict(Kind.UNKNOWN, "self.retry", "code", "the task asked for a retry")
 
 
-def what_is_left(attempt: Running, exc: BaseException, rest: Succeeded) -> Outcome:
+def what_is_left(attempt: Running, exc: BaseException, rest: Succeeded) -> AttemptResult:
     """The outcome of an attempt whose body succeeded, but not the publishing of what follows."""
     given_up = GiveUp(Reason.CHAIN, rule="what was to follow could not be published")
     return replace(_outcome(attempt, exc, given_up, classify(exc)), succeeded=rest)
 
 
-def what_was_asked(attempt: Running, exc: BaseException, asked: RetryLater) -> Outcome:
+def what_was_asked(attempt: Running, exc: BaseException, asked: RetryLater) -> AttemptResult:
     """The outcome of an attempt whose body has *asked* for a retry."""
     return _outcome(attempt, exc, asked, _OWN_WORDS)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_resilience.classify import is_control_flow
 from celery_resilience.messages.history import History
-from celery_resilience.messages.outcome import Outcome
 from celery_resilience.policy.decision import Drop, RetryLater
+from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.decide import Running, running
 from celery_resilience.task.disabled import is_off
 from celery_resilience.task.requested_retry import make_retry
@@ -48,7 +48,7 @@ class _Eager(Running):
     def history_of(self, req: Any) -> History:
         return self.history
 
-    def decide(self, req: Any, exc: BaseException) -> Outcome | None:
+    def decide(self, req: Any, exc: BaseException) -> AttemptResult | None:
         if is_control_flow(exc):
             return None
         outcome = super().decide(req, exc)

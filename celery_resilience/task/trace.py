@@ -26,11 +26,11 @@ from celery_resilience.classify.foreign import is_the_workers, let_through, log_
 from celery_resilience.errors import BodyExited, BrokerError
 from celery_resilience.messages.changed import what_changed
 from celery_resilience.messages.error_record import said
-from celery_resilience.messages.outcome import RetryInfo, carry
 from celery_resilience.policy.decision import RetryLater
 from celery_resilience.task.continuation import publish_rest, succeeded_before
 from celery_resilience.task.decide import GONE_ON, Running, running, what_is_left, what_was_asked
 from celery_resilience.task.disabled import is_off
+from celery_resilience.task.einfo import RetryInfo, carry
 from celery_resilience.task.requested_retry import make_retry
 from celery_resilience.task.trace_info import ResilientTraceInfo, einfo_of
 

@@ -21,8 +21,8 @@ from celery.utils.serialization import get_pickleable_exception as _pickleable
 
 from celery_resilience.classify.foreign import let_through, log_raised
 from celery_resilience.errors import BodyExited, unreadable
-from celery_resilience.messages.outcome import RetryInfo
 from celery_resilience.task.decide import Running, running
+from celery_resilience.task.einfo import RetryInfo
 from celery_resilience.task.requested_retry import asked_by_raising
 from celery_resilience.task.reraise import Discarded, what_stands
 

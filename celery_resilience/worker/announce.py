@@ -15,8 +15,9 @@ from celery import exceptions as _exceptions
 from celery import signals, states
 from celery.utils.saferepr import saferepr
 
-from celery_resilience.messages.outcome import Outcome, RetryInfo
 from celery_resilience.policy.decision import RetryLater
+from celery_resilience.task.attempt import AttemptResult
+from celery_resilience.task.einfo import RetryInfo
 from celery_resilience.worker.background import Aside
 from celery_resilience.worker.result_store import store_failure
 
@@ -44,7 +45,7 @@ def exception_of(exc_info: Any) -> BaseException:
 
 
 def announce_retry(
-    request: Any, exc: BaseException, exc_info: Any, outcome: Outcome, here: bool
+    request: Any, exc: BaseException, exc_info: Any, outcome: AttemptResult, here: bool
 ) -> None:
     """*request* is retried; *here* tells that it was decided here, so nobody knows of it yet."""
     cause = getattr(exc, "exc", None) or exc

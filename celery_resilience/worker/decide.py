@@ -18,8 +18,8 @@ from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.messages.error_record import ErrorFacts
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
-from celery_resilience.messages.outcome import Outcome
 from celery_resilience.policy.decision import GiveUp, Reason, RetryLater
+from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.decide import judge, judge_put_back
 
 __all__ = [
@@ -37,7 +37,7 @@ logger = logging.getLogger("celery_resilience")
 Retry: Any = _exceptions.Retry
 
 
-def decide_here(request: Any, exc: BaseException, most_losses: int) -> Outcome:
+def decide_here(request: Any, exc: BaseException, most_losses: int) -> AttemptResult:
     """What becomes of *request*, whose attempt ended with *exc*; *most_losses* is
     ``max_worker_losses``. A policy that raises is a dead letter."""
     began = request.time_start or time.time()
@@ -61,17 +61,17 @@ def decide_here(request: Any, exc: BaseException, most_losses: int) -> Outcome:
     if lost and isinstance(decision, RetryLater) and history.losses + 1 >= most_losses:
         decision = GiveUp(Reason.WORKER_LOST, rule=f"max_worker_losses={most_losses}")
     ran = max(0.0, time.time() - began)
-    return Outcome(decision, verdict, error, at=began, ran=ran, exception=exc)
+    return AttemptResult(decision, verdict, error, at=began, ran=ran, exception=exc)
 
 
-def decide_put_back(request: Any, exc: BaseException) -> Outcome:
+def decide_put_back(request: Any, exc: BaseException) -> AttemptResult:
     """``Reject(requeue=True)`` means later, and not at once and for ever."""
     began = request.time_start or time.time()
     verdict, decision = judge_put_back(
         request._task, exc, _history(request), began=began, expires=text(request._expires)
     )
     error = ErrorFacts.of(exc)
-    return Outcome(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
+    return AttemptResult(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
 
 
 def is_celerys_own(exc: BaseException) -> bool:

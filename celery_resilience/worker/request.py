@@ -21,8 +21,9 @@ from celery.worker import state
 from celery_resilience.brokers.base import Received
 from celery_resilience.classify.foreign import let_through, log_raised
 from celery_resilience.messages.headers import HEADER
-from celery_resilience.messages.outcome import Outcome, carried
 from celery_resilience.policy.decision import Reason, RetryLater
+from celery_resilience.task.attempt import AttemptResult
+from celery_resilience.task.einfo import carried
 from celery_resilience.worker import result_store
 from celery_resilience.worker.announce import (
     announce_failure,
@@ -140,7 +141,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def _fail(
         self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler,
-        outcome: Outcome, here: bool,
+        outcome: AttemptResult, here: bool,
     ) -> None:  # fmt: skip
         """Tell Celery's world of *outcome*, and carry it out."""
         if isinstance(outcome.decision, RetryLater) and is_revoked(self):
@@ -252,7 +253,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         result_store.store_revocation(self, settler.moves.aside, reason, drop)
 
     def _settle(
-        self, received: Received, settler: Settler, outcome: Outcome, lost: bool = False
+        self, received: Received, settler: Settler, outcome: AttemptResult, lost: bool = False
     ) -> None:
         settler.settle(
             received,

@@ -13,8 +13,8 @@ from typing import Any
 from celery import states
 
 from celery_resilience.messages.envelope import seconds_until
-from celery_resilience.messages.outcome import Outcome
 from celery_resilience.policy.decision import RetryLater
+from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.worker.background import Aside
 
 __all__ = [
@@ -64,7 +64,7 @@ def success_is_stored(request: Any) -> bool:
 
 
 def store_outcome(
-    request: Any, aside: Aside, exc: BaseException, exc_info: Any, outcome: Outcome,
+    request: Any, aside: Aside, exc: BaseException, exc_info: Any, outcome: AttemptResult,
     then: Callable[[Any], None],
 ) -> None:  # fmt: skip
     """Store what was decided here about the attempt of *request* that ended in *exc*."""

@@ -21,10 +21,10 @@ from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.error_record import ErrorFacts
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History, clipped
-from celery_resilience.messages.outcome import Outcome
 from celery_resilience.policy.decision import Drop, GiveUp, Reason, RetryLater
 from celery_resilience.policy.policy import LONGEST_DELAY
 from celery_resilience.settings import Settings
+from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.reporting import logger_of_letters
 from celery_resilience.worker.pending import Move, Moves
 
@@ -88,7 +88,7 @@ class Settler:
     def settle(
         self,
         received: Received,
-        outcome: Outcome,
+        outcome: AttemptResult,
         *,
         subject: str,
         worker: str,
