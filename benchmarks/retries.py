@@ -12,7 +12,7 @@ from kombu.transport.redis import Channel
 from side import WAITING, Side
 from waiting_worker import ARGUMENT
 
-from celery_resilience.brokers.redis.scheduled import Waiting
+from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 from celery_resilience.brokers.redis.scripts import KEYS
 
 #: The keys that the original would be in, with kombu and without anything of ours.
@@ -60,6 +60,6 @@ class Retries:
             number -= _AT_ONCE
 
 
-def waiting(client: Any) -> Waiting:
+def waiting(client: Any) -> ScheduledRetries:
     """Those that wait where *client* is connected to, with kombu's own names."""
-    return Waiting(client, "", Channel.sep)
+    return ScheduledRetries(client, "", Channel.sep)

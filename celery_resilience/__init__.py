@@ -128,6 +128,10 @@ _MOVED = {
 }
 
 
+#: What it is called now, of that which had another name there.
+_RENAMED = {"retries.WaitingRetry": "ScheduledRetry"}
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -138,12 +142,13 @@ def _moved(old: str, name: str) -> Any:
     """What the module *old* of 0.1.0 had by that *name*."""
     new = f"{__name__}.{_MOVED[old]}"
     was = f"{__name__}.{old}"
+    now = _RENAMED.get(f"{old}.{name}", name)
     module = None if name[:2] == "__" != name else _import_module(new)
-    if module is None or name not in module.__all__:
+    if module is None or now not in module.__all__:
         raise AttributeError(f"module {was!r} has no attribute {name!r}")
-    thing = getattr(module, name)
+    thing = getattr(module, now)
     if getattr(thing, "__module__", "") != was:  # stored errors are named by their old paths
-        text = f"{was}.{name} has moved to {new}.{name}"
+        text = f"{was}.{name} has moved to {new}.{now}"
         _warnings.warn(text, DeprecationWarning, stacklevel=2)
     return thing
 

@@ -16,7 +16,7 @@ from celery_resilience.cli.output import Verb
 from celery_resilience.cli.text import columns, moment, room, screen, short, span
 from celery_resilience.messages.redact import Redactor, printable
 from celery_resilience.operate.retries import Retries
-from celery_resilience.operate.scheduled_retry import Changed, Result, WaitingRetry
+from celery_resilience.operate.scheduled_retry import Changed, Result, ScheduledRetry
 
 __all__ = ["as_json", "as_row", "change", "headlines", "many", "tell", "unlisted"]
 
@@ -26,7 +26,7 @@ HEADINGS = ("ID", "DUE IN", "QUEUE", "TASK", "TRIES", "ERROR")
 # For a program
 
 
-def as_json(retry: WaitingRetry, redactor: Redactor, *, whole: bool = False) -> dict[str, Any]:
+def as_json(retry: ScheduledRetry, redactor: Redactor, *, whole: bool = False) -> dict[str, Any]:
     """What JSON output says about a waiting retry; *whole* adds what ``show`` shows."""
     letter = redactor.letter(retry.letter)
     told: dict[str, Any] = {
@@ -71,7 +71,7 @@ def many(number: int) -> str:
     return f"{number:,} waiting {'retry' if number == 1 else 'retries'}"
 
 
-def as_row(retry: WaitingRetry, redactor: Redactor) -> list[str]:
+def as_row(retry: ScheduledRetry, redactor: Redactor) -> list[str]:
     """The cells of a waiting retry's line in ``ls``."""
     letter = redactor.letter(retry.letter)
     return [
@@ -91,7 +91,7 @@ def headlines(rows: list[list[str]]) -> list[list[str]]:
     )
 
 
-def tell(retry: WaitingRetry, redactor: Redactor) -> Iterator[tuple[str, str]]:
+def tell(retry: ScheduledRetry, redactor: Redactor) -> Iterator[tuple[str, str]]:
     """All that is known about a waiting retry, as blocks of text, each under a title."""
     letter, width = redactor.letter(retry.letter), screen()
     envelope = letter.envelope

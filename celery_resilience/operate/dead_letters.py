@@ -31,7 +31,7 @@ from celery_resilience.operate.app_info import (
 from celery_resilience.operate.drop import Drop, Dropped, DropResult
 from celery_resilience.operate.filed import Filed, Tally, named, registered
 from celery_resilience.operate.groups import Group, grouped
-from celery_resilience.operate.ids import AmbiguousId, Names, NoSuchId, meant
+from celery_resilience.operate.ids import AmbiguousId, Names, NoSuchId, resolve_ids
 from celery_resilience.operate.replay import Replay, Replayed, ReplayResult
 from celery_resilience.settings import Settings, queue_name
 
@@ -246,7 +246,7 @@ class DeadLetters:
         self, broker: Broker, queues: Iterable[str], ids: Sequence[str]
     ) -> Sequence[tuple[Found, Filed]]:
         """The letters that *ids* mean, in their order; nothing is kept of the others."""
-        return meant(
+        return resolve_ids(
             ids,
             self._look(broker, queues),
             lambda one: one[1].name,

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from celery_resilience.errors import ResilienceError
 
-__all__ = ["AmbiguousId", "Names", "NoSuchId", "length_shown", "meant", "shortened"]
+__all__ = ["AmbiguousId", "Names", "NoSuchId", "length_shown", "resolve_ids", "shortened"]
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class _Candidates(Generic[T]):
             known.setdefault(name, []).append(thing)
 
 
-def meant(
+def resolve_ids(
     ids: Sequence[str],
     things: Iterable[T],
     id_of: Callable[[T], str],

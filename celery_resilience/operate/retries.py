@@ -27,15 +27,15 @@ from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.filters import Filters
 from celery_resilience.operate.dead_letters import known_queues, load_tasks, parameters_of
-from celery_resilience.operate.ids import meant
+from celery_resilience.operate.ids import resolve_ids
 from celery_resilience.operate.mark_failed import Burials
-from celery_resilience.operate.scheduled_retry import Changed, Result, WaitingRetry, why_unlisted
+from celery_resilience.operate.scheduled_retry import Changed, Result, ScheduledRetry, why_unlisted
 from celery_resilience.settings import Settings
 
 if TYPE_CHECKING:
     from celery_resilience.brokers.redis.broker import RedisBroker
 
-__all__ = ["Changed", "NotListed", "Result", "Retries", "WaitingRetry"]
+__all__ = ["Changed", "NotListed", "Result", "Retries", "ScheduledRetry"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -51,7 +51,7 @@ class NotListed(BrokerError):
 #: A task's id, ids, or ``"all"``.
 Meant = Union[str, Iterable[str]]  # noqa: UP007
 #: What is done to one waiting retry.
-_Change = Callable[["RedisBroker", WaitingFound, WaitingRetry], Changed]
+_Change = Callable[["RedisBroker", WaitingFound, ScheduledRetry], Changed]
 
 
 class Retries:
@@ -97,13 +97,13 @@ class Retries:
             levels = getattr(broker, "waiting_levels", None)
             return [] if levels is None else levels()
 
-    def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[WaitingRetry]:
+    def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[ScheduledRetry]:
         """The first *limit* that *filters* accept; in each queue those that are due first."""
         with self._turn() as broker:
             looked = (retry for _, retry in self._look(broker, filters))
             yield from itertools.islice(looked, limit)
 
-    def find_all(self, ids: Iterable[str]) -> Sequence[WaitingRetry]:
+    def find_all(self, ids: Iterable[str]) -> Sequence[ScheduledRetry]:
         """Those with these task ids, or the only one whose id begins so;
         raises NoSuchId if one is not there."""
         with self._turn() as broker:
@@ -116,7 +116,7 @@ class Retries:
     ) -> Iterator[Changed]:
         """Put *retries* into their queues now."""
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
             return _put(broker, found, retry, Result.RUN, found.envelope, retry.queue)
 
         return self._change(retries, filters, limit, change)
@@ -129,7 +129,7 @@ class Retries:
         load_tasks(self._app)
         burials = Burials(self._app, self._timeout)
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
             task = self._app.tasks.get(retry.task)
             own = getattr(task, "dead_letter_queue", None)
             queue = self.settings.queue_for(retry.queue, own)
@@ -155,7 +155,7 @@ class Retries:
         load_tasks(self._app)
         burials = Burials(self._app, self._timeout)
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
             if not broker.waiting.remove(found):
                 return Changed.gone(retry)
             logger.info(
@@ -184,7 +184,7 @@ class Retries:
         chance = random or Random()
         began: list[float] = []
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
             if not began:
                 began.append(broker.waiting.now())
             due = began[0] + delay + chance.uniform(0.0, spread)
@@ -201,7 +201,7 @@ class Retries:
         it is due as its ``eta``, so that a stock worker holds it until then."""
         accepted = prepare_accept_content(self._app.conf.accept_content) or ()
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: WaitingRetry) -> Changed:
+        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
             try:
                 envelope = retry.released(found, accepted)
             except ValueError as exc:
@@ -249,10 +249,10 @@ class Retries:
 
     def _look(
         self, broker: RedisBroker, filters: Filters
-    ) -> Iterator[tuple[WaitingFound, WaitingRetry]]:
+    ) -> Iterator[tuple[WaitingFound, ScheduledRetry]]:
         now = broker.waiting.now()
         for found in broker.waiting.look(filters.queues):
-            retry = WaitingRetry.of(found, now, self.settings.app_version)
+            retry = ScheduledRetry.of(found, now, self.settings.app_version)
             if not filters or filters.accept(
                 found.envelope,
                 error=retry.letter.error.error,
@@ -265,9 +265,9 @@ class Retries:
 
     def _find(
         self, broker: RedisBroker, ids: Sequence[str]
-    ) -> Sequence[tuple[WaitingFound, WaitingRetry]]:
+    ) -> Sequence[tuple[WaitingFound, ScheduledRetry]]:
         found = self._look(broker, _EVERY)
-        return meant(ids, found, lambda one: one[1].task_id, what="retry", where="what waits")
+        return resolve_ids(ids, found, lambda one: one[1].task_id, what="retry", where="what waits")
 
     def _change(
         self, retries: Meant, filters: Filters, limit: int | None, change: _Change
@@ -276,7 +276,7 @@ class Retries:
             #: Those that were put off: the look may come to where they wait now. Only numbers, for
             #: of the retries themselves there may be more than memory holds.
             put_off: set[int] = set()
-            chosen: Iterable[tuple[WaitingFound, WaitingRetry]]
+            chosen: Iterable[tuple[WaitingFound, ScheduledRetry]]
             if retries == "all":
                 chosen = self._all(broker, filters, put_off)
             else:
@@ -290,7 +290,7 @@ class Retries:
 
     def _all(
         self, broker: RedisBroker, filters: Filters, put_off: set[int]
-    ) -> Iterator[tuple[WaitingFound, WaitingRetry]]:
+    ) -> Iterator[tuple[WaitingFound, ScheduledRetry]]:
         """Those that wait now. What is run meanwhile may fail and wait again: it is left."""
         began = broker.waiting.now()
         most = sum(broker.waiting.counts().values())  # should clocks be wrong, it ends all the same
@@ -312,7 +312,7 @@ class Retries:
 def _put(
     broker: RedisBroker,
     found: WaitingFound,
-    retry: WaitingRetry,
+    retry: ScheduledRetry,
     result: Result,
     copy: Envelope,
     queue: str,

@@ -16,7 +16,7 @@ from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History
 from celery_resilience.policy.decision import Reason
 
-__all__ = ["Changed", "Result", "WaitingRetry", "why_unlisted"]
+__all__ = ["Changed", "Result", "ScheduledRetry", "why_unlisted"]
 
 
 class Result(str, Enum):
@@ -35,7 +35,7 @@ class Result(str, Enum):
 
 
 @dataclass(frozen=True)
-class WaitingRetry:
+class ScheduledRetry:
     """A retry that waits in the broker."""
 
     #: The dead letter that it would be if it were buried now: its message and its attempts.
@@ -46,7 +46,7 @@ class WaitingRetry:
     left: float
 
     @classmethod
-    def of(cls, found: WaitingFound, now: float, app_version: str = "") -> WaitingRetry:
+    def of(cls, found: WaitingFound, now: float, app_version: str = "") -> ScheduledRetry:
         """The retry that was *found* when the broker's clock said *now*."""
         history = History.loads(found.envelope.headers.get(HEADER))
         last = history.attempts[-1] if history.attempts else None
@@ -126,7 +126,7 @@ class WaitingRetry:
 class Changed:
     """One waiting retry, and what became of it."""
 
-    retry: WaitingRetry
+    retry: ScheduledRetry
     result: Result
     #: The queue that it was put into; empty if it was not.
     to: str = ""
@@ -136,7 +136,7 @@ class Changed:
     why: str = ""
 
     @classmethod
-    def gone(cls, retry: WaitingRetry) -> Changed:
+    def gone(cls, retry: ScheduledRetry) -> Changed:
         """What is said of one that was not there any more."""
         return cls(retry, Result.SKIPPED, why="it does not wait any more")
 

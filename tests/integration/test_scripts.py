@@ -21,7 +21,7 @@ from celery_resilience.brokers.base import Received
 from celery_resilience.brokers.redis.broker import RedisBroker
 from celery_resilience.brokers.redis.lease_qos import take_over
 from celery_resilience.brokers.redis.leases import Holder, Leases
-from celery_resilience.brokers.redis.scheduled import Waiting
+from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 from celery_resilience.brokers.redis.scripts import lua
 from celery_resilience.messages.envelope import Envelope
 from tests.integration.test_brokers import Result, Rig, rig
@@ -145,7 +145,7 @@ def check_(done: object) -> None:
 
 def due(rig: Rig, db: redis.Redis) -> Step:
     keys = waits(db, 1.0)
-    waiting = Waiting(db, "", "\x06\x16")
+    waiting = ScheduledRetries(db, "", "\x06\x16")
 
     def act() -> None:
         for key in (f"{OURS}waiting", f"{OURS}waiting:work"):  # what is stuck is tried in a while

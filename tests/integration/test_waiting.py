@@ -12,7 +12,7 @@ import redis
 from celery_resilience.brokers.base import NotOurs
 from celery_resilience.brokers.redis.broker import RedisBroker
 from celery_resilience.brokers.redis.housekeeping import Keeper
-from celery_resilience.brokers.redis.scheduled import Waiting
+from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.settings import Settings
@@ -212,7 +212,7 @@ def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None
 @pytest.mark.parametrize("place", ["eu:mail", "eu:mail:3", "mail", "mail:3", "mail:2", "0", "3"])
 def test_a_queue_may_have_the_separator_in_its_name(db: redis.Redis, rig: Rig, place: str) -> None:
     """``sep=":"`` is what Celery's documentation shows. A number is a name too."""
-    assert Waiting(db, "", ":").queue_of(place) == place.removesuffix(":3")
+    assert ScheduledRetries(db, "", ":").queue_of(place) == place.removesuffix(":3")
 
 
 @pytest.mark.parametrize("name", ["0", "3", "mail\x06\x163"])

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from celery_resilience.operate.ids import AmbiguousId, NoSuchId, length_shown, meant, shortened
+from celery_resilience.operate.ids import (
+    AmbiguousId,
+    NoSuchId,
+    length_shown,
+    resolve_ids,
+    shortened,
+)
 
 THINGS = ["aaaa1", "aaaa2", "bbbb1", "bbbb1", "bbbb11"]
 
 
 def find(*ids: str, unique: bool = False) -> list[str]:
-    return meant(ids, THINGS, str, what="thing", where="the box", unique=unique)
+    return resolve_ids(ids, THINGS, str, what="thing", where="the box", unique=unique)
 
 
 def test_an_id_or_its_beginning():
@@ -26,11 +32,11 @@ def test_all_that_have_the_id_are_meant_unless_it_is_unique():
 
 def test_two_beginnings_may_mean_the_same():
     assert find("aaaa1", "aaaa1") == ["aaaa1"]
-    assert meant(["abcd", "abcde"], ["abcdef"], str, what="t", where="w") == ["abcdef"]
+    assert resolve_ids(["abcd", "abcde"], ["abcdef"], str, what="t", where="w") == ["abcdef"]
 
 
 def test_any_beginning_that_only_one_has_will_do():
-    assert meant(["c"], ["aaaa", "cccc"], str, what="t", where="w") == ["cccc"]
+    assert resolve_ids(["c"], ["aaaa", "cccc"], str, what="t", where="w") == ["cccc"]
 
 
 def test_what_is_empty_not_there_or_ambiguous_is_refused():
@@ -50,7 +56,7 @@ def test_a_search_for_what_is_unique_ends_when_it_is_found():
             seen.append(thing)
             yield thing
 
-    meant(["aaaa1"], things(), str, what="t", where="w", unique=True)
+    resolve_ids(["aaaa1"], things(), str, what="t", where="w", unique=True)
     assert seen == ["aaaa1"]
 
 
@@ -59,7 +65,7 @@ LETTERS = [("aa01", "task-1", 5.0), ("bb02", "task-2", 3.0), ("cc03", "task-1", 
 
 
 def letter(*ids: str) -> list[str]:
-    found = meant(
+    found = resolve_ids(
         ids, LETTERS, lambda one: one[0], what="letter", where="w", unique=True,
         task_of=lambda one: one[1], at=lambda one: one[2],
     )  # fmt: skip

@@ -30,6 +30,9 @@ MOVED = {
     "retries:Retries": "operate.retries",
     "task:ResilientTask": "task.base",
 }
+PLACES = {path.split(":")[0]: place for path, place in MOVED.items()}
+#: What has another name now.
+RENAMED = {"retries:WaitingRetry": "ScheduledRetry"}
 #: What never moves: it is named by what is stored, by settings, by URLs or by entry points.
 KEPT = [
     "brokers:NotOurs",
@@ -56,13 +59,14 @@ ERRORS = [
 ] + ["ids:NoSuchId", "retries:NotListed", "errors:TransientError"]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", MOVED)
+@pytest.mark.parametrize("path", [*MOVED, *RENAMED])
 def test_old_path_finds_what_has_moved_and_says_where_to(path: str) -> None:
     old, name = path.split(":")
-    new = f"celery_resilience.{MOVED[path]}"
-    with pytest.warns(DeprecationWarning, match=rf"{old}\.{name} has moved to {new}\.{name}"):
+    new = f"celery_resilience.{PLACES[old]}"
+    now = RENAMED.get(path, name)
+    with pytest.warns(DeprecationWarning, match=rf"{old}\.{name} has moved to {new}\.{now}"):
         found = symbol_by_name(f"celery_resilience.{path}")
-    assert found is getattr(import_module(new), name)
+    assert found is getattr(import_module(new), now)
 
 
 @pytest.mark.parametrize("path", KEPT)

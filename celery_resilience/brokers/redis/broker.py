@@ -24,7 +24,7 @@ from celery_resilience.brokers.redis.housekeeping import Keeper
 from celery_resilience.brokers.redis.lease_qos import take_over
 from celery_resilience.brokers.redis.leases import Holder, Leases, plain_client
 from celery_resilience.brokers.redis.rights import refused
-from celery_resilience.brokers.redis.scheduled import Original, Waiting, WaitingFound, read
+from celery_resilience.brokers.redis.scheduled import Original, ScheduledRetries, WaitingFound, read
 from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
@@ -55,7 +55,9 @@ class RedisBroker:
         self._settle = self._client.register_script(lua("move_unacked"))
         self._release = self._client.register_script(lua("republish"))
         self._note = self._client.register_script(lua("record_start"))
-        self.waiting = Waiting(self._client, self._prefix, channel.sep, channel.priority_steps)
+        self.waiting = ScheduledRetries(
+            self._client, self._prefix, channel.sep, channel.priority_steps
+        )
         self.leases = Leases(self._client, self._prefix)
         self._keeper: Keeper | None = None
         _use_one_client(channel)
@@ -221,9 +223,9 @@ class RedisBroker:
         """Let what was taken out wait as before; for another thread than the worker's."""
         self._waiting_elsewhere().add(found)
 
-    def _waiting_elsewhere(self) -> Waiting:
+    def _waiting_elsewhere(self) -> ScheduledRetries:
         channel, client = self._channel, plain_client(self._channel, self._pool)
-        return Waiting(client, self._prefix, channel.sep, channel.priority_steps)
+        return ScheduledRetries(client, self._prefix, channel.sep, channel.priority_steps)
 
     # A worker
 

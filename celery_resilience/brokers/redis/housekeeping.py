@@ -18,7 +18,7 @@ from typing import Any
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.redis import leases as held
 from celery_resilience.brokers.redis.leases import Holder, Leases
-from celery_resilience.brokers.redis.scheduled import Waiting
+from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 
 __all__ = ["Keeper"]
 
@@ -41,7 +41,7 @@ class Keeper:
         client = Redis(connection_pool=self._pool)
         prefix = channel.global_keyprefix or ""
         self._holder = holder
-        self._waiting = Waiting(client, prefix, channel.sep, channel.priority_steps)
+        self._waiting = ScheduledRetries(client, prefix, channel.sep, channel.priority_steps)
         self._leases = Leases(client, prefix)
         self._workers = 1
         self._renew_at = 0.0

@@ -25,7 +25,7 @@ from celery_resilience.messages.history import History
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["Original", "Waiting", "WaitingFound", "read"]
+__all__ = ["Original", "ScheduledRetries", "WaitingFound", "read"]
 
 #: The most that one call moves: Redis does nothing else meanwhile, some milliseconds at most.
 _BATCH = 100
@@ -75,7 +75,7 @@ class Original(NamedTuple):
     written: str
 
 
-class Waiting:
+class ScheduledRetries:
     """The retries that wait in one broker, under one key prefix."""
 
     def __init__(
