@@ -15,7 +15,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from difflib import get_close_matches
 
 __all__ = [
     "BodyExited",
@@ -98,6 +100,18 @@ def unreadable(exc: BaseException, problem: BaseException) -> BodyExited:
 
 class BrokerError(ResilienceError):
     """A broker could not be reached, or could not do what was asked of it."""
+
+
+def nearest(value: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Which of the *known* words was meant by *value*, a misspelt one; None: none is near."""
+    near = get_close_matches(value, list(known), 1, cutoff) if isinstance(value, str) else []
+    return near[0] if near else None
+
+
+def did_you_mean(value: object, known: Iterable[str], shown: Callable[[str], str] = repr) -> str:
+    """A ``; did you mean 'full'?`` to end an error with, or nothing."""
+    near = nearest(value, known)
+    return "" if near is None else f"; did you mean {shown(near)}?"
 
 
 def _seconds(value: float | timedelta | None, owner: str, name: str) -> float | None:

@@ -7,13 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 from celery import Celery, signals
 
+from celery_resilience.errors import did_you_mean
 from celery_resilience.task.base import ResilientTask, watch
 from celery_resilience.task.coverage import INSTALLED, is_meant
 from celery_resilience.worker.expiration import keep_expiring
@@ -74,8 +74,7 @@ def _warn_of_misses(app: Any, patterns: Iterable[str], sender: Any, **_: Any) ->
     """Tell of *patterns* that are for no task: their tasks are stock Celery's, and can be lost."""
     for pattern in patterns if sender.app is app else ():
         if not any(fnmatchcase(name, pattern) for name in app.tasks):
-            near = get_close_matches(pattern, app.tasks, 1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            meant = did_you_mean(pattern, app.tasks)
             logger.warning("install(only=[%r]) is for no task of this app%s", pattern, meant)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib import import_module
 
 from celery_resilience.classify.classifier import classify, examine
@@ -12,6 +11,7 @@ from celery_resilience.classify.family import Look
 from celery_resilience.classify.http import by_status
 from celery_resilience.classify.plan import family_of_root, named, unknown
 from celery_resilience.classify.verdict import Kind, Verdict
+from celery_resilience.errors import did_you_mean
 
 __all__ = ["classify_name", "exception_named"]
 
@@ -74,8 +74,7 @@ def exception_named(name: str) -> type[BaseException] | None:
             raise ValueError(f"{name!r}: importing {module_name} failed: {exc!r}") from exc
         for part in parts[at:]:
             if not hasattr(found, part):
-                close = get_close_matches(part, dir(found), n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
+                hint = did_you_mean(part, dir(found), shown=str)
                 raise ValueError(f"{name!r}: {module_name} has no {part!r}{hint}; {_EXPECTED}")
             found = getattr(found, part)
         return _exception(found, name)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from celery.platforms import EX_FAILURE
 
 from celery_resilience.cli.options import app_of, ending, json_option, timeout_option
 from celery_resilience.cli.unknown_flags import tell_of_install
+from celery_resilience.errors import nearest
 
 if TYPE_CHECKING:
     DYMGroup = click.Group
@@ -82,9 +82,9 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
         raise CeleryCommandException(printable(str(exc)), EX_FAILURE) from exc
     except (TypeError, ValueError) as exc:
         problem = printable(str(exc))
-        near = difflib.get_close_matches(name, app.tasks, 1, cutoff=0.75)
+        near = nearest(name, app.tasks, cutoff=0.75)
         if name not in app.tasks and near:
-            problem = f"there is no task {printable(name)}; did you mean {near[0]}?"
+            problem = f"there is no task {printable(name)}; did you mean {near}?"
         elif name not in app.tasks:
             problem += (
                 ". If it is a task: this app has none of that name, so name its module in "

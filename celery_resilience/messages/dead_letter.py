@@ -16,7 +16,7 @@ from typing import Any
 from kombu.utils.json import dumps, loads
 
 from celery_resilience.messages.envelope import Envelope, seconds_until
-from celery_resilience.messages.error_record import MESSAGE, ErrorFacts
+from celery_resilience.messages.error_record import MESSAGE, ErrorRecord
 from celery_resilience.messages.headers import HEADER, MOST_HEADERS, compact, has_waited
 from celery_resilience.messages.history import History, clipped, finite
 from celery_resilience.messages.identity import LENGTH, Identity, digest_of, new_id
@@ -42,7 +42,7 @@ class DeadLetter:
     #: The message as it was received; its headers without ours.
     envelope: Envelope
     history: History = field(default_factory=History)
-    error: ErrorFacts = field(default_factory=ErrorFacts)
+    error: ErrorRecord = field(default_factory=ErrorRecord)
     #: The classifier's verdict: its kind, rule, category and hint. Empty where none was asked.
     kind: str = ""
     verdict_rule: str = ""
@@ -69,17 +69,17 @@ class DeadLetter:
     @property
     def task(self) -> str:
         """The task's name; empty where the message did not tell."""
-        return self.envelope.told("task")
+        return self.envelope.text_field("task")
 
     @property
     def task_id(self) -> str:
         """The task's id; empty where the message did not tell."""
-        return self.envelope.told("id")
+        return self.envelope.text_field("id")
 
     @property
     def arguments(self) -> str:
         """The arguments as the sender let them be shown: what it masked stays masked."""
-        return self.envelope.shown_arguments()
+        return self.envelope.masked_arguments()
 
     @property
     def group(self) -> str:
@@ -98,7 +98,7 @@ class DeadLetter:
 
         Where its own headers leave no room for ours it travels *packed*: all of it as the body.
         """
-        own = self.envelope.headers_weigh()
+        own = self.envelope.headers_size()
         room = min(_HEADER, MOST_HEADERS - own)
         text = self._dumps()
         for part in (4_000, 1_000, 0):
@@ -182,7 +182,7 @@ class DeadLetter:
                 routing_key=str(facts.get("routing_key") or ""),
             ),
             history=_without_itself(history, name),
-            error=ErrorFacts.from_json(facts.get("error")),
+            error=ErrorRecord.from_json(facts.get("error")),
             **said,
         )
 

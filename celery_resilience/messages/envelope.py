@@ -186,7 +186,7 @@ class Envelope:
 
     # For a person, and for a filter: nothing is opened that could run code.
 
-    def told(self, name: str) -> str:
+    def text_field(self, name: str) -> str:
         """The task's own field *name* where it is a text; empty where nobody can say."""
         if self.protocol == 1 and self.content_type not in HARMLESS:
             return ""
@@ -196,12 +196,14 @@ class Envelope:
             return ""
         return value if isinstance(value, str) else ""
 
-    def shown_arguments(self) -> str:
+    def masked_arguments(self) -> str:
         """The arguments as the sender let them be shown: what it masked stays masked."""
-        args, kwargs = self.told("argsrepr"), self.told("kwargsrepr")
+        args, kwargs = self.text_field("argsrepr"), self.text_field("kwargsrepr")
         return f"args={args} kwargs={kwargs}" if args or kwargs else ""
 
-    def opened(self) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]] | None:
+    def decoded_arguments(
+        self,
+    ) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]] | None:
         """Positional and keyword arguments, and what is embedded with them (chain, chord,
         callbacks); None where that can't be read, or not without risk."""
         if self.content_type not in HARMLESS:
@@ -239,7 +241,7 @@ class Envelope:
         """The envelope that :meth:`to_json` wrote; raises for anything else."""
         return cls(**{**data, "body": base64.b64decode(data["body"], validate=True)})
 
-    def headers_weigh(self) -> int:
+    def headers_size(self) -> int:
         """About how many bytes the headers and the properties take on their way."""
         told = {**self.properties, **self.headers}
         text = json.dumps(told, default=str, ensure_ascii=False, skipkeys=True)

@@ -19,7 +19,7 @@ from celery_resilience.classify.reading import (
 )
 from celery_resilience.messages.history import clipped
 
-__all__ = ["MESSAGE", "Cause", "ErrorFacts", "said", "type_name"]
+__all__ = ["MESSAGE", "Cause", "ErrorRecord", "said", "type_name"]
 
 #: The most characters of an exception's own words, and of a traceback, that are kept.
 MESSAGE = 2_000
@@ -40,7 +40,7 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class ErrorFacts:
+class ErrorRecord:
     """What is kept of an exception: text, never the object."""
 
     #: The exception's type, ``module.Name``.
@@ -54,7 +54,7 @@ class ErrorFacts:
     frame: str = ""
 
     @classmethod
-    def of(cls, exception: BaseException, with_traceback: bool = True) -> ErrorFacts:
+    def of(cls, exception: BaseException, with_traceback: bool = True) -> ErrorRecord:
         """The facts of *exception*; whatever its methods raise, this does not."""
         causes: list[Cause] = []
         seen = {id(exception)}
@@ -71,7 +71,7 @@ class ErrorFacts:
             frame=_frame(exception),
         )
 
-    def clipped(self, limit: int) -> ErrorFacts:
+    def clipped(self, limit: int) -> ErrorRecord:
         """The same with at most *limit* characters of traceback, and little more of the rest."""
         return replace(
             self,
@@ -82,7 +82,7 @@ class ErrorFacts:
         )
 
     @classmethod
-    def from_json(cls, data: object) -> ErrorFacts:
+    def from_json(cls, data: object) -> ErrorRecord:
         """The facts in *data*, a letter's ``error``; what can't be read is left out."""
         if not isinstance(data, Mapping):
             return cls()

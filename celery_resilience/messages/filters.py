@@ -90,7 +90,7 @@ class Filters:
             and _any(self.queue, lambda wanted: wanted == envelope.queue)
             and (self.since is None or at >= self.since)
             and (self.until is None or at < self.until)
-            and _any(self.task, lambda pattern: fnmatchcase(envelope.told("task"), pattern))
+            and _any(self.task, lambda pattern: fnmatchcase(envelope.text_field("task"), pattern))
             and _any(self.error, lambda pattern: _failed_so(pattern, error, message))
             and _any(self.group, lambda how: any(name.startswith(how) for name in groups()))
             # Last, for it opens the body.
@@ -118,9 +118,9 @@ def _failed_so(pattern: str, error: str, message: str) -> bool:
 def _called_so(
     wanted: Iterable[tuple[str, str]], envelope: Envelope, parameters: Parameters
 ) -> bool:
-    args, kwargs, *_ = envelope.opened() or _shown(envelope)
+    args, kwargs, *_ = envelope.decoded_arguments() or _shown(envelope)
     given: dict[str, Any] = {str(n): value for n, value in enumerate(args)}
-    given.update(zip(parameters(envelope.told("task")), args, strict=False))
+    given.update(zip(parameters(envelope.text_field("task")), args, strict=False))
     given.update(kwargs)
     return all(name in given and _is(given[name], text) for name, text in wanted)
 
@@ -128,8 +128,8 @@ def _called_so(
 def _shown(envelope: Envelope) -> tuple[Sequence[Any], dict[str, Any]]:
     """The arguments of a body that is not opened, as far as its sender has let them be shown."""
     return (
-        _literal(envelope.told("argsrepr"), (list, tuple), ()),
-        _literal(envelope.told("kwargsrepr"), (dict,), {}),
+        _literal(envelope.text_field("argsrepr"), (list, tuple), ()),
+        _literal(envelope.text_field("kwargsrepr"), (dict,), {}),
     )
 
 

@@ -74,7 +74,7 @@ class Burials:
 
     def _mark(self, backend: Any, letter: DeadLetter, mark: Callable[..., None]) -> None:
         envelope = letter.envelope
-        args, kwargs, embedded = envelope.opened() or ((), {}, {})
+        args, kwargs, embedded = envelope.decoded_arguments() or ((), {}, {})
         request = Context(
             {**envelope.headers, **embedded, "id": letter.task_id, "args": args, "kwargs": kwargs},
             delivery_info={"exchange": envelope.exchange, "routing_key": envelope.routing_key},

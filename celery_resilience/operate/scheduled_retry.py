@@ -11,7 +11,7 @@ from celery_resilience.brokers.plain import PlainBroker
 from celery_resilience.brokers.redis.scheduled import WaitingFound
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History
 from celery_resilience.policy.decision import Reason
@@ -54,7 +54,9 @@ class ScheduledRetry:
             Reason.MANUAL,
             found.envelope,
             history=history,
-            error=ErrorFacts(last.error, last.message, frame=last.frame) if last else ErrorFacts(),
+            error=ErrorRecord(last.error, last.message, frame=last.frame)
+            if last
+            else ErrorRecord(),
             kind=last.kind if last else "",
             verdict_rule=last.rule if last else "",
             rule="buried by an operator",

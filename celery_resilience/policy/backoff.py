@@ -25,10 +25,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from difflib import get_close_matches
 from math import inf
 from random import Random
 from typing import Any, Literal, TypeAlias
+
+from celery_resilience.errors import did_you_mean
 
 __all__ = ["DEFAULT_BACKOFF", "Backoff", "Jitter", "Shape"]
 
@@ -159,12 +160,6 @@ def checked_delay(value: Any) -> float | Callable[[Any], Any] | None:
     return checked_number("delay", value)
 
 
-def or_did_you_mean(value: object, choices: tuple[str, ...]) -> str:
-    """A ``; did you mean 'full'?`` to end an error with, or nothing."""
-    close = get_close_matches(value, choices, n=1) if isinstance(value, str) else []
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _check_shape(shape: Any) -> None:
     if callable(shape):
         return
@@ -172,7 +167,7 @@ def _check_shape(shape: Any) -> None:
     if not isinstance(shape, str):
         raise TypeError(f"{wanted}, got {shape!r}")
     if shape not in _SHAPES:
-        raise ValueError(f"{wanted}, got {shape!r}{or_did_you_mean(shape, _SHAPES)}")
+        raise ValueError(f"{wanted}, got {shape!r}{did_you_mean(shape, _SHAPES)}")
 
 
 def _checked_jitter(jitter: Any) -> Jitter:
@@ -183,7 +178,7 @@ def _checked_jitter(jitter: Any) -> Jitter:
         raise TypeError(f"{wanted}, got {jitter!r}")
     if isinstance(jitter, str):
         if jitter not in _JITTERS:
-            raise ValueError(f"{wanted}, got {jitter!r}{or_did_you_mean(jitter, _JITTERS)}")
+            raise ValueError(f"{wanted}, got {jitter!r}{did_you_mean(jitter, _JITTERS)}")
         return jitter  # type: ignore[return-value]  # one of _JITTERS
     if jitter == 0:
         raise ValueError(f"{wanted}, got {jitter!r}: write 'none'")

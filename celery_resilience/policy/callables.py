@@ -19,7 +19,8 @@ from celery_resilience.policy.rules import Rule
 
 __all__ = ["backoff_delay", "matches", "own_delay", "seconds_of"]
 
-logger = getLogger(__name__)
+#: The name that a user may have set a level or a handler for.
+logger = getLogger("celery_resilience.user_code")
 
 
 def matches(rule: Rule, title: str, failure: Failure, call_user_code: bool) -> bool:

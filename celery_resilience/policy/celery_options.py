@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from celery_resilience.policy.backoff import checked_number, or_did_you_mean
+from celery_resilience.errors import did_you_mean
+from celery_resilience.policy.backoff import checked_number
 from celery_resilience.policy.policy import Policy
 from celery_resilience.policy.rules import is_control_flow_class, on
 
@@ -162,7 +163,7 @@ def _retry_kwargs(where: str, value: Any) -> Mapping[str, Any]:
         if name not in _RETRY_KWARGS:
             raise TypeError(
                 f"{where}: retry_kwargs takes what Task.retry takes, got {name!r}"
-                f"{or_did_you_mean(name, _RETRY_KWARGS)}"
+                f"{did_you_mean(name, _RETRY_KWARGS)}"
             )
     return value
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Literal, TypeVar
 
 from celery_resilience.classify.verdict import Kind
-from celery_resilience.errors import Discard, Snooze, TransientError
+from celery_resilience.errors import Discard, Snooze, TransientError, did_you_mean
 from celery_resilience.policy.backoff import (
     DEFAULT_BACKOFF,
     Backoff,
@@ -22,7 +22,6 @@ from celery_resilience.policy.backoff import (
     checked_delay,
     checked_number,
     checked_retries,
-    or_did_you_mean,
 )
 from celery_resilience.policy.callables import backoff_delay, matches, own_delay, seconds_of
 from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
@@ -126,7 +125,7 @@ class Policy:
         if unmatched not in _UNMATCHED:
             raise ValueError(
                 f"{where}: unmatched takes 'classify' or 'give_up', got {unmatched!r}"
-                f"{or_did_you_mean(unmatched, _UNMATCHED)}"
+                f"{did_you_mean(unmatched, _UNMATCHED)}"
             )
         self._check_rules("" if name is None else f"{where}: ")
 

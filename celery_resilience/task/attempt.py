@@ -7,7 +7,7 @@ from typing import Any
 
 from celery_resilience.classify.verdict import Verdict
 from celery_resilience.messages.changed import Changed
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.history import Succeeded
 from celery_resilience.policy.decision import Decision
 
@@ -20,7 +20,7 @@ class AttemptResult:
 
     decision: Decision
     verdict: Verdict
-    error: ErrorFacts
+    error: ErrorRecord
     #: When the attempt began, in seconds since the epoch, and how long it ran.
     at: float
     ran: float

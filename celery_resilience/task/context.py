@@ -16,7 +16,7 @@ from celery.exceptions import Retry
 
 from celery_resilience.classify.verdict import Kind
 from celery_resilience.messages.context import RetryContext
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History, clipped
 from celery_resilience.policy.decision import RetryLater
@@ -50,7 +50,7 @@ def hand_on(attempt: Running, req: Any, exc: Any, later: RetryLater) -> None:
     signals.before_task_publish.connect(_send_along, weak=False, dispatch_uid=_UID)
     history, facts = (
         attempt.history_of(req),
-        ErrorFacts.of(exc if isinstance(exc, BaseException) else Retry(exc), with_traceback=False),
+        ErrorRecord.of(exc if isinstance(exc, BaseException) else Retry(exc), with_traceback=False),
     )
     ended = Attempt(
         number=history.count + 1,

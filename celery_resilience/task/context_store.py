@@ -12,13 +12,13 @@ import inspect
 import json
 import logging
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.classify.foreign import let_through
+from celery_resilience.errors import did_you_mean
 from celery_resilience.messages.context import levels_of
 from celery_resilience.task.decide import Running
 
@@ -109,8 +109,7 @@ def _reader(cls: type[Any], key: Any) -> Callable[[tuple[Any, ...], dict[str, An
         raise TypeError(f"{task}: context_key takes an argument's name or a function, got {key!r}")
     signature = inspect.signature(cls.run)
     if key not in signature.parameters:
-        near = get_close_matches(key, signature.parameters, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = did_you_mean(key, signature.parameters)
         raise TypeError(f"{task}: context_key names {key!r}, which is no argument of it{meant}")
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -23,7 +23,7 @@ from celery_resilience.classify.verdict import Kind, Verdict
 from celery_resilience.errors import BodyExited
 from celery_resilience.messages.context import RetryContext
 from celery_resilience.messages.envelope import seconds_until
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History, Succeeded
 from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
@@ -38,8 +38,8 @@ from celery_resilience.task.requested_retry import (
 __all__ = [
     "GONE_ON",
     "Running",
+    "classify_and_decide",
     "failure_of",
-    "judge",
     "running",
     "what_is_left",
     "what_was_asked",
@@ -150,7 +150,7 @@ def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Attem
     history = attempt.history_of(req)
     retries: int = req.retries or 0
     try:
-        verdict, decision = judge(
+        verdict, decision = classify_and_decide(
             task, exc, history, retries=retries, began=attempt.at, expires=req.expires
         )
     except Exception as problem:
@@ -159,7 +159,7 @@ def _rule_on(task: Any, req: Any, exc: BaseException, attempt: Running) -> Attem
     return _outcome(attempt, exc, decision, verdict)
 
 
-def judge(
+def classify_and_decide(
     task: Any,
     exc: BaseException,
     history: History,
@@ -178,7 +178,7 @@ def judge(
     return failure.verdict, decision
 
 
-def judge_put_back(
+def classify_and_decide_put_back(
     task: Any, exc: BaseException, history: History, *, began: float, expires: Any
 ) -> tuple[Verdict, Decision]:
     """What is to become of a message that *task* has put back, by ``Reject(requeue=True)``."""
@@ -233,7 +233,7 @@ def _outcome(
     return AttemptResult(
         decision=decision,
         verdict=verdict,
-        error=ErrorFacts.of(exc, with_traceback=not isinstance(decision, RetryLater)),
+        error=ErrorRecord.of(exc, with_traceback=not isinstance(decision, RetryLater)),
         at=attempt.at,
         ran=max(0.0, time.time() - attempt.at),
         context=attempt.context_levels(),

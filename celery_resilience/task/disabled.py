@@ -11,12 +11,12 @@ from typing import Any
 
 from celery.app.autoretry import add_autoretry_behaviour
 
-__all__ = ["OrigRun", "is_off", "switch_off"]
+__all__ = ["OrigRun", "disable", "is_disabled"]
 
 _KEY = "_resilience_off"
 
 
-def switch_off(app: Any) -> None:
+def disable(app: Any) -> None:
     """Leave the decisions about *app*'s tasks to Celery, for the rest of this process."""
     app.__dict__[_KEY] = True
     for task in app.tasks.values():
@@ -24,7 +24,7 @@ def switch_off(app: Any) -> None:
             add_autoretry_behaviour(task)
 
 
-def is_off(app: Any) -> bool:
+def is_disabled(app: Any) -> bool:
     """Whether stock Celery decides about *app*'s tasks."""
     return _KEY in app.__dict__
 
@@ -40,6 +40,6 @@ class OrigRun:
     def __get__(self, task: Any, owner: type) -> Any:
         if task is None:
             return self
-        if is_off(task.app):
+        if is_disabled(task.app):
             raise AttributeError("_orig_run")
         return task.run

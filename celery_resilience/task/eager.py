@@ -16,7 +16,7 @@ from celery_resilience.messages.history import History
 from celery_resilience.policy.decision import Drop, RetryLater
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.decide import Running, running
-from celery_resilience.task.disabled import is_off
+from celery_resilience.task.disabled import is_disabled
 from celery_resilience.task.requested_retry import make_retry
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _Eager(Running):
 def apply(task: TaskWithOptions, once: Callable[..., Any], retries: int | None) -> Any:
     """The EagerResult of *task*'s last attempt; *once*, given retries and, for the attempts after
     the first, arguments, is Celery's ``apply``."""
-    if is_off(task.app):
+    if is_disabled(task.app):
         return once(retries)
     # The app's own, which Celery applies, may be another instance.
     running_task: Any = task.app.tasks.get(task.name, task)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from celery_resilience.errors import nearest
 from celery_resilience.settings import is_stated
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def refuse_misspelt(cls: type, ours: type) -> None:
     for name in vars(cls):
         if name.startswith("_") or name in known:
             continue
-        near = difflib.get_close_matches(name, _OPTIONS, 1, cutoff=0.85)
-        if near:
+        near = nearest(name, _OPTIONS, cutoff=0.85)
+        if near is not None:
             task = getattr(cls, "name", None) or cls.__name__
-            raise TypeError(f"{task}: there is no option {name!r}; did you mean {near[0]!r}?")
+            raise TypeError(f"{task}: there is no option {name!r}; did you mean {near!r}?")
 
 
 #: Bases that were told of.

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
 from celery.exceptions import ImproperlyConfigured
 
+from celery_resilience.errors import did_you_mean
 from celery_resilience.policy.policy import Policy
 from celery_resilience.settings import Settings
 from celery_resilience.task.policy_file import PolicyFile, load
@@ -93,7 +93,7 @@ class Policies:
         for patterns, place in ((self._by_name, _setting), (self._file.tasks, self._line)):
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in names):
-                    meant = _meant(pattern, names)
+                    meant = did_you_mean(pattern, names)
                     logger.warning("%s is for no task of this app%s", place(pattern), meant)
 
     def _resolved(self, policy: Policy | str, where: str) -> Policy:
@@ -103,7 +103,7 @@ class Policies:
             return self.named[policy]
         raise ImproperlyConfigured(
             f"{where} names the policy {policy!r}, which neither resilience_policies nor a file of "
-            f"policies has{_meant(policy, self.named)}"
+            f"policies has{did_you_mean(policy, self.named)}"
         )
 
     def _line(self, pattern: str) -> str:
@@ -145,8 +145,3 @@ def _refuse_shadowed(patterns: Iterable[str], place: Callable[[str], str]) -> No
                 "name before the pattern"
             )
         before.append(pattern)
-
-
-def _meant(value: str, known: Iterable[str]) -> str:
-    near = get_close_matches(value, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""

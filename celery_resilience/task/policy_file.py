@@ -26,7 +26,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -34,6 +33,7 @@ from typing import Any, NoReturn, TypeVar
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.classify import exception_named
+from celery_resilience.errors import did_you_mean
 from celery_resilience.policy.policy import Policy
 from celery_resilience.policy.rules import Match, Rule, Treatment, check_rule, on
 
@@ -132,7 +132,7 @@ class _Reader:
                 self._refuse(("tasks", pattern), f"takes the name of a policy, got {name!r}")
             if name not in known:
                 self._refuse(
-                    ("tasks", pattern), f"there is no policy {name!r}{_meant(name, known)}"
+                    ("tasks", pattern), f"there is no policy {name!r}{did_you_mean(name, known)}"
                 )
         return PolicyFile(self.path, policies, tasks, self.text)
 
@@ -166,7 +166,8 @@ class _Reader:
         if not isinstance(action, str) or action not in _TERMS:
             self._refuse(
                 (*where, "action"),
-                f"takes {' or '.join(map(repr, _TERMS))}, got {action!r}{_meant(action, _TERMS)}",
+                f"takes {' or '.join(map(repr, _TERMS))}, got {action!r}"
+                f"{did_you_mean(action, _TERMS)}",
             )
         match = on(*self._exceptions((*where, "on"), given.pop("on")))
         try:
@@ -198,8 +199,8 @@ class _Reader:
             if cls is None and "." not in name:
                 self._refuse(
                     where,
-                    f"Python has no exception {name!r}{_meant(name, _BUILTIN)}; one of a library "
-                    "takes its full dotted name, as in requests.exceptions.Timeout",
+                    f"Python has no exception {name!r}{did_you_mean(name, _BUILTIN)}; one of a "
+                    "library takes its full dotted name, as in requests.exceptions.Timeout",
                 )
             if cls is None:
                 module = name.rpartition(".")[0]
@@ -227,7 +228,7 @@ class _Reader:
                 listed = f"; known are {', '.join(known)}"
                 self._refuse(
                     (*where, key),
-                    f"{whose} key {key!r}{_meant(key, known) or listed}",
+                    f"{whose} key {key!r}{did_you_mean(key, known) or listed}",
                     of=where,
                 )
 
@@ -293,8 +294,3 @@ def _shown(where: Where) -> str:
     """``policies.remote-call.rules[2].action: ``, items counted from 1 as people do."""
     text = "".join(f"[{key + 1}]" if isinstance(key, int) else f".{key}" for key in where)
     return f"{text[1:]}: " if text else ""
-
-
-def _meant(value: Any, known: Any) -> str:
-    near = get_close_matches(value, list(known), 1) if isinstance(value, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""

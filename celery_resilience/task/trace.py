@@ -29,7 +29,7 @@ from celery_resilience.messages.error_record import said
 from celery_resilience.policy.decision import RetryLater
 from celery_resilience.task.continuation import publish_rest, succeeded_before
 from celery_resilience.task.decide import GONE_ON, Running, running, what_is_left, what_was_asked
-from celery_resilience.task.disabled import is_off
+from celery_resilience.task.disabled import is_disabled
 from celery_resilience.task.einfo import RetryInfo, carry
 from celery_resilience.task.requested_retry import make_retry
 from celery_resilience.task.trace_info import ResilientTraceInfo, einfo_of
@@ -57,7 +57,7 @@ class Tracer:
         return None if task is None else task.__dict__.get("_tracer")
 
     def __set__(self, task: Task[Any, Any], tracer: Any) -> None:
-        ours = tracer is not None and not is_off(task.app)
+        ours = tracer is not None and not is_disabled(task.app)
         task.__dict__["_tracer"] = _tracer(task, tracer) if ours else tracer
 
 

@@ -18,7 +18,7 @@ from celery_resilience.settings import Settings, dead_letter_queues, refuse_long
 from celery_resilience.task.async_body import refuse_async_bodies
 from celery_resilience.task.context_store import refuse_stores_without_keys
 from celery_resilience.task.coverage import warn_of_early_acks, warn_of_uncovered
-from celery_resilience.task.disabled import switch_off
+from celery_resilience.task.disabled import disable
 from celery_resilience.task.policies import Policies, apply_policies
 from celery_resilience.worker.banner import add_to_banner
 from celery_resilience.worker.expiration import warn_of_the_brokers_clock
@@ -116,7 +116,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
             # A policy that is wrong must not be in the way of switching all of them off.
             _refuse_to_execute_letters(consumed, {self.settings.queue_for(q) for q in consumed})
             if is_first:
-                switch_off(c.app)
+                disable(c.app)
             logger.warning("celery_resilience is switched off: stock Celery decides")
         add_to_banner(c, self.settings, self.transport)
 

@@ -15,12 +15,12 @@ from billiard.exceptions import WorkerLostError
 from celery import exceptions as _exceptions
 
 from celery_resilience.classify import classify, is_control_flow
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.policy.decision import GiveUp, Reason, RetryLater
 from celery_resilience.task.attempt import AttemptResult
-from celery_resilience.task.decide import judge, judge_put_back
+from celery_resilience.task.decide import classify_and_decide, classify_and_decide_put_back
 
 __all__ = [
     "came_before",
@@ -42,10 +42,10 @@ def decide_here(request: Any, exc: BaseException, most_losses: int) -> AttemptRe
     ``max_worker_losses``. A policy that raises is a dead letter."""
     began = request.time_start or time.time()
     history = _history(request)
-    error = ErrorFacts.of(exc)
+    error = ErrorRecord.of(exc)
     lost = is_lost(exc)
     try:
-        verdict, decision = judge(
+        verdict, decision = classify_and_decide(
             request._task,
             exc,
             history,
@@ -67,10 +67,10 @@ def decide_here(request: Any, exc: BaseException, most_losses: int) -> AttemptRe
 def decide_put_back(request: Any, exc: BaseException) -> AttemptResult:
     """``Reject(requeue=True)`` means later, and not at once and for ever."""
     began = request.time_start or time.time()
-    verdict, decision = judge_put_back(
+    verdict, decision = classify_and_decide_put_back(
         request._task, exc, _history(request), began=began, expires=text(request._expires)
     )
-    error = ErrorFacts.of(exc)
+    error = ErrorRecord.of(exc)
     return AttemptResult(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
 
 

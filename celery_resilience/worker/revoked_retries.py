@@ -85,7 +85,7 @@ def drop_scheduled(
 def _announce(consumer: Any, envelope: Envelope) -> None:
     """As a worker does that receives a task which is revoked: its state, its event, its chord."""
     app = consumer.app
-    args, kwargs, embedded = envelope.opened() or ((), {}, {})
+    args, kwargs, embedded = envelope.decoded_arguments() or ((), {}, {})
     fields = {**envelope.headers, **embedded, "args": args, "kwargs": kwargs}
     task = app.tasks.get(fields.get("task"))
     request = Context(

@@ -18,7 +18,7 @@ from celery_resilience.brokers.base import Done, Received
 from celery_resilience.classify.verdict import Verdict
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History, clipped
 from celery_resilience.policy.decision import Drop, GiveUp, Reason, RetryLater
@@ -126,7 +126,7 @@ class Settler:
                 copy = _again(envelope, history, decision)
             except Exception as exc:
                 logger.exception("%s: no retry can be made of this message", subject)
-                outcome = replace(outcome, error=ErrorFacts.of(exc))
+                outcome = replace(outcome, error=ErrorRecord.of(exc))
                 decision = GiveUp(Reason.INVALID, rule="no retry can be made of this message")
             else:
                 logger.info(
@@ -153,7 +153,7 @@ class Settler:
 
     def put_back(
         self, received: Received, copy: Envelope, delay: float, *, subject: str, worker: str,
-        history: History | None = None, error: ErrorFacts | None = None,
+        history: History | None = None, error: ErrorRecord | None = None,
         verdict: Verdict | None = None, task_queue: str | None = None,
     ) -> None:  # fmt: skip
         """Let *copy* be delivered in *delay* seconds in place of *received*. Raises nothing.
@@ -187,7 +187,7 @@ class Settler:
         subject: str,
         worker: str,
         history: History | None = None,
-        error: ErrorFacts | None = None,
+        error: ErrorRecord | None = None,
         verdict: Verdict | None = None,
         rule: str = "",
         queues: tuple[str | None, ...] = (),
@@ -204,7 +204,7 @@ class Settler:
             reason,
             received.envelope,
             history=history or History.loads(received.envelope.headers.get(HEADER)),
-            error=error or ErrorFacts(),
+            error=error or ErrorRecord(),
             kind=verdict.kind.value if verdict else "",
             verdict_rule=verdict.rule if verdict else "",
             category=verdict.category if verdict else "",

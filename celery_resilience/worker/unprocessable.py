@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -18,8 +17,9 @@ from celery.exceptions import InvalidTaskError, NotRegistered
 
 from celery_resilience.brokers.base import Received
 from celery_resilience.brokers.rabbitmq.pyamqp import UNREADABLE
+from celery_resilience.errors import nearest
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.policy.decision import Reason
 from celery_resilience.worker.delivery_limit import puts_back
 from celery_resilience.worker.lost_connection import InHand
@@ -145,7 +145,7 @@ class Guard:
             reason,
             subject=f"{headers.get('task', 'a message')}[{headers.get('id', '?')}]",
             worker=c.hostname,
-            error=ErrorFacts.of(error) if error is not None else None,
+            error=ErrorRecord.of(error) if error is not None else None,
             rule=rule or f"this worker can't make a task of it ({reason})",
             exception=error,
         )
@@ -155,9 +155,9 @@ class Guard:
 def _no_such_task(exc: BaseException, app: Any) -> str:
     """What whoever has sent it, or deployed the worker, can do about it."""
     name = str(exc.args[0]) if exc.args else ""
-    near = get_close_matches(name, app.tasks, 1, cutoff=0.8)
-    if near:
-        return f"this worker has no task {name}; did you mean {near[0]}?"
+    near = nearest(name, app.tasks, cutoff=0.8)
+    if near is not None:
+        return f"this worker has no task {name}; did you mean {near}?"
     module = name.rpartition(".")[0]
     which = f"the module that defines it (by its name {module})" if module else "its module"
     return (

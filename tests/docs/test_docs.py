@@ -30,7 +30,7 @@ from celery_resilience.cli.retries import retries
 from celery_resilience.messages.context import RetryContext
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History
 from celery_resilience.policy.decision import Reason
@@ -276,7 +276,7 @@ def test_every_key_of_the_header_is_documented() -> None:
     history = History(attempts=(attempt,), context=tuple(context))
     received = Envelope(b"[[], {}, {}]", "application/json", "utf-8", {}, queue="celery")
     letter = DeadLetter.write(
-        Reason.PERMANENT, received, history=history, error=ErrorFacts.of(ValueError())
+        Reason.PERMANENT, received, history=history, error=ErrorRecord.of(ValueError())
     )
     header = json.loads(letter.to_envelope().headers[HEADER])
     keys = {*header, *header["letter"], *header["letter"]["error"], *header["attempts"][0]}

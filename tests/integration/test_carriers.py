@@ -33,7 +33,7 @@ def test_a_chunk_is_a_task_like_any(
     assert letter.task == "celery.starmap"
     assert letter.reason == "permanent"
     assert letter.error.error == "TypeError"
-    opened = letter.envelope.opened()
+    opened = letter.envelope.decoded_arguments()
     assert opened is not None
     assert opened[1]["it"] == [["a"], ["b"]]
 

@@ -25,7 +25,7 @@ from celery_resilience import ResilientTask
 from celery_resilience.cli.dlq import dlq
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.filters import Filters
 from celery_resilience.messages.history import Attempt, History
 from celery_resilience.operate.dead_letters import (
@@ -130,7 +130,7 @@ def letter(number: int = 0, **changes: Any) -> DeadLetter:
     attempt = Attempt(1, time.time() - 60, 0.5, "w@1", "shop.Timeout", "too slow", "transient", "r")
     facts: dict[str, Any] = {
         "history": History().add(attempt),
-        "error": ErrorFacts("shop.Timeout", f"too slow: token=s3cr3t {number}"),
+        "error": ErrorRecord("shop.Timeout", f"too slow: token=s3cr3t {number}"),
         "rule": "rule 1 (Timeout)",
     }
     received = changes.pop("envelope", None) or message(number)
@@ -438,7 +438,7 @@ def test_a_broker_that_can_not_be_reached_is_told_without_its_password():
 @pytest.mark.usefixtures("terminal")
 def test_ls_fits_the_screen(shop):
     long_name = message(1, task="shop.orders.payments.refunds.settle_everything_at_once")
-    wide = ErrorFacts("shop.Überlauf", "漢字 \x1b[31m too\nlong " * 20)
+    wide = ErrorRecord("shop.Überlauf", "漢字 \x1b[31m too\nlong " * 20)
     written = [letter(0), letter(1, envelope=long_name, error=wide)]
     shop.put(*(one.to_envelope() for one in written))
     result = shop.run("ls")
@@ -514,7 +514,7 @@ def test_show_tells_the_story(shop):
         except KeyError as cause:
             raise ValueError("no " * 100) from cause
     except ValueError as exc:
-        error = ErrorFacts.of(exc)
+        error = ErrorRecord.of(exc)
     history = History(lineage=("abcdef123456",))
     for number in range(1, 15):
         attempt = Attempt(

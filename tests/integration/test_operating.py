@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from kombu import Queue
 
 from celery_resilience.cli.resilience import resilience
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.filters import Filters
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.operate import dead_letters as deadletters
@@ -124,7 +124,7 @@ def test_a_task_s_id_means_its_newest_letter(shop):
 def test_nothing_is_cut_for_a_program(shop):
     """Names as long as they are, all letters, and of a traceback every line."""
     name = "shop.orders.payments.refunds.settle_everything_at_once_and_tell_nobody"
-    error = ErrorFacts("shop.Timeout", "too slow " * 40, traceback="line\n" * 60 + "end")
+    error = ErrorRecord("shop.Timeout", "too slow " * 40, traceback="line\n" * 60 + "end")
     written = [letter(n, envelope=message(n, task=name), error=error) for n in range(25)]
     shop.put(*(one.to_envelope() for one in written))
     result = shop.run("ls")
@@ -180,8 +180,8 @@ def test_filters_repeat_and_a_total_stands_behind_them(shop):
 
 @both
 def test_groups_are_causes_across_tasks(shop):
-    slow = ErrorFacts("shop.Timeout", "too slow: token=s3cr3t", frame="shop.http.get")
-    other = ErrorFacts("KeyError", "'x'", frame="shop.tasks.charge")
+    slow = ErrorRecord("shop.Timeout", "too slow: token=s3cr3t", frame="shop.http.get")
+    other = ErrorRecord("KeyError", "'x'", frame="shop.tasks.charge")
     for n, (task, error) in enumerate(
         [("charge", slow), ("refund", slow), ("charge", other), ("charge", slow)]
     ):

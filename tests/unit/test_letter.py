@@ -20,7 +20,7 @@ from kombu.serialization import dumps
 from celery_resilience.brokers.rabbitmq.delay import level_name
 from celery_resilience.messages.dead_letter import DeadLetter, written_anew
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import DUE, HEADER
 from celery_resilience.messages.history import Attempt, History
 from celery_resilience.policy.decision import Reason
@@ -125,7 +125,7 @@ def test_a_letter_comes_back_as_it_was(reason, made, kind, rule, hint, worker, v
     for attempt in made:
         history = history.add(attempt)
     written = DeadLetter.write(
-        reason, envelope(), history=history, error=ErrorFacts("ValueError", "no"), kind=kind,
+        reason, envelope(), history=history, error=ErrorRecord("ValueError", "no"), kind=kind,
         verdict_rule=rule, category=kind, hint=hint, rule=rule, worker=worker, app_version=version,
     )  # fmt: skip
     assert DeadLetter.from_envelope(on_the_wire(written.to_envelope())) == written
@@ -204,7 +204,7 @@ def test_a_letter_weighs_at_most_64_kb_beside_its_body(said):
 
     with pytest.raises(Hostile) as caught:
         fail(20)
-    error = ErrorFacts.of(caught.value)
+    error = ErrorRecord.of(caught.value)
     history = History()
     text = error.message
     for number in range(30):
@@ -229,7 +229,7 @@ def test_the_innermost_frames_are_kept():
 
     with pytest.raises(ValueError, match="here") as caught:
         fail(500)
-    facts = ErrorFacts.of(caught.value)
+    facts = ErrorRecord.of(caught.value)
     assert facts.traceback.rstrip().endswith("ValueError: here")
     assert len(facts.traceback) <= 24_010
 
@@ -248,7 +248,7 @@ def test_a_long_message_does_not_take_the_place_of_the_frames():
 
     with pytest.raises(KeyError) as caught:
         fail()
-    facts = ErrorFacts.of(caught.value)
+    facts = ErrorRecord.of(caught.value)
     history = History()
     for n in range(10):
         history = history.add(Attempt(n, 1.0, 0.0, "w", "E", "x" * 500, "k", "r"))
@@ -268,8 +268,8 @@ def test_the_own_frame_is_none_of_a_library_s():
     with pytest.raises(ValueError, match="Expecting") as caught:
         json.loads("{")
     own = f"{__name__}.test_the_own_frame_is_none_of_a_library_s"
-    assert ErrorFacts.of(caught.value).frame == own
-    facts = ErrorFacts.of(caught.value, with_traceback=False)
+    assert ErrorRecord.of(caught.value).frame == own
+    facts = ErrorRecord.of(caught.value, with_traceback=False)
     assert (facts.frame, facts.traceback) == (own, ""), "a retry belongs to a group as well"
 
 
@@ -284,7 +284,7 @@ def test_an_installed_application_has_own_frames_too(tmp_path):
     traceback = caught.value.__traceback__
     assert traceback is not None
     outside = caught.value.with_traceback(traceback.tb_next)  # where a worker would be
-    assert ErrorFacts.of(outside).frame == "shop.tasks.fetch"
+    assert ErrorRecord.of(outside).frame == "shop.tasks.fetch"
 
 
 def test_a_traceback_is_what_python_prints():
@@ -297,11 +297,11 @@ def test_a_traceback_is_what_python_prints():
     with pytest.raises(KeyError) as caught:
         fail()
     printed = "".join(traceback.format_exception(caught.value))
-    assert ErrorFacts.of(caught.value).traceback == printed
+    assert ErrorRecord.of(caught.value).traceback == printed
 
 
 def test_the_text_of_a_letter_travels_as_utf_8():
-    error = ErrorFacts("E", "잔액 부족 " * 200, traceback="줄 " * 1000)
+    error = ErrorRecord("E", "잔액 부족 " * 200, traceback="줄 " * 1000)
     sent = DeadLetter.write(Reason.PERMANENT, envelope(), error=error).to_envelope()
     header = sent.headers[HEADER]
     assert "잔액" in header
@@ -311,7 +311,7 @@ def test_the_text_of_a_letter_travels_as_utf_8():
 
 def test_a_lone_surrogate_is_escaped():
     """UTF-8 can't say it, and a broker's client would refuse it."""
-    error = ErrorFacts("E", "잔\udc80")
+    error = ErrorRecord("E", "잔\udc80")
     sent = DeadLetter.write(Reason.PERMANENT, envelope(), error=error).to_envelope()
     sent.headers[HEADER].encode()
     assert DeadLetter.from_envelope(sent).error == error
@@ -397,7 +397,7 @@ def test_an_identity_that_is_about_another_body_is_not_believed():
 
 
 def test_a_group_is_the_cause_and_a_fingerprint_that_of_one_task():
-    error = ErrorFacts("shop.Timeout", "too slow", frame="shop.http.get")
+    error = ErrorRecord("shop.Timeout", "too slow", frame="shop.http.get")
     other = envelope(headers={**envelope().headers, "task": "shop.refund"})
     charge, refund = (
         DeadLetter.write(Reason.EXHAUSTED, message, error=error) for message in (envelope(), other)

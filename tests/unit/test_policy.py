@@ -514,6 +514,7 @@ def test_a_delay_function_that_returns_no_delay_leaves_it_to_the_backoff(
     )
     assert delay_of(decide(policy)) == 7
     (record,) = caplog.records
+    assert record.name == "celery_resilience.user_code"  # what a user may filter by
     assert record.levelno == logging.WARNING
     assert "shop.charge: rule 2 (Timeout): delay= returned" in record.getMessage()
 

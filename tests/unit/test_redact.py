@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorFacts
+from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.redact import FAILED, MASK, Redactor, printable
 from celery_resilience.policy.decision import Reason
 from celery_resilience.settings import Settings
@@ -204,7 +204,7 @@ def test_every_text_of_a_letter_is_redacted():
         except KeyError as cause:
             raise ValueError(said) from cause
     except ValueError as exc:
-        error = ErrorFacts.of(exc)
+        error = ErrorRecord.of(exc)
     headers = {
         "task": "t",
         "argsrepr": f"({{'token': '{SECRET}'}},)",

@@ -20,7 +20,7 @@ from celery_resilience import (
     install,
     on,
 )
-from celery_resilience.task.disabled import switch_off
+from celery_resilience.task.disabled import disable
 
 
 @pytest.fixture(autouse=True)
@@ -210,8 +210,8 @@ def test_switched_off_celerys_own_autoretry_is_back(app: Celery) -> None:
         raise OSError("away")
 
     bare = fetch.run
-    switch_off(app)
+    disable(app)
     assert fetch.run is not bare
     assert fetch._orig_run == bare
-    switch_off(app)
+    disable(app)
     assert fetch._orig_run == bare, "twice is once"
