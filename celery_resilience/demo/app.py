@@ -17,7 +17,7 @@ from celery import Celery, signals
 from kombu import Queue
 
 from celery_resilience import Policy, ResilientTask, classify, install
-from celery_resilience.task.decide import running
+from celery_resilience.task.attempt import current_attempt
 
 __all__ = ["DEAD_LETTERS", "LEDGER_URL", "PREFIX", "QUEUE", "app", "call"]
 
@@ -88,7 +88,7 @@ def _failed(task_id: str, exception: BaseException, **_: Any) -> None:
 def _verdict(exception: BaseException) -> dict[str, str]:
     """What the failed attempt was found to be: where its body ran, the verdict is at hand; of a
     process that died the worker tells, and all there is is the exception."""
-    attempt = running.get()
-    outcome = None if attempt is None else attempt.outcome
+    attempt = current_attempt.get()
+    outcome = None if attempt is None else attempt.decided
     verdict = classify(exception) if outcome is None else outcome.verdict
     return {"kind": verdict.kind.value, "rule": verdict.rule, "hint": verdict.hint}

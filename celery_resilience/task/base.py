@@ -5,22 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery import exceptions as _exceptions
 from celery.utils import uuid
 from celery.utils.imports import symbol_by_name
-from celery.utils.serialization import raise_with_context
 
 from celery_resilience.messages.context import RetryContext
 from celery_resilience.policy.celery_options import policy_from_celery_options
-from celery_resilience.policy.decision import RetryLater
 from celery_resilience.policy.default import UNSTATED
 from celery_resilience.policy.policy import Policy
 from celery_resilience.settings import queue_name
 from celery_resilience.task import eager
 from celery_resilience.task.body import wrap_body
-from celery_resilience.task.context import context_of, hand_on
+from celery_resilience.task.context import context_of
 from celery_resilience.task.context_store import keep_context_by_key
-from celery_resilience.task.decide import Running, running
 from celery_resilience.task.disabled import OrigRun
 from celery_resilience.task.options import (
     have_what_the_apps_have,
@@ -29,7 +25,7 @@ from celery_resilience.task.options import (
     warn_of_own_retry,
 )
 from celery_resilience.task.policies import policies_of
-from celery_resilience.task.requested_retry import seconds_to_wait, unnoticed
+from celery_resilience.task.requested_retry import RetryRequest, request_retry
 from celery_resilience.task.result_check import check_result_options
 from celery_resilience.task.trace import Tracer
 
@@ -39,12 +35,6 @@ else:
     BaseTask = Task
 
 __all__ = ["ResilientTask", "watch"]
-
-
-# The stubs know how these are raised, not how they are made.
-Retry: Any = _exceptions.Retry
-Reject: Any = _exceptions.Reject
-
 
 # What is the worker's is named, not imported: a process that only sends tasks has no need of it.
 _STEP = "celery_resilience.worker.bootstep:ResilientConsumer"
@@ -178,48 +168,8 @@ class ResilientTask(BaseTask):
         With new arguments or options, or ``throw=False``, a new message is published as Celery
         does it; should that fail, the received one is tried again instead.
         """
-        if isinstance(exc, type):
-            exc = exc()  # Celery would fail to store the class, and go on in two states
-        attempt = running.get()
-        request = self.request
-        if attempt is None or request.called_directly or request.is_eager:
-            try:
-                return super().retry(
-                    args=args, kwargs=kwargs, exc=exc, throw=throw, eta=eta, countdown=countdown,
-                    max_retries=max_retries, **options,
-                )  # fmt: skip
-            except Retry:
-                raise
-            except Exception as error:
-                # Called as a function it raises what it was given, whatever its limit is.
-                if attempt is not None and request.is_eager:
-                    attempt.exhausted = error
-                raise
-        limit = self.max_retries if max_retries is None else max_retries
-        exceeded: Any = self.MaxRetriesExceededError
-        if limit is not None and request.retries + 1 > limit:
-            attempt.exhausted = used_up = exc or exceeded(
-                f"Can't retry {self.name}[{request.id}]: {limit} retries are used up",
-                task_args=request.args,
-                task_kwargs=request.kwargs,
-            )
-            raise_with_context(used_up)
-        if not eta and countdown is None:
-            countdown = self.default_retry_delay
-        delay = seconds_to_wait(eta, countdown, self.app.timezone)
-        later = RetryLater(delay, rule="self.retry")
-        if args is not None or kwargs is not None or options or not throw:
-            return self._retry_anew(
-                attempt, later, args, kwargs, exc, throw, eta, countdown, max_retries, options
-            )
-
-        def publish() -> Any:
-            hand_on(attempt, request, exc, later)
-            again: Any = {"countdown": delay, "retries": request.retries + 1}
-            return self.signature_from_request(request, **again).apply_async()
-
-        attempt.asked, attempt.publish = later, publish
-        raise unnoticed(Retry(exc=exc, when=eta or countdown))
+        call = RetryRequest(args, kwargs, exc, throw, eta, countdown, max_retries, options)
+        return request_retry(self, super().retry, call)
 
     def apply(
         self,
@@ -246,23 +196,3 @@ class ResilientTask(BaseTask):
             )  # fmt: skip
 
         return eager.apply(self, once, retries)
-
-    def _retry_anew(
-        self, attempt: Running, later: RetryLater, args: Any, kwargs: Any, exc: Any,
-        throw: bool, eta: Any, countdown: Any, max_retries: Any, options: Any,
-    ) -> Any:  # fmt: skip
-        hand_on(attempt, self.request, exc, later)
-        try:
-            retry = super().retry(
-                args=args, kwargs=kwargs, exc=exc, throw=False, eta=eta, countdown=countdown,
-                max_retries=max_retries, **options,
-            )  # fmt: skip
-        except Reject as reject:
-            # The publish failed. Celery would let the message go now, and the task with it.
-            attempt.asked = later
-            attempt.publish = None
-            raise unnoticed(Retry(exc=reject.reason, when=later.delay)) from reject
-        attempt.published = True
-        if throw:
-            raise unnoticed(retry)
-        return retry

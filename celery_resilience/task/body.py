@@ -19,9 +19,9 @@ from celery_resilience.classify.foreign import is_the_workers, let_through
 from celery_resilience.errors import BodyExited, unreadable
 from celery_resilience.messages.error_record import said
 from celery_resilience.task.async_body import completed, is_async
+from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.context_store import open_store
-from celery_resilience.task.decide import Running, running
-from celery_resilience.task.reraise import what_stands
+from celery_resilience.task.reraise import end_attempt
 from celery_resilience.task.result_check import fallback, refuse_result
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ def wrap_body(cls: type[TaskWithOptions]) -> None:
 
     @functools.wraps(body)
     def run(self: TaskWithOptions, *args: Any, **kwargs: Any) -> Any:
-        attempt = running.get()
+        attempt = current_attempt.get()
         given = (self, *args) if is_method else args
         if attempt is None or attempt.inside or attempt.task is not self:
             result = body(*given, **kwargs)
             return completed(self, result, attempt is not None) if awaits else result
-        attempt.inside, attempt.outcome, store = True, None, None
+        attempt.inside, attempt.decided, store = True, None, None
         try:
             if self.context_key is not None:
-                store = open_store(self, attempt, args, kwargs)
+                store = open_store(attempt, args, kwargs)
             result = body(*given, **kwargs)
             if awaits:
                 result = completed(self, result)
@@ -61,7 +61,7 @@ def wrap_body(cls: type[TaskWithOptions]) -> None:
                 refuse_result(self, result)
         except BaseException as exc:
             raised = _decide(self, attempt, exc)
-            found = fallback(self, attempt, raised)
+            found = fallback(attempt, raised)
             if found is None:
                 if store is not None:
                     store.save(attempt)
@@ -81,7 +81,7 @@ def wrap_body(cls: type[TaskWithOptions]) -> None:
     cls.run = run  # type: ignore[assignment,method-assign]
 
 
-def _decide(task: TaskWithOptions, attempt: Running, exc: BaseException) -> BaseException:
+def _decide(task: TaskWithOptions, attempt: CurrentAttempt, exc: BaseException) -> BaseException:
     """What is raised for *exc*, in which the body has ended."""
     request: Any = task.request
     if request.called_directly:
@@ -93,10 +93,10 @@ def _decide(task: TaskWithOptions, attempt: Running, exc: BaseException) -> Base
         exited.__cause__ = exc
         exc = exited
     try:
-        return what_stands(task, request, exc, attempt)
+        return end_attempt(task, request, exc, attempt)
     except BaseException as problem:  # its own class lies, or its attributes do worse
         let_through(problem)
-        return what_stands(task, request, unreadable(exc, problem), attempt)
+        return end_attempt(task, request, unreadable(exc, problem), attempt)
 
 
 def _show_signature(run: Any, body: Any) -> None:

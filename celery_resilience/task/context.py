@@ -20,7 +20,7 @@ from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History, clipped
 from celery_resilience.policy.decision import RetryLater
-from celery_resilience.task.decide import Running, running
+from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 
 __all__ = ["context_of", "hand_on"]
 
@@ -31,7 +31,7 @@ _UID = "celery_resilience.task.context"
 def context_of(task: Any) -> RetryContext:
     """The context of the attempt of *task* that is under way; one that nobody keeps in a direct
     call, and where stock Celery decides."""
-    attempt, request = running.get(), task.request
+    attempt, request = current_attempt.get(), task.request
     if attempt is None or request.called_directly:
         kept: RetryContext = request.__dict__.setdefault(_KEY, RetryContext())
         return kept
@@ -44,7 +44,7 @@ def context_of(task: Any) -> RetryContext:
     return attempt.context
 
 
-def hand_on(attempt: Running, req: Any, exc: Any, later: RetryLater) -> None:
+def hand_on(attempt: CurrentAttempt, req: Any, exc: Any, later: RetryLater) -> None:
     """Let the new message of the same task that is about to be published, for another try of
     *attempt*, know of it and of those before it."""
     signals.before_task_publish.connect(_send_along, weak=False, dispatch_uid=_UID)
@@ -69,7 +69,7 @@ def hand_on(attempt: Running, req: Any, exc: Any, later: RetryLater) -> None:
 def _send_along(headers: Any = None, **kwargs: Any) -> None:
     """Give a message that is about to be published what the task that publishes it knows: its
     context as its parent's, or all that lies behind it if it is to go on in that message."""
-    attempt = running.get()
+    attempt = current_attempt.get()
     if attempt is None or not isinstance(headers, dict):
         return
     levels = None if attempt.context is None else attempt.context_levels()

@@ -20,7 +20,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery_resilience.classify.foreign import let_through
 from celery_resilience.errors import did_you_mean
 from celery_resilience.messages.context import levels_of
-from celery_resilience.task.decide import Running
+from celery_resilience.task.attempt import CurrentAttempt
 
 if TYPE_CHECKING:
     from celery_resilience.task.options import TaskWithOptions
@@ -44,8 +44,9 @@ def keep_context_by_key(cls: type[TaskWithOptions]) -> None:
         cls.context_key = staticmethod(key)
 
 
-def open_store(task: TaskWithOptions, attempt: Running, args: Any, kwargs: Any) -> Store | None:
-    """Where the context of *task*'s *attempt* with these arguments is kept; None: nowhere."""
+def open_store(attempt: CurrentAttempt, args: Any, kwargs: Any) -> Store | None:
+    """Where the context of *attempt*, with these arguments, is kept; None: nowhere."""
+    task = attempt.task
     if task.request.is_eager:
         return None
     name = _guarded(task, lambda: task.key_of_context(args, kwargs), "context_key")
@@ -88,7 +89,7 @@ class Store:
 
         return _guarded(self._task, load, "reading the context") or ()
 
-    def save(self, attempt: Running) -> None:
+    def save(self, attempt: CurrentAttempt) -> None:
         """Keep what *attempt* has in its context, if its body has asked for that."""
         levels = attempt.context_levels()
         if levels is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from celery import _state as _celerys_state
@@ -24,7 +25,7 @@ from celery_resilience.messages.error_record import said
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History, Succeeded
 
-__all__ = ["body_returned", "publish_rest", "succeeded_before", "unpublished", "warn_of_unstored"]
+__all__ = ["AfterBody", "after_body", "publish_rest", "succeeded_before", "warn_of_unstored"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -37,35 +38,53 @@ celerys_state: Any = _celerys_state
 _LONGEST_RESULT = 16_000
 
 
-def body_returned(exc: BaseException) -> bool:
-    """Whether the body had already succeeded: what is done must never be done again.
+@dataclass(frozen=True)
+class AfterBody:
+    """How far Celery's tracer had come, once the body had succeeded."""
 
-    Celery does not say; but its tracer, where the exception was caught, keeps the state that
-    it had reached in a local variable.
+    #: What the body has returned.
+    retval: Any
+    #: What follows was published, as far as there was anything.
+    is_published: bool
+    #: Its callbacks were: the rest of its chain is what could not be published.
+    is_called: bool
+
+    def unpublished(self, req: Any) -> Succeeded | None:
+        """What of *req* is left to be done; None: it was published, or nothing follows."""
+        # Celery 5.6 and older take the next one off the chain before they publish it.
+        if self.is_published or not (self.is_called or req.chain or req.callbacks):
+            return None
+        try:
+            text = str(dumps(self.retval))
+        except Exception:  # no JSON can say it
+            return Succeeded(None, self.is_called)
+        return Succeeded(text if len(text) <= _LONGEST_RESULT else None, self.is_called)
+
+
+def after_body(exc: BaseException) -> AfterBody | None:
+    """How far the tracer had come when *exc* was raised; None: the body had not yet succeeded.
+
+    Its local variables are all that says so. A mark of our own, set when ``run`` returns, would
+    not do: whoever wraps ``run`` or ``__call__`` may have work left, such as a commit, and its
+    failure is a failure of the task.
     """
-    return _tracers_locals(exc).get("state") == states.SUCCESS
-
-
-def unpublished(exc: BaseException, req: Any) -> Succeeded | None:
-    """What is left to be done because of *exc*, raised after the body had returned; None: what
-    follows has been published, or nothing does."""
-    tb, local = exc.__traceback__, _tracers_locals(exc)
-    inner = tb.tb_next if tb is not None else None
-    if local.get("callbacks_sent") or (inner and inner.tb_frame.f_code.co_name == "mark_as_done"):
+    tb = exc.__traceback__
+    if tb is None or tb.tb_frame.f_code.co_filename != trace.__file__:
         return None
-    # Celery 5.6 and older take the next one off the chain before they publish it.
-    chained = "_chsig" in local or (inner is not None and "_chsig" in inner.tb_frame.f_locals)
-    if not (chained or req.chain or req.callbacks):
+    its = tb.tb_frame.f_locals
+    if its.get("state") != states.SUCCESS:
         return None
-    try:
-        text = str(dumps(local.get("retval")))
-    except Exception:  # no JSON can say it
-        return Succeeded(None, chained)
-    return Succeeded(text if len(text) <= _LONGEST_RESULT else None, chained)
+    called = tb.tb_next.tb_frame if tb.tb_next is not None else None
+    is_stored = called is not None and called.f_code.co_name == "mark_as_done"
+    return AfterBody(
+        its.get("retval"),
+        is_published=bool(its.get("callbacks_sent") or is_stored),
+        is_called="_chsig" in its or (called is not None and "_chsig" in called.f_locals),
+    )
 
 
-def warn_of_unstored(task: Any, req: Any, exc: BaseException) -> None:
-    """Tell that what the body has returned is lost, because of *exc*, though its work is done."""
+def warn_of_unstored(task: Any, req: Any, exc: BaseException, retval: Any) -> None:
+    """Warn that *retval*, which the body has returned, is lost because of *exc*."""
     done = f"{task.name}[{req.id}]: its body has succeeded and is not run again, but its result"
     if not isinstance(exc, EncodeError):
         logger.warning("%s could not be stored (%s: %s)", done, type(exc).__name__, said(exc))
@@ -73,8 +92,7 @@ def warn_of_unstored(task: Any, req: Any, exc: BaseException) -> None:
     logger.warning(
         "%s, of type %s, can't be written as %s: its state is FAILURE (%s). Let it return what "
         "can be, or set ignore_result=True",
-        done, type(_tracers_locals(exc).get("retval")).__name__, task.app.conf.result_serializer,
-        type(exc).__name__,
+        done, type(retval).__name__, task.app.conf.result_serializer, type(exc).__name__,
     )  # fmt: skip
 
 
@@ -115,10 +133,3 @@ def publish_rest(
         task.request_stack.pop()
         celerys_state._task_stack.pop()
     return trace.trace_ok_t(result, None, time.monotonic() - began, saferepr(result))
-
-
-def _tracers_locals(exc: BaseException) -> Mapping[str, Any]:
-    tb = exc.__traceback__
-    if tb is None or tb.tb_frame.f_code.co_filename != trace.__file__:
-        return {}
-    return tb.tb_frame.f_locals

@@ -11,13 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery_resilience.classify import is_control_flow
 from celery_resilience.messages.history import History
-from celery_resilience.policy.decision import Drop, RetryLater
-from celery_resilience.task.attempt import AttemptResult
-from celery_resilience.task.decide import Running, running
+from celery_resilience.policy.decision import RetryLater
+from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.disabled import is_disabled
-from celery_resilience.task.requested_retry import make_retry
 
 if TYPE_CHECKING:
     from celery_resilience.task.options import TaskWithOptions
@@ -38,8 +35,10 @@ class _Again:
         return self  # not from in here: a long series of retries is a loop, not a recursion
 
 
-class _Eager(Running):
+class _EagerAttempt(CurrentAttempt):
     """An attempt under way in the caller's own thread."""
+
+    eager = True
 
     def __init__(self, at: float, task: Any, history: History) -> None:
         super().__init__(at, task)
@@ -48,14 +47,7 @@ class _Eager(Running):
     def history_of(self, req: Any) -> History:
         return self.history
 
-    def decide(self, req: Any, exc: BaseException) -> AttemptResult | None:
-        if is_control_flow(exc):
-            return None
-        outcome = super().decide(req, exc)
-        # Nothing is left behind, so a failure that is dropped is one like any other.
-        return None if outcome is None or isinstance(outcome.decision, Drop) else outcome
-
-    def again(self, exc: BaseException, decision: RetryLater) -> Any:
+    def eager_retry(self, decision: RetryLater) -> _Again:
         began = self.at if self.history.first is None else self.history.first
         kept = self.context_levels()
         history = History(
@@ -65,8 +57,7 @@ class _Eager(Running):
         )
         # The request's own: the body may have changed them for the next attempt.
         req = self.task.request
-        again = _Again((req.retries or 0) + decision.counted, history, req.args, req.kwargs)
-        return make_retry(exc, decision.delay, is_eager=True, sig=again)
+        return _Again((req.retries or 0) + decision.counted, history, req.args, req.kwargs)
 
 
 def apply(task: TaskWithOptions, once: Callable[..., Any], retries: int | None) -> Any:
@@ -84,8 +75,8 @@ def apply(task: TaskWithOptions, once: Callable[..., Any], retries: int | None) 
 
 
 def _apply(task: Any, history: History, once: Callable[..., Any], *given: Any) -> Any:
-    token = running.set(_Eager(time.time(), task, history))
+    token = current_attempt.set(_EagerAttempt(time.time(), task, history))
     try:
         return once(*given)
     finally:
-        running.reset(token)
+        current_attempt.reset(token)

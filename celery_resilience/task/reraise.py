@@ -10,11 +10,12 @@ from celery.exceptions import Retry
 
 from celery_resilience.classify.verdict import Kind
 from celery_resilience.policy.decision import Drop, GiveUp, RetryLater
+from celery_resilience.task.attempt import CurrentAttempt
 from celery_resilience.task.context import hand_on
-from celery_resilience.task.decide import GONE_ON, Running
-from celery_resilience.task.requested_retry import unnoticed
+from celery_resilience.task.decide import GONE_ON, decide
+from celery_resilience.task.requested_retry import make_retry, refused, unnoticed
 
-__all__ = ["Discarded", "what_stands"]
+__all__ = ["Discarded", "end_attempt"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -26,37 +27,36 @@ class Discarded(Retry):
     """
 
 
-def what_stands(task: Any, req: Any, exc: BaseException, attempt: Running) -> BaseException:
+def end_attempt(task: Any, req: Any, exc: BaseException, attempt: CurrentAttempt) -> BaseException:
     """Decide about *attempt*, which has ended in *exc*; what is raised in its place.
 
     A Retry where it goes on, and *exc* itself where it does not.
     """
-    attempt.outcome = outcome = attempt.decide(req, exc)
-    decision = None if outcome is None else outcome.decision
-    stands: Any = exc
+    decided = decide(attempt, req, exc)
+    decision = None if decided is None else decided.decision
+    raised: Any = exc
     if isinstance(decision, RetryLater) and not isinstance(exc, Retry):
-        stands = _published_anew(task, exc, decision, attempt)
-        if stands is None:
-            stands = attempt.again(exc, decision)
+        raised = _published_again(task, exc, decision, attempt)
+        if raised is None:
+            again = attempt.eager_retry(decision)
+            raised = make_retry(exc, decision.delay, sig=again, is_eager=again is not None)
         else:  # a retry as Celery makes it: nothing is to be moved
-            attempt.outcome, attempt.published = None, True
+            decided, attempt.published = None, True
     elif isinstance(decision, GiveUp) and isinstance(exc, Retry):
-        stands = exc.exc or task.MaxRetriesExceededError(
-            f"{task.name}[{req.id}] raised a Retry: its retries are used up"
-        )
-    elif isinstance(decision, Drop) and _is_discarded(outcome, decision):
-        stands = Discarded(exc=exc)  # type: ignore[arg-type]
-        unnoticed(stands).__cause__ = exc
-    attempt.stands = stands
-    return stands  # type: ignore[no-any-return]
+        raised = refused(task, req, exc)
+    elif isinstance(decision, Drop) and _is_discarded(decided, decision):
+        raised = Discarded(exc=exc)  # type: ignore[arg-type]
+        unnoticed(raised).__cause__ = exc
+    attempt.end(decided, raised)
+    return raised  # type: ignore[no-any-return]
 
 
-def _is_discarded(outcome: Any, drop: Drop) -> bool:
+def _is_discarded(decided: Any, drop: Drop) -> bool:
     """Whether the owner has said so; a failure that he ``throws`` trackers know for themselves."""
-    return drop is not GONE_ON and outcome.verdict.kind is not Kind.EXPECTED
+    return drop is not GONE_ON and decided.verdict.kind is not Kind.EXPECTED
 
 
-def _published_anew(task: Any, exc: Any, decision: RetryLater, attempt: Any) -> Any:
+def _published_again(task: Any, exc: Any, decision: RetryLater, attempt: CurrentAttempt) -> Any:
     """The Retry of a task whose ``retry_kwargs`` change what is sent; None: it stays as it is."""
     if not getattr(task, "autoretry_for", ()):
         return None

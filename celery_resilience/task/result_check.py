@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from celery_resilience.classify.foreign import let_through, log_raised
 from celery_resilience.errors import UnacceptableResult
 from celery_resilience.policy.decision import GiveUp, Reason
-from celery_resilience.task.decide import Running, failure_of
+from celery_resilience.task.attempt import CurrentAttempt
+from celery_resilience.task.decide import failure_of
 
 if TYPE_CHECKING:
     from celery_resilience.task.options import TaskWithOptions
@@ -59,9 +60,10 @@ def refuse_result(task: TaskWithOptions, result: Any) -> None:
         raise UnacceptableResult(f"not good enough: {_shown(result)}")
 
 
-def fallback(task: TaskWithOptions, attempt: Running, exc: BaseException) -> tuple[Any] | None:
+def fallback(attempt: CurrentAttempt, exc: BaseException) -> tuple[Any] | None:
     """The result that stands in for the *attempt* that failed with *exc*; None: it has failed."""
-    decision = None if attempt.outcome is None else attempt.outcome.decision
+    task = attempt.task
+    decision = None if attempt.decided is None else attempt.decided.decision
     if task.recover is None or not isinstance(decision, GiveUp) or decision.reason not in _USED_UP:
         return None
     request: Any = task.request
@@ -74,7 +76,7 @@ def fallback(task: TaskWithOptions, attempt: Running, exc: BaseException) -> tup
         what = "%s[%s]: recover raised; its failure stands"
         log_raised(logger, problem, what, task.name, request.id)
         return None
-    attempt.outcome = None
+    attempt.end(None, None)
     logger.warning(
         "%s[%s]: %s after %d attempts (%s): the result is what recover returned",
         task.name, request.id, decision.reason, failure.attempt, type(exc).__name__,

@@ -27,19 +27,17 @@ from celery_resilience.errors import BodyExited, BrokerError
 from celery_resilience.messages.changed import what_changed
 from celery_resilience.messages.error_record import said
 from celery_resilience.policy.decision import RetryLater
+from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.continuation import publish_rest, succeeded_before
-from celery_resilience.task.decide import GONE_ON, Running, running, what_is_left, what_was_asked
+from celery_resilience.task.decide import GONE_ON, decide_request
 from celery_resilience.task.disabled import is_disabled
 from celery_resilience.task.einfo import RetryInfo, carry
-from celery_resilience.task.requested_retry import make_retry
-from celery_resilience.task.trace_info import ResilientTraceInfo, einfo_of
+from celery_resilience.task.trace_info import ResilientTraceInfo, einfo_of, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from celery import Task
-
-    from celery_resilience.messages.history import Succeeded
 
 __all__ = ["Tracer"]
 
@@ -73,47 +71,40 @@ def _tracer(task: Task[Any, Any], assigned: Any) -> Any:
     )
 
     def trace_task(uuid: str, args: Any, kwargs: Any, request: dict[str, Any] | None = None) -> Any:
-        attempt = Running(time.time(), task)
-        token = running.set(attempt)
+        attempt = CurrentAttempt(time.time(), task)
+        token = current_attempt.set(attempt)
         try:
             before = succeeded_before(request)
             if before is None:
-                result = inner(uuid, args, kwargs, request)
+                traced = inner(uuid, args, kwargs, request)
             else:
-                result = _the_rest(task, uuid, args, kwargs, request, before, attempt)
-            if attempt.asked is not None or attempt.published:
-                result = _heard(task, attempt, result)
+                attempt.rest = before
+                traced = publish_rest(task, uuid, args, kwargs, request, before)
+            if attempt.requested is not None or attempt.published:
+                traced = _hear_request(task, attempt, traced)
         except BaseException as exc:
             if is_the_workers(exc, (request or {}).get("timelimit"), task.time_limit):
                 raise
-            result = _escaped(task, attempt, args, kwargs, request, exc)
+            traced = _escaped(task, attempt, args, kwargs, request, exc)
         finally:
-            running.reset(token)
-        if not isinstance(result[0], ExceptionInfo):
-            return result
-        einfo, info, *rest = result
-        outcome = attempt.outcome
-        if outcome is not None:
-            if isinstance(outcome.decision, RetryLater) and attempt.req is not None:
-                outcome = replace(outcome, changed=what_changed(attempt.req, request or {}))
-            carry(einfo, outcome)
-        attempt.forget()
-        if info is None:  # Celery would take it for a success
-            info = ResilientTraceInfo(states.FAILURE, einfo.exception)
-        return trace.trace_ok_t(einfo, info, *rest)
+            current_attempt.reset(token)
+        return _sent(attempt, request, traced) if isinstance(traced[0], ExceptionInfo) else traced
 
     return trace_task
 
 
-def _the_rest(
-    task: Task[Any, Any], uuid: str, args: Any, kwargs: Any, request: Any, before: Succeeded,
-    attempt: Running,
-) -> Any:  # fmt: skip
-    try:
-        return publish_rest(task, uuid, args, kwargs, request, before)
-    except Exception as exc:
-        attempt.outcome, attempt.stands = what_is_left(attempt, exc, before), exc
-        raise
+def _sent(attempt: CurrentAttempt, request: Mapping[str, Any] | None, traced: Any) -> Any:
+    """*traced*, with the attempt's result for the parent."""
+    einfo, info, *rest = traced
+    decided = attempt.decided
+    if decided is not None:
+        is_retry = isinstance(decided.decision, RetryLater) and attempt.req is not None
+        changed = what_changed(attempt.req, request or {}) if is_retry else None
+        carry(einfo, replace(decided, changed=changed, untold=attempt.untold))
+    attempt.forget()
+    if info is None:  # Celery would take it for a success
+        info = ResilientTraceInfo(states.FAILURE, einfo.exception)
+    return trace.trace_ok_t(einfo, info, *rest)
 
 
 def _hostname(assigned: Any) -> str | None:
@@ -126,48 +117,42 @@ def _hostname(assigned: Any) -> str | None:
         return None
 
 
-def _heard(task: Task[Any, Any], attempt: Running, result: Any) -> Any:
-    """*result*, now that ``self.retry`` was called by one that is no body which ended in it.
+def _hear_request(task: Task[Any, Any], attempt: CurrentAttempt, traced: Any) -> Any:
+    """*traced*, now that ``self.retry`` was called by one that is no body which ended in it.
 
-    A hook has asked for another attempt, once it was decided that there is none; or the body did,
+    A hook has requested another attempt, once it was decided that there is none; or the body did,
     caught the Retry and went on: it has returned, or raised Ignore or Reject.
     """
-    asked, outcome = attempt.asked, attempt.outcome
-    if outcome is None:
-        return result if asked is None else _asked_after_all(attempt, asked, result)
+    requested, decided, cause = attempt.requested, attempt.decided, attempt.raised
+    if decided is None:
+        return traced if requested is None else _publish_request(attempt, requested, traced)
     if not attempt.told:
-        return result
+        return traced
     if attempt.published:
-        attempt.outcome = replace(outcome, decision=GONE_ON)
-        return result
-    assert asked is not None
-    attempt.outcome = replace(outcome, decision=asked)
-    cause, req = attempt.stands, attempt.req
-    attempt.stands = retry = Retry(exc=getattr(cause, "exc", None) or cause, when=asked.delay)
-    info = ResilientTraceInfo(states.RETRY, retry)
-    task.request_stack.push(req)
-    try:
-        return trace.trace_ok_t(info.handle_error_state(task, req), info, result[2], None)
-    finally:
-        task.request_stack.pop()
+        attempt.end(replace(decided, decision=GONE_ON), cause)
+        return traced
+    assert requested is not None
+    retry = Retry(exc=getattr(cause, "exc", None) or cause, when=requested.delay)
+    attempt.end(replace(decided, decision=requested), retry)
+    return _tell(task, attempt.req, ResilientTraceInfo(states.RETRY, retry), traced[2])
 
 
-def _asked_after_all(attempt: Running, asked: RetryLater, result: Any) -> Any:
+def _publish_request(attempt: CurrentAttempt, requested: RetryLater, traced: Any) -> Any:
+    """Publish the retry of a body that has ended well; the parent retries if that fails."""
     try:
         if attempt.publish is not None:
             attempt.publish()
-            return result
+            return traced
         problem: Exception = BrokerError("the retry could not be published")
     except Exception as exc:
         problem = exc
-    retry = Retry(exc=problem, when=asked.delay)
-    attempt.outcome = what_was_asked(attempt, problem, asked)
-    info = ResilientTraceInfo(states.RETRY, retry)
-    return trace.trace_ok_t(RetryInfo(retry, None), info, result[2], None)
+    retry = Retry(exc=problem, when=requested.delay)
+    attempt.end(decide_request(attempt, requested, problem), retry)
+    return _tell_parent(retry, traced[2])
 
 
 def _escaped(
-    task: Task[Any, Any], attempt: Running, args: Any, kwargs: Any,
+    task: Task[Any, Any], attempt: CurrentAttempt, args: Any, kwargs: Any,
     request: Mapping[str, Any] | None, exc: BaseException,
 ) -> Any:  # fmt: skip
     """What the tracer lets out would end the worker, or leave the message hanging."""
@@ -178,29 +163,32 @@ def _escaped(
         error = BodyExited(f"the body raised {type(exc).__name__}: {said(exc)}")
         error.__cause__ = exc
     context = Context(dict(request or {}), args=args, kwargs=kwargs, called_directly=False)
-    info = ResilientTraceInfo(states.FAILURE, error)
-    task.request_stack.push(context)
     try:
         raise error.with_traceback(exc.__traceback__)
     except BaseException:
         try:
             if not attempt.told:
-                return trace.trace_ok_t(info.handle_error_state(task, context), info, 0.0, None)
+                return _tell(task, context, ResilientTraceInfo(states.FAILURE, error), 0.0)
         except BaseException as problem:
             let_through(problem)
         what = "%s[%s]: what became of it could not be told"
         log_raised(logger, exc, what, task.name, context.id)
-        return _untold(attempt, info, error)
+        attempt.untold = True
+        return _tell_parent(error if attempt.decided is None else attempt.raised, 0.0)
+
+
+def _tell(task: Task[Any, Any], req: Any, info: Any, runtime: float) -> Any:
+    """Tell Celery, as its tracer does: the state is stored, hooks and signals are called."""
+    task.request_stack.push(req)
+    try:
+        return trace.trace_ok_t(info.handle_error_state(task, req), info, runtime, None)
     finally:
         task.request_stack.pop()
 
 
-def _untold(attempt: Running, info: Any, error: BaseException) -> Any:
-    """Celery could not be told what was decided; the parent hears of it, and carries it out."""
-    outcome = attempt.outcome
-    if outcome is not None and isinstance(outcome.decision, RetryLater):
-        info.state, info.retval = states.RETRY, make_retry(error, outcome.decision.delay)
-        return trace.trace_ok_t(RetryInfo(info.retval, None), info, 0.0, None)
-    if outcome is not None:
-        attempt.outcome = replace(outcome, untold=True)
-    return trace.trace_ok_t(einfo_of(error), info, 0.0, None)
+def _tell_parent(raised: Any, runtime: float) -> Any:
+    """Tell the parent alone: Celery has stored something else, or nothing can be stored."""
+    info = ResilientTraceInfo(*state_of(raised))
+    is_retry = info.state == states.RETRY
+    einfo = RetryInfo(info.retval, None) if is_retry else einfo_of(info.retval)
+    return trace.trace_ok_t(einfo, info, runtime, None)

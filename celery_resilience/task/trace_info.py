@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -21,12 +20,12 @@ from celery.utils.serialization import get_pickleable_exception as _pickleable
 
 from celery_resilience.classify.foreign import let_through, log_raised
 from celery_resilience.errors import BodyExited, unreadable
-from celery_resilience.task.decide import Running, running
+from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.einfo import RetryInfo
-from celery_resilience.task.requested_retry import asked_by_raising
-from celery_resilience.task.reraise import Discarded, what_stands
+from celery_resilience.task.requested_retry import requested_by_raising
+from celery_resilience.task.reraise import Discarded, end_attempt
 
-__all__ = ["ResilientTraceInfo", "einfo_of"]
+__all__ = ["ResilientTraceInfo", "einfo_of", "state_of"]
 
 logger = get_logger("celery_resilience")
 
@@ -34,6 +33,13 @@ logger = get_logger("celery_resilience")
 trace: Any = _celerys
 Retry: Any = _exceptions.Retry
 get_pickleable_exception: Any = _pickleable
+
+
+def state_of(raised: BaseException) -> tuple[str, BaseException]:
+    """What Celery calls the state and the retval of an attempt for which this is *raised*."""
+    if isinstance(raised, Discarded):
+        return states.FAILURE, raised.exc  # type: ignore[return-value]
+    return states.RETRY if isinstance(raised, Retry) else states.FAILURE, raised
 
 
 class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
@@ -46,28 +52,22 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
     def handle_error_state(
         self, task: Any, req: Any, eager: bool = False, call_errbacks: bool = True
     ) -> Any:
-        attempt = running.get()
+        attempt = current_attempt.get()
         if attempt is not None and not eager:
-            stands = attempt.stands
-            if not attempt.told and self.retval is not stands:
-                # Nobody has decided about it yet: it was raised outside the body, or after it.
-                stands = what_stands(task, req, self.retval, attempt)
-            if isinstance(stands, Discarded):
-                stands = stands.exc
-            if stands is not None:
-                self.retval = stands
-                again = isinstance(stands, Retry)
-                self.state = states.RETRY if again else states.FAILURE  # type: ignore[misc]
-                call_errbacks = not again
             if not attempt.told:
-                # From now on whoever asks for a retry is a hook, and heard when all have run.
+                if self.retval is not attempt.raised:  # raised outside of the body, or after it
+                    end_attempt(task, req, self.retval, attempt)
+                # From now on whoever requests a retry is a hook, and heard when all have run.
                 attempt.told, attempt.req = True, req
-                attempt.asked, attempt.published = None, False
+                attempt.requested, attempt.published = None, False
+            if attempt.raised is not None:
+                self.state, self.retval = state_of(attempt.raised)  # type: ignore[misc]
+                call_errbacks = self.state != states.RETRY
         return super().handle_error_state(task, req, eager=eager, call_errbacks=call_errbacks)
 
     def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> Any:
-        attempt = running.get()
-        if attempt is None or (attempt.outcome is None and isinstance(sys.exc_info()[1], Retry)):
+        attempt = current_attempt.get()
+        if attempt is None or (attempt.decided is None and isinstance(sys.exc_info()[1], Retry)):
             return super().handle_retry(task, req, store_errors=store_errors, **kwargs)
         retry = self.retval
         einfo = RetryInfo(retry, sys.exc_info()[2])
@@ -89,8 +89,8 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
     def handle_failure(
         self, task: Any, req: Any, store_errors: bool = True, call_errbacks: bool = True
     ) -> Any:
-        attempt = running.get()
-        if attempt is None or attempt.outcome is None:
+        attempt = current_attempt.get()
+        if attempt is None or attempt.decided is None:
             return super().handle_failure(
                 task, req, store_errors=store_errors, call_errbacks=call_errbacks
             )
@@ -100,12 +100,11 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             )
         except BaseException as problem:
             _hear(problem, task, req, attempt)
-            if _is_in(problem, "store_result"):
-                attempt.outcome = replace(attempt.outcome, untold=True)
+            attempt.untold = _is_in(problem, "store_result")
             return einfo_of(self.retval)
 
 
-def _hear(exc: BaseException, task: Any, req: Any, attempt: Running) -> None:
+def _hear(exc: BaseException, task: Any, req: Any, attempt: CurrentAttempt) -> None:
     """A hook of the user's has raised *exc*, or the result backend is down.
 
     What was decided stands and the parent carries it out, unless it is a hook that asks for
@@ -119,8 +118,8 @@ def _hear(exc: BaseException, task: Any, req: Any, attempt: Running) -> None:
     if not isinstance(exc, Retry):
         what = "%s[%s]: what became of it could not be announced"
         log_raised(logger, exc, what, task.name, req.id)
-    elif attempt.asked is None and not attempt.published:
-        attempt.asked = asked_by_raising(task, req, exc)
+    elif attempt.requested is None and not attempt.published:
+        attempt.requested = requested_by_raising(task, req, exc)
 
 
 def _is_in(exc: BaseException, function: str) -> bool:

@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery_resilience import Discard, Policy, ResilientTask, TransientError, install, on
 from celery_resilience.errors import BodyExited
 from celery_resilience.policy.decision import Drop, GiveUp, RetryLater
-from celery_resilience.task.decide import Running, running
+from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +43,8 @@ def attempt(app: Celery) -> Callable[..., Any]:
 
     def make(task: Any, *args: Any, retries: int = 0, **kwargs: Any) -> tuple[Any, Any]:
         task = app.tasks[task.name]
-        under_way = Running(time.time(), task)
-        token = running.set(under_way)
+        under_way = CurrentAttempt(time.time(), task)
+        token = current_attempt.set(under_way)
         task.push_request(id="1", args=args, kwargs=kwargs, retries=retries, called_directly=False)
         try:
             found = task.run(*args, **kwargs)
@@ -52,8 +52,8 @@ def attempt(app: Celery) -> Callable[..., Any]:
             found = exc
         finally:
             task.pop_request()
-            running.reset(token)
-        return found, under_way.outcome and under_way.outcome.decision
+            current_attempt.reset(token)
+        return found, under_way.decided and under_way.decided.decision
 
     return make
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from celery_resilience import Policy, RetryContext, TransientError, install
 from celery_resilience.messages.context import LIMIT, levels_of
 from celery_resilience.messages.history import History
+from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.context_store import refuse_stores_without_keys
-from celery_resilience.task.decide import Running, running
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
@@ -189,13 +189,13 @@ def test_the_state_of_a_piece_of_work_is_found_by_its_key(app: Celery, key: Any)
         return int(self.context["tries"])
 
     def attempt(*args: Any, **kwargs: Any) -> Any:
-        token = running.set(Running(time.time(), app.tasks[pay.name]))
+        token = current_attempt.set(CurrentAttempt(time.time(), app.tasks[pay.name]))
         pay.push_request(id="1", args=args, kwargs=kwargs, called_directly=False)
         try:
             return pay.run(*args, **kwargs)
         finally:
             pay.pop_request()
-            running.reset(token)
+            current_attempt.reset(token)
 
     for _ in range(2):
         with pytest.raises(Retry):
