@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import accumulate, pairwise
-from math import factorial, inf, prod, sqrt
+from math import inf, sqrt
 from statistics import NormalDist
 
 from celery_resilience.policy.backoff import Backoff
@@ -20,8 +19,7 @@ from celery_resilience.policy.rules import Rule
 
 __all__ = ["Horizon", "Schedule", "Wait", "peak_rate", "schedule"]
 
-# More than this and `_share_in_best_second` answers with its upper bound.
-_MOST_TERMS = 512
+# So many waits spread a crowd; those after them are not computed any more.
 _MOST_RETRIES = 40
 # Sums of more waits than this are taken to be normally distributed, others are computed on a grid.
 _MOST_CONVOLVED = 100
@@ -82,24 +80,15 @@ class Schedule:
 
 
 def _quantile(widths: Sequence[float], share: float) -> float:
-    """What a sum of U(0, w) for each of *widths* stays below in this *share* of all cases.
-
-    The distribution of the sum is built up on a grid, one uniform after the other: its value at x
-    becomes its mean over the last w.
-    """
-    widths = sorted(width for width in widths if width > 0)
+    """What a sum of U(0, w) for each of *widths* stays below in this *share* of all cases."""
+    widths = [width for width in widths if width > 0]
     most = sum(widths)
     if len(widths) > _MOST_CONVOLVED:  # so many are as good as normally distributed
         deviation = sqrt(sum(width * width for width in widths) / 12)
         return max(0.0, NormalDist(most / 2, deviation).inv_cdf(share))
     if not 0 < most < inf:
         return 0.0
-    step = most / _GRID
-    below = [1.0] * (_GRID + 1)  # the share of sums that are at most so many steps
-    for width in widths:
-        area = [0.0, *accumulate((a + b) / 2 for a, b in pairwise(below))]
-        span = width / step
-        below = [min(1.0, (area[at] - _between(area, at - span)) / span) for at in range(_GRID + 1)]
+    below, step = _distribution(widths)
     last = next(at for at, value in enumerate(below) if value >= share)
     if last == 0:
         return 0.0
@@ -107,13 +96,28 @@ def _quantile(widths: Sequence[float], share: float) -> float:
     return (last - 1 + (share - before) / (after - before)) * step
 
 
+def _distribution(widths: Sequence[float]) -> tuple[list[float], float]:
+    """The share of sums of U(0, w) for each of *widths* that are at most 0, 1, 2 ... steps, and
+    the length of a step.
+
+    It is built up one uniform after the other: its value at x becomes its mean over the last w.
+    """
+    step = sum(widths) / _GRID
+    below = [1.0] * (_GRID + 1)
+    for width in sorted(widths):
+        area = [0.0, *accumulate((a + b) / 2 for a, b in pairwise(below))]
+        span = width / step
+        below = [min(1.0, (area[at] - _between(area, at - span)) / span) for at in range(_GRID + 1)]
+    return below, step
+
+
 def _between(values: Sequence[float], at: float) -> float:
     """The value *at* a place between two of the grid's; 0 before its beginning."""
     if at <= 0:
         return 0.0
-    first = int(at)
+    first = min(int(at), _GRID)
     rest = at - first
-    return values[first] + (rest * (values[first + 1] - values[first]) if rest else 0.0)
+    return values[first] + (rest * (values[first + 1] - values[first]) if first < _GRID else 0.0)
 
 
 def schedule(
@@ -159,26 +163,21 @@ def peak_rate(
 
     An expected number, for bodies that go on failing at once. Retry k comes after the sum of k
     independent waits. Its fixed part moves the crowd but does not spread it; without jitter there
-    is no other, and all *tasks* come at once. The random part is a sum of uniforms of the widths
-    w1 .. wk, whose density is symmetric and falls off to both sides, so that the busiest second
-    is the one around its middle m::
-
-        peak(k) = tasks * (F(m + 1/2) - F(m - 1/2))
-        F(x)    = 1 / (k! * w1 * .. * wk) * sum over subsets S of (-1)**|S| * max(0, x - w(S))**k
-
-    For full jitter that doubles from 1 s this is simply tasks / ceiling(k). Where the sum would
-    have too many terms (dozens of retries), an upper bound is given in its place: the smaller of
-    peak(k - 1) and tasks / max(w1 .. wk).
+    is no other, and all *tasks* come at once. The random part is a sum of uniforms, whose density
+    is symmetric and falls off to both sides: the busiest second is the one around its middle. For
+    full jitter that doubles from 1 s this is simply tasks / ceiling(k). What 40 random waits come
+    to stands for more of them, as an upper bound.
     """
     terms = _terms(policy, rule)
     widths: list[float] = []
     rates: list[float] = []
+    share = 1.0
     for retry in range(1, _retries(terms, retries) + 1):
         shortest, longest = _bounds(terms, retry)
-        if longest > shortest:
+        if longest > shortest and len(widths) < _MOST_RETRIES:
             widths.append(longest - shortest)
-        rate = tasks * _share_in_best_second(widths)
-        rates.append(min([rate, *rates[-1:]]))  # no wait gathers a crowd again
+            share = min(share, _share_in_best_second(widths))  # no wait gathers a crowd again
+        rates.append(tasks * share)
     return tuple(rates)
 
 
@@ -210,41 +209,9 @@ def _ceiling(terms: Terms, retry: int) -> float:
 
 def _share_in_best_second(widths: Sequence[float]) -> float:
     """The largest probability that a sum of uniforms of these *widths* has for any one second."""
-    if not widths:
-        return 1.0
-    widest = max(widths)
-    if 2 * widest - sum(widths) >= 1:
+    widest, most = max(widths), sum(widths)
+    if 2 * widest - most >= 1:
         return 1 / widest  # wider than all others together: the density is flat in the middle
-    bound = min(1.0, 1 / widest)
-    # Exact fractions: alternating sums of high powers leave nothing of a float.
-    exact = [Fraction(width) for width in widths]
-    subsets = _signed_subset_sums(exact)
-    if subsets is None:
-        return bound
-    middle, half = sum(exact, Fraction(0)) / 2, Fraction(1, 2)
-    inside = _cumulated(middle + half, len(exact), subsets) - _cumulated(
-        middle - half, len(exact), subsets
-    )
-    return float(inside / (factorial(len(exact)) * prod(exact)))
-
-
-def _signed_subset_sums(widths: Sequence[Fraction]) -> dict[Fraction, int] | None:
-    """Sum of each subset -> number of even less number of odd subsets; None if too many."""
-    if len(widths) > _MOST_RETRIES:
-        return None
-    sums = {Fraction(0): 1}
-    for width in widths:
-        longer = dict(sums)
-        for total, count in sums.items():
-            longer[total + width] = longer.get(total + width, 0) - count
-        sums = {total: count for total, count in longer.items() if count}
-        if len(sums) > _MOST_TERMS:
-            return None
-    return sums
-
-
-def _cumulated(x: Fraction, power: int, subsets: dict[Fraction, int]) -> Fraction:
-    return sum(
-        (count * (x - total) ** power for total, count in subsets.items() if total < x),
-        Fraction(0),
-    )
+    below, step = _distribution(widths)
+    first, last = max(0.0, most - 1) / 2 / step, min(most, (most + 1) / 2) / step
+    return min(1.0, _between(below, last) - _between(below, first))
