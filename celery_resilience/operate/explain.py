@@ -10,9 +10,10 @@ from typing import Any
 from celery_resilience.classify import classify_name
 from celery_resilience.classify.verdict import Kind, Verdict
 from celery_resilience.policy.default import UNSTATED, DefaultPolicy
-from celery_resilience.policy.policy import DEFAULT, LEAST_UNCOUNTED_DELAY, Policy, Terms
+from celery_resilience.policy.policy import DEFAULT, Policy
 from celery_resilience.policy.rules import Rule, Treatment
 from celery_resilience.policy.schedule import Horizon, peak_rate, schedule
+from celery_resilience.policy.terms import LEAST_UNCOUNTED_DELAY, Terms
 from celery_resilience.settings import Settings
 from celery_resilience.task.base import ResilientTask
 from celery_resilience.task.coverage import why_uncovered

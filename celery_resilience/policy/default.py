@@ -9,7 +9,8 @@ within seconds.
 from __future__ import annotations
 
 from celery_resilience.classify.verdict import Kind
-from celery_resilience.policy.policy import DEFAULT, Policy, Terms
+from celery_resilience.policy.policy import DEFAULT, Policy
+from celery_resilience.policy.terms import Terms
 
 __all__ = ["UNSTATED", "DefaultPolicy"]
 

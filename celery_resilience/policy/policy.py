@@ -23,8 +23,8 @@ from celery_resilience.policy.backoff import (
     checked_number,
     checked_retries,
 )
-from celery_resilience.policy.callables import backoff_delay, matches, own_delay, seconds_of
-from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.policy.callables import matches, seconds_of
+from celery_resilience.policy.decision import Decision, Drop, Failure, Reason
 from celery_resilience.policy.rules import (
     INHERIT,
     Match,
@@ -34,6 +34,7 @@ from celery_resilience.policy.rules import (
     on,
     refuse_shadowed,
 )
+from celery_resilience.policy.terms import LONGEST_DELAY, Terms, give_up, retry
 
 __all__ = ["DEFAULT", "LONGEST_DELAY", "Policy", "Terms", "on"]
 
@@ -43,26 +44,6 @@ T = TypeVar("T")
 #: retry and it becomes a dead letter.
 Unmatched = Literal["classify", "give_up"]
 _UNMATCHED = ("classify", "give_up")
-
-#: No retry waits longer, whatever a server asks for: a year is a typing error, or a joke.
-LONGEST_DELAY = 365 * 86400.0
-#: No uncounted retry comes sooner: nothing but time ends a series of them.
-LEAST_UNCOUNTED_DELAY = 1.0
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The limits and waits of one rule, with the policy's own where the rule gives none."""
-
-    max_retries: int | None
-    max_elapsed: float | None
-    backoff: Backoff
-    #: The rule's own delay in seconds, or the user's function for it; None for the backoff.
-    delay: float | Callable[[Any], Any] | None = None
-    #: None: counted, unless the verdict is a rate limit.
-    counted: bool | None = None
-    #: Whether a verdict's lower ``max_retries`` counts: not against a rule that names its own.
-    yields_to_verdict: bool = True
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -149,10 +130,10 @@ class Policy:
         if verdict.kind is Kind.EXPECTED:
             return Drop("expected", title)
         if self.unmatched == "give_up" and not isinstance(exception, TransientError):
-            return _give_up(failure, Reason.PERMANENT, "no rule asks for a retry")
+            return give_up(failure, Reason.PERMANENT, "no rule asks for a retry")
         if verdict.kind is Kind.PERMANENT:
-            return _give_up(failure, Reason.PERMANENT, title)
-        return _retry(failure, self.terms_for(verdict.kind), title, random, call_user_code)
+            return give_up(failure, Reason.PERMANENT, title)
+        return retry(failure, self.terms_for(verdict.kind), title, random, call_user_code)
 
     def terms_for(self, kind: Kind) -> Terms:
         """The limits and waits of a failure of *kind* that no rule matches."""
@@ -210,10 +191,10 @@ class Policy:
         self, rule: Rule, title: str, failure: Failure, random: Random, call_user_code: bool
     ) -> Decision:
         if rule.treatment is Treatment.DEAD_LETTER:
-            return _give_up(failure, Reason.PERMANENT, title, rule.queue)
+            return give_up(failure, Reason.PERMANENT, title, rule.queue)
         if rule.treatment is Treatment.DISCARD:
             return Drop("discarded" if rule.why is None else rule.why, title)
-        return _retry(failure, self.terms(rule), title, random, call_user_code)
+        return retry(failure, self.terms(rule), title, random, call_user_code)
 
     def _snooze(
         self, snooze: Snooze, failure: Failure, random: Random, call_user_code: bool
@@ -222,7 +203,7 @@ class Policy:
         # A subclass may have lost the delay on its way here; the backoff then takes its place.
         delay = seconds_of(getattr(snooze, "delay", None))
         terms = Terms(own.max_retries, own.max_elapsed, own.backoff, delay, counted=False)
-        return _retry(failure, terms, "raised by the task: Snooze", random, call_user_code)
+        return retry(failure, terms, "raised by the task: Snooze", random, call_user_code)
 
     def put_back(self, failure: Failure, random: Random) -> Decision:
         """What a task that puts its message back deserves: uncounted, with the policy's backoff,
@@ -230,7 +211,7 @@ class Policy:
         own = self.terms_for(failure.verdict.kind)
         elapsed = DEFAULT.max_elapsed if own.max_elapsed is None else own.max_elapsed
         terms = Terms(None, elapsed, own.backoff, None, counted=False)
-        return _retry(failure, terms, "put back by the task: Reject", random, True)
+        return retry(failure, terms, "put back by the task: Reject", random, True)
 
     def _check_rules(self, where: str) -> None:
         unconditional: list[tuple[str, Rule]] = []
@@ -261,40 +242,6 @@ def _saying_where(where: str, check: Callable[..., T], *args: object) -> T:
         return check(*args)
     except (TypeError, ValueError) as exc:
         raise type(exc)(f"{where}: {exc}") from None
-
-
-def _retry(
-    failure: Failure, terms: Terms, title: str, random: Random, call_user_code: bool
-) -> Decision:
-    verdict = failure.verdict
-    counted = verdict.kind is not Kind.RATE_LIMITED if terms.counted is None else terms.counted
-    if counted:
-        limits = [terms.max_retries, verdict.max_retries if terms.yields_to_verdict else None]
-        if any(limit is not None and failure.retries >= limit for limit in limits):
-            return _give_up(failure, Reason.EXHAUSTED, title)
-        # Uncounted retries in between must not make the counted ones wait longer.
-        attempt = failure.retries + 1
-    else:
-        attempt = failure.attempt
-    delay = terms.delay
-    if callable(delay):
-        delay = own_delay(delay, title, failure) if call_user_code else None
-    if delay is None:
-        attempt = max(attempt, 1)
-        delay = backoff_delay(terms.backoff, attempt, title, failure, random, call_user_code)
-    if not counted:
-        delay = max(delay, LEAST_UNCOUNTED_DELAY)
-    # Written so that a NaN, which a foreign header may hold, gives up instead of going on.
-    if failure.expires_in is not None and not delay < failure.expires_in:
-        return GiveUp(Reason.EXPIRED, title)
-    late = terms.max_elapsed is not None and not failure.age + delay <= terms.max_elapsed
-    if late or not delay <= LONGEST_DELAY:
-        return _give_up(failure, Reason.DEADLINE, title)
-    return RetryLater(delay, counted, title)
-
-
-def _give_up(failure: Failure, reason: Reason, title: str, queue: str | None = None) -> GiveUp:
-    return GiveUp(reason if failure.reason is None else failure.reason, title, queue)
 
 
 #: What a policy is that somebody writes and says nothing in.

@@ -14,8 +14,9 @@ from math import inf, sqrt
 from statistics import NormalDist
 
 from celery_resilience.policy.backoff import Backoff
-from celery_resilience.policy.policy import Policy, Terms
+from celery_resilience.policy.policy import Policy
 from celery_resilience.policy.rules import Rule
+from celery_resilience.policy.terms import Terms
 
 __all__ = ["Horizon", "Schedule", "Wait", "peak_rate", "schedule"]
 

@@ -18,7 +18,7 @@ from celery_resilience.brokers.base import Received
 from celery_resilience.messages.envelope import Envelope, seconds_until
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
-from celery_resilience.policy.policy import LONGEST_DELAY
+from celery_resilience.policy.terms import LONGEST_DELAY
 from celery_resilience.worker.settle import Settler
 from celery_resilience.worker.source_queue import queue_of
 

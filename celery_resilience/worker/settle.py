@@ -22,7 +22,7 @@ from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History, clipped
 from celery_resilience.policy.decision import Drop, GiveUp, Reason, RetryLater
-from celery_resilience.policy.policy import LONGEST_DELAY
+from celery_resilience.policy.terms import LONGEST_DELAY
 from celery_resilience.settings import Settings
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.reporting import logger_of_letters

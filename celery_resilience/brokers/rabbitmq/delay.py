@@ -22,7 +22,7 @@ from celery_resilience.brokers.base import Unroutable
 from celery_resilience.brokers.rabbitmq import queues
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.headers import ASTRAY, DELAY, DUE
-from celery_resilience.policy.policy import LONGEST_DELAY
+from celery_resilience.policy.terms import LONGEST_DELAY
 
 __all__ = [
     "LEVELS",
