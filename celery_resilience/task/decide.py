@@ -30,9 +30,9 @@ from celery_resilience.task.requested_retry import is_sent, requested_by_raising
 
 __all__ = [
     "GONE_ON",
-    "classify_and_decide",
-    "classify_and_decide_put_back",
     "decide",
+    "decide_failure",
+    "decide_rejection",
     "decide_request",
     "failure_of",
 ]
@@ -79,7 +79,7 @@ def _decide(attempt: CurrentAttempt, req: Any, exc: BaseException) -> AttemptRes
         return _result(attempt, exc, done)
     if exc is attempt.exhausted:
         return _result(attempt, exc, GiveUp(Reason.EXHAUSTED, rule="self.retry, past its limit"))
-    return _decide_failure(attempt, req, exc)
+    return _decide_by_policy(attempt, req, exc)
 
 
 def decide_request(
@@ -100,17 +100,17 @@ def _decide_retry(attempt: CurrentAttempt, req: Any, retry: Any) -> AttemptResul
     return _result(attempt, cause, used_up)
 
 
-def _decide_failure(attempt: CurrentAttempt, req: Any, exc: BaseException) -> AttemptResult:
-    task, history = attempt.task, attempt.history_of(req)
-    retries: int = req.retries or 0
+def _decide_by_policy(attempt: CurrentAttempt, req: Any, exc: BaseException) -> AttemptResult:
+    task = attempt.task
     try:
-        verdict, decision = classify_and_decide(
-            task, exc, history, retries=retries, began=attempt.at, expires=req.expires
+        failure = failure_of(
+            task, exc, attempt.history_of(req), attempt.at, retries=req.retries, expires=req.expires
         )
+        decision = decide_failure(task, failure)
     except Exception as problem:
         log_raised(logger, problem, "%s[%s]: its policy raised", task.name, req.id)
         return _result(attempt, exc, GiveUp(Reason.PERMANENT, rule="its policy raised"))
-    return _result(attempt, exc, decision, verdict)
+    return _result(attempt, exc, decision, failure.verdict)
 
 
 def _not_continued(attempt: CurrentAttempt, exc: BaseException, rest: Succeeded) -> AttemptResult:
@@ -119,48 +119,24 @@ def _not_continued(attempt: CurrentAttempt, exc: BaseException, rest: Succeeded)
     return replace(_result(attempt, exc, given_up), succeeded=rest)
 
 
-def classify_and_decide(
-    task: Any,
-    exc: BaseException,
-    history: History,
-    *,
-    retries: int,
-    began: float,
-    expires: Any = None,
-    reason: Reason | None = None,
-    in_child: bool = True,
-) -> tuple[Verdict, Decision]:
-    """Ask *task*'s policy what the attempt that *began* then and ended in *exc* deserves."""
-    failure = failure_of(
-        task, exc, history, retries=retries, began=began, expires=expires, reason=reason
+def decide_failure(task: Any, failure: Failure, *, in_child: bool = True) -> Decision:
+    """What *task*'s policy decides about *failure*; its functions are called *in_child* only."""
+    return task.policy_in_force.decide(  # type: ignore[no-any-return]
+        failure, _random, call_user_code=in_child
     )
-    decision = task.policy_in_force.decide(failure, _random, call_user_code=in_child)
-    return failure.verdict, decision
 
 
-def classify_and_decide_put_back(
-    task: Any, exc: BaseException, history: History, *, began: float, expires: Any
-) -> tuple[Verdict, Decision]:
+def decide_rejection(task: Any, failure: Failure) -> tuple[Verdict, Decision]:
     """What is to become of a message that *task* has put back, by ``Reject(requeue=True)``."""
-    failure = failure_of(
-        task, exc, history, retries=0, began=began, expires=expires, reason=Reason.REJECTED
-    )
     verdict = Verdict(Kind.UNKNOWN, "Reject", "code", "the task put its message back")
-    failure = replace(failure, verdict=verdict)
-    return verdict, task.policy_in_force.put_back(failure, _random)
+    return verdict, task.policy_in_force.put_back(replace(failure, verdict=verdict), _random)
 
 
 def failure_of(
-    task: Any,
-    exc: BaseException,
-    history: History,
-    *,
-    retries: int,
-    began: float,
-    expires: Any = None,
-    reason: Reason | None = None,
-) -> Failure:
-    """The facts of the attempt that *began* then and ended in *exc*."""
+    task: Any, exc: BaseException, history: History, began: float, *,
+    retries: int | None = 0, expires: Any = None, reason: Reason | None = None,
+) -> Failure:  # fmt: skip
+    """The attempt that *began* then and ended in *exc*, classified."""
     now = time.time()
     subject = exc.__cause__ if isinstance(exc, BodyExited) and exc.__cause__ else exc
     if task.throws and isinstance(exc, tuple(task.throws)):
@@ -174,7 +150,7 @@ def failure_of(
         verdict=verdict,
         task=task.name,
         attempt=history.count + 1,
-        retries=retries,
+        retries=retries or 0,
         age=max(0.0, now - (began if history.first is None else history.first)),
         expires_in=seconds_until(expires, now, task.app.timezone),
         reason=reason,

@@ -67,8 +67,8 @@ def fallback(attempt: CurrentAttempt, exc: BaseException) -> tuple[Any] | None:
     if task.recover is None or not isinstance(decision, GiveUp) or decision.reason not in _USED_UP:
         return None
     request: Any = task.request
-    failure = failure_of(task, exc, attempt.history_of(request), retries=request.retries or 0,
-                         began=attempt.at, expires=request.expires)  # fmt: skip
+    failure = failure_of(task, exc, attempt.history_of(request), attempt.at,
+                         retries=request.retries, expires=request.expires)  # fmt: skip
     try:
         result = task.recover(failure)
     except BaseException as problem:

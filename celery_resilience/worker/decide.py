@@ -20,7 +20,7 @@ from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.policy.decision import GiveUp, Reason, RetryLater
 from celery_resilience.task.attempt import AttemptResult
-from celery_resilience.task.decide import classify_and_decide, classify_and_decide_put_back
+from celery_resilience.task.decide import decide_failure, decide_rejection, failure_of
 
 __all__ = [
     "came_before",
@@ -45,16 +45,13 @@ def decide_here(request: Any, exc: BaseException, most_losses: int) -> AttemptRe
     error = ErrorRecord.of(exc)
     lost = is_lost(exc)
     try:
-        verdict, decision = classify_and_decide(
-            request._task,
-            exc,
-            history,
-            retries=request._request_dict.get("retries") or 0,
-            began=began,
-            expires=text(request._expires),
+        failure = failure_of(
+            request._task, exc, history, began,
+            retries=request._request_dict.get("retries"), expires=text(request._expires),
             reason=Reason.WORKER_LOST if lost else None,
-            in_child=False,
-        )
+        )  # fmt: skip
+        verdict = failure.verdict
+        decision = decide_failure(request._task, failure, in_child=False)
     except Exception:
         logger.exception("%s[%s]: its policy raised", request.name, request.id)
         verdict, decision = classify(exc), GiveUp(Reason.PERMANENT, rule="its policy raised")
@@ -67,9 +64,11 @@ def decide_here(request: Any, exc: BaseException, most_losses: int) -> AttemptRe
 def decide_put_back(request: Any, exc: BaseException) -> AttemptResult:
     """``Reject(requeue=True)`` means later, and not at once and for ever."""
     began = request.time_start or time.time()
-    verdict, decision = classify_and_decide_put_back(
-        request._task, exc, _history(request), began=began, expires=text(request._expires)
-    )
+    failure = failure_of(
+        request._task, exc, _history(request), began,
+        expires=text(request._expires), reason=Reason.REJECTED,
+    )  # fmt: skip
+    verdict, decision = decide_rejection(request._task, failure)
     error = ErrorRecord.of(exc)
     return AttemptResult(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
 
