@@ -10,7 +10,7 @@ from __future__ import annotations
 from logging import Logger
 from typing import Any
 
-__all__ = ["is_the_workers", "let_through", "log_raised"]
+__all__ = ["is_the_workers", "let_through", "log_raised", "shown"]
 
 _ENDS_THE_WORKER = frozenset({"WorkerShutdown", "WorkerTerminate"})
 
@@ -47,6 +47,16 @@ def log_raised(logger: Logger, exc: BaseException, text: str, *args: object) -> 
     except BaseException as problem:
         let_through(problem)
         logger.error(f"{text} (%s)", *args, type(exc).__name__)
+
+
+def shown(value: object, limit: int) -> str:
+    """The repr of *value* in at most *limit* characters, whatever its class does."""
+    try:
+        text = repr(value)
+    except BaseException as exc:
+        let_through(exc)
+        text = f"a {type(value).__name__} whose repr fails"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _is_killed(exc: BaseException) -> bool:

@@ -33,7 +33,7 @@ _EMBEDDED = {"callbacks": "callbacks", "errbacks": "errbacks", "chain": "chain",
 #: The same in a message of protocol 1, beside the arguments; it has no chain.
 _FIELDS = ("callbacks", "errbacks", "chord")
 #: How many callers up the one may be that has decoded the message.
-_CALLERS = 6
+_CALLERS = 7
 #: As much of the arguments as Celery shows.
 _SHOWN = 1024
 

@@ -12,7 +12,7 @@ from logging import getLogger
 from random import Random
 from typing import Any
 
-from celery_resilience.classify.foreign import let_through
+from celery_resilience.classify.foreign import let_through, shown
 from celery_resilience.policy.backoff import Backoff, checked_number
 from celery_resilience.policy.decision import Failure
 from celery_resilience.policy.rules import Rule
@@ -21,6 +21,8 @@ __all__ = ["backoff_delay", "matches", "own_delay", "seconds_of"]
 
 #: The name that a user may have set a level or a handler for.
 logger = getLogger("celery_resilience.user_code")
+
+_SHOWN = 80
 
 
 def matches(rule: Rule, title: str, failure: Failure, call_user_code: bool) -> bool:
@@ -35,7 +37,7 @@ def matches(rule: Rule, title: str, failure: Failure, call_user_code: bool) -> b
         return bool(rule.when(failure.exception))
     except BaseException as exc:
         let_through(exc)
-        _warn(failure, title, f"when= raised {_text(exc)}, so the rule does not match", exc)
+        _warn(failure, title, f"when= raised {shown(exc, _SHOWN)}, so the rule does not match", exc)
         return False
 
 
@@ -45,11 +47,11 @@ def own_delay(function: Callable[[Any], Any], title: str, failure: Failure) -> f
         value = function(failure.exception)
     except BaseException as exc:
         let_through(exc)
-        _warn(failure, title, f"delay= raised {_text(exc)}, so the backoff is used", exc)
+        _warn(failure, title, f"delay= raised {shown(exc, _SHOWN)}, so the backoff is used", exc)
         return None
     seconds = seconds_of(value)
     if seconds is None:
-        text = f"delay= returned {_text(value)}, which is no delay, so the backoff is used"
+        text = f"delay= returned {shown(value, _SHOWN)}, which is no delay, so the backoff is used"
         _warn(failure, title, text)
     return seconds
 
@@ -70,7 +72,7 @@ def backoff_delay(
             return backoff.delay(attempt, random, retry_after)
         except BaseException as exc:
             let_through(exc)
-            text = f"shape failed with {_text(exc)}, so the exponential one is used"
+            text = f"shape failed with {shown(exc, _SHOWN)}, so the exponential one is used"
             _warn(failure, title, text, exc)
     return backoff.without_user_code().delay(attempt, random, retry_after)
 
@@ -93,12 +95,3 @@ def _warn(failure: Failure, title: str, text: str, exc: BaseException | None = N
     except BaseException as problem:  # it was raised while a worse one was handled
         let_through(problem)
         logger.warning(*said)
-
-
-def _text(value: object) -> str:
-    try:
-        text = repr(value)
-    except BaseException as exc:
-        let_through(exc)
-        text = f"a {type(value).__name__} whose repr fails"
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 from celery.app.task import Task
 
 from celery_resilience.classify.foreign import is_the_workers, let_through
-from celery_resilience.errors import BodyExited, unreadable
-from celery_resilience.messages.error_record import said
+from celery_resilience.errors import unreadable
 from celery_resilience.task.async_body import completed, is_async
 from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.context_store import open_store
-from celery_resilience.task.reraise import end_attempt
+from celery_resilience.task.reraise import end_attempt, exited
 from celery_resilience.task.result_check import fallback, refuse_result
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ def _decide(task: TaskWithOptions, attempt: CurrentAttempt, exc: BaseException) 
     if not isinstance(exc, Exception):
         if request.is_eager or is_the_workers(exc, request.timelimit, task.time_limit):
             return exc
-        exited = BodyExited(f"the body raised {type(exc).__name__}: {said(exc)}")
-        exited.__cause__ = exc
-        exc = exited
+        exc = exited(exc)
     try:
         return end_attempt(task, request, exc, attempt)
     except BaseException as problem:  # its own class lies, or its attributes do worse

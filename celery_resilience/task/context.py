@@ -48,17 +48,16 @@ def hand_on(attempt: CurrentAttempt, req: Any, exc: Any, later: RetryLater) -> N
     """Let the new message of the same task that is about to be published, for another try of
     *attempt*, know of it and of those before it."""
     signals.before_task_publish.connect(_send_along, weak=False, dispatch_uid=_UID)
-    history, facts = (
-        attempt.history_of(req),
-        ErrorRecord.of(exc if isinstance(exc, BaseException) else Retry(exc), with_traceback=False),
-    )
+    history = attempt.history_of(req)
+    cause = exc if isinstance(exc, BaseException) else Retry(exc)
+    error = ErrorRecord.of(cause, with_traceback=False)
     ended = Attempt(
         number=history.count + 1,
         at=attempt.at,
         ran=round(max(0.0, time.time() - attempt.at), 6),
         worker=str(req.hostname or ""),
-        error=facts.error,
-        message=clipped(facts.message),
+        error=error.error,
+        message=clipped(error.message),
         kind=Kind.UNKNOWN.value,
         rule=later.rule,
         delay=round(later.delay, 6),

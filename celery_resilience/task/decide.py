@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
-from celery import exceptions as _exceptions
+from celery.exceptions import Retry
 
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.classify.foreign import log_raised
@@ -24,6 +24,7 @@ from celery_resilience.messages.envelope import seconds_until
 from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.history import History, Succeeded
 from celery_resilience.policy.decision import Decision, Drop, Failure, GiveUp, Reason, RetryLater
+from celery_resilience.policy.policy import Policy
 from celery_resilience.task.attempt import AttemptResult, CurrentAttempt
 from celery_resilience.task.continuation import after_body, warn_of_unstored
 from celery_resilience.task.requested_retry import is_sent, requested_by_raising
@@ -38,9 +39,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("celery_resilience")
-
-# The stubs know how it is raised, not how it is made.
-Retry: Any = _exceptions.Retry
 
 #: Not the module's own generator: children of one fork would draw the same numbers.
 _random = random.SystemRandom()
@@ -121,9 +119,8 @@ def _not_continued(attempt: CurrentAttempt, exc: BaseException, rest: Succeeded)
 
 def decide_failure(task: Any, failure: Failure, *, in_child: bool = True) -> Decision:
     """What *task*'s policy decides about *failure*; its functions are called *in_child* only."""
-    return task.policy_in_force.decide(  # type: ignore[no-any-return]
-        failure, _random, call_user_code=in_child
-    )
+    policy: Policy = task.policy_in_force
+    return policy.decide(failure, _random, call_user_code=in_child)
 
 
 def decide_rejection(task: Any, failure: Failure) -> tuple[Verdict, Decision]:

@@ -12,7 +12,7 @@ from celery import exceptions as _exceptions
 from celery_resilience.classify.foreign import let_through
 from celery_resilience.task.attempt import AttemptResult
 
-__all__ = ["RetryInfo", "carried", "carry"]
+__all__ = ["Retry", "RetryInfo", "carried", "carry"]
 
 # The stubs describe what tasks use of these, not what makes them.
 Retry: Any = _exceptions.Retry

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from celery import exceptions as _exceptions
+from celery.exceptions import Reject
 from celery.utils.serialization import raise_with_context
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_resilience.policy.decision import RetryLater
 from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.context import hand_on
+from celery_resilience.task.einfo import Retry
 
 __all__ = [
     "RetryRequest",
@@ -24,10 +25,6 @@ __all__ = [
     "requested_by_raising",
     "unnoticed",
 ]
-
-# The stubs know how these are raised, not how they are made.
-Retry: Any = _exceptions.Retry
-Reject: Any = _exceptions.Reject
 
 #: Celery's ``Task.retry``, bound to its task.
 CelerysRetry = Callable[..., Any]
@@ -45,13 +42,6 @@ class RetryRequest:
     countdown: Any
     max_retries: Any
     options: dict[str, Any]
-
-    @property
-    def changes_message(self) -> bool:
-        """Whether it takes another message than the one received."""
-        return bool(
-            self.args is not None or self.kwargs is not None or self.options or not self.throw
-        )
 
     def pass_on(self, celerys_retry: CelerysRetry, *, throw: bool) -> Any:
         """Have Celery carry it out; *throw*: and raise the Retry that it returns."""
@@ -80,7 +70,7 @@ def request_retry(task: Any, celerys_retry: CelerysRetry, call: RetryRequest) ->
         call.countdown = task.default_retry_delay
     delay = _seconds_to_wait(call.eta, call.countdown, task.app.timezone)
     requested = RetryLater(delay, rule="self.retry")
-    if call.changes_message:
+    if call.args is not None or call.kwargs is not None or call.options or not call.throw:
         return _publish(task, attempt, celerys_retry, call, requested)
 
     def publish() -> Any:
@@ -116,7 +106,9 @@ def _publish(
     except Reject as reject:
         # The publish failed. Celery would acknowledge the message now: the task would be lost.
         attempt.requested, attempt.publish = requested, None
-        raise unnoticed(Retry(exc=reject.reason, when=requested.delay)) from reject
+        raise unnoticed(
+            Retry(exc=getattr(reject, "reason", None), when=requested.delay)
+        ) from reject
     attempt.published = True
     if call.throw:
         raise unnoticed(retry)

@@ -9,13 +9,15 @@ from celery.app.task import Task
 from celery.exceptions import Retry
 
 from celery_resilience.classify.verdict import Kind
+from celery_resilience.errors import BodyExited
+from celery_resilience.messages.error_record import said
 from celery_resilience.policy.decision import Drop, GiveUp, RetryLater
 from celery_resilience.task.attempt import CurrentAttempt
 from celery_resilience.task.context import hand_on
 from celery_resilience.task.decide import GONE_ON, decide
 from celery_resilience.task.requested_retry import make_retry, refused, unnoticed
 
-__all__ = ["Discarded", "end_attempt"]
+__all__ = ["Discarded", "end_attempt", "exited"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -25,6 +27,13 @@ class Discarded(Retry):
 
     It is a Retry for those who wrap the body: what they know of is no error to report.
     """
+
+
+def exited(exc: BaseException) -> BodyExited:
+    """The error that stands for *exc*, which would end the process."""
+    error = BodyExited(f"the body raised {type(exc).__name__}: {said(exc)}")
+    error.__cause__ = exc
+    return error
 
 
 def end_attempt(task: Any, req: Any, exc: BaseException, attempt: CurrentAttempt) -> BaseException:

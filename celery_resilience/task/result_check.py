@@ -6,7 +6,7 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
-from celery_resilience.classify.foreign import let_through, log_raised
+from celery_resilience.classify.foreign import let_through, log_raised, shown
 from celery_resilience.errors import UnacceptableResult
 from celery_resilience.policy.decision import GiveUp, Reason
 from celery_resilience.task.attempt import CurrentAttempt
@@ -57,7 +57,7 @@ def refuse_result(task: TaskWithOptions, result: Any) -> None:
         log_raised(logger, exc, "%s: retry_on_result raised, so the result stands", task.name)
         return
     if refused:
-        raise UnacceptableResult(f"not good enough: {_shown(result)}")
+        raise UnacceptableResult(f"not good enough: {shown(result, _SHOWN)}")
 
 
 def fallback(attempt: CurrentAttempt, exc: BaseException) -> tuple[Any] | None:
@@ -101,12 +101,3 @@ def _uncallable(cls: type, option: str, value: Any, of: str) -> TypeError:
     name = getattr(cls, "name", None) or cls.__name__
     kind = "an async def" if inspect.iscoroutinefunction(value) else repr(value)
     return TypeError(f"{name}: {option} takes a plain function of {of}, got {kind}")
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except BaseException as exc:
-        let_through(exc)
-        text = f"a {type(value).__name__} whose repr fails"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
-from celery import exceptions as _exceptions
 from celery import states
 from celery.app import trace as _celerys
 from celery.app.task import Context
@@ -23,15 +22,15 @@ from celery.exceptions import Reject
 from celery.utils.log import get_logger
 
 from celery_resilience.classify.foreign import is_the_workers, let_through, log_raised
-from celery_resilience.errors import BodyExited, BrokerError
+from celery_resilience.errors import BrokerError
 from celery_resilience.messages.changed import what_changed
-from celery_resilience.messages.error_record import said
 from celery_resilience.policy.decision import RetryLater
 from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.continuation import publish_rest, succeeded_before
 from celery_resilience.task.decide import GONE_ON, decide_request
 from celery_resilience.task.disabled import is_disabled
-from celery_resilience.task.einfo import RetryInfo, carry
+from celery_resilience.task.einfo import Retry, RetryInfo, carry
+from celery_resilience.task.reraise import exited
 from celery_resilience.task.trace_info import ResilientTraceInfo, einfo_of, state_of
 
 if TYPE_CHECKING:
@@ -43,9 +42,8 @@ __all__ = ["Tracer"]
 
 logger = get_logger("celery_resilience")
 
-# The stubs describe what tasks use of these, not what makes them.
+# The stubs describe what tasks use of it, not what makes it.
 trace: Any = _celerys
-Retry: Any = _exceptions.Retry
 
 
 class Tracer:
@@ -158,10 +156,7 @@ def _escaped(
     """What the tracer lets out would end the worker, or leave the message hanging."""
     if isinstance(exc, Reject):
         return trace.trace_ok_t(ExceptionInfo(), trace.TraceInfo(states.REJECTED, exc), 0.0, None)
-    error: BaseException = exc
-    if not isinstance(exc, Exception):
-        error = BodyExited(f"the body raised {type(exc).__name__}: {said(exc)}")
-        error.__cause__ = exc
+    error = exc if isinstance(exc, Exception) else exited(exc)
     context = Context(dict(request or {}), args=args, kwargs=kwargs, called_directly=False)
     try:
         raise error.with_traceback(exc.__traceback__)

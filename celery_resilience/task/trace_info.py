@@ -7,14 +7,12 @@ for another attempt is heard, when all have run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
-from celery import exceptions as _exceptions
 from celery import signals, states
 from celery.app import trace as _celerys
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 from celery.utils.log import get_logger
 from celery.utils.serialization import get_pickleable_exception as _pickleable
 
@@ -31,7 +29,6 @@ logger = get_logger("celery_resilience")
 
 # The stubs describe what tasks use of these, not what makes them.
 trace: Any = _celerys
-Retry: Any = _exceptions.Retry
 get_pickleable_exception: Any = _pickleable
 
 
@@ -75,10 +72,12 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
         is_ignored = req.ignore_result and not task.store_errors_even_if_ignored
         # The result store and the user's hook may fail; the retry was decided all the same.
         if store_errors and not is_ignored:
-            _guarded(
-                "the result backend",
-                lambda: task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req),
-            )
+            try:
+                task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req)
+            except BaseException as exc:
+                let_through(exc)
+                what = "the result backend raised; what was decided stands"
+                log_raised(logger, exc, what)
         try:
             task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo)
         except BaseException as exc:
@@ -90,15 +89,13 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
         self, task: Any, req: Any, store_errors: bool = True, call_errbacks: bool = True
     ) -> Any:
         attempt = current_attempt.get()
-        if attempt is None or attempt.decided is None:
-            return super().handle_failure(
-                task, req, store_errors=store_errors, call_errbacks=call_errbacks
-            )
         try:
             return super().handle_failure(
                 task, req, store_errors=store_errors, call_errbacks=call_errbacks
             )
         except BaseException as problem:
+            if attempt is None or attempt.decided is None:
+                raise
             _hear(problem, task, req, attempt)
             attempt.untold = _is_in(problem, "store_result")
             return einfo_of(self.retval)
@@ -128,14 +125,6 @@ def _is_in(exc: BaseException, function: str) -> bool:
     while tb is not None and tb.tb_frame.f_code.co_name != function:
         tb = tb.tb_next
     return tb is not None
-
-
-def _guarded(what: str, call: Callable[[], Any]) -> None:
-    try:
-        call()
-    except BaseException as exc:
-        let_through(exc)
-        log_raised(logger, exc, "%s raised; what was decided stands", what)
 
 
 def einfo_of(exc: BaseException) -> ExceptionInfo:
