@@ -160,7 +160,7 @@ class _Now:
 def _pairs(headers: object) -> Iterable[object]:
     if headers is None or isinstance(headers, (str, bytes)):
         return ()
-    # httpx decodes every name and value anew in items(); its raw pairs are at hand.
+    # httpx decodes every name and value again in items(); its raw pairs are at hand.
     raw = peek(headers, "raw")
     source = raw if type(raw) is list else called(headers, "items")
     if source is None:

@@ -1,6 +1,6 @@
 """What a body has changed of its own message before it is retried.
 
-Celery sends a retry by what ``self.request`` holds by then, so a body may count its retries anew,
+Celery sends a retry by what ``self.request`` holds by then, so a body may reset its retries,
 take what is done off a list that it was given, or turn to the next page. Here the message that was
 received is sent again; so what it holds is decoded once more, when an attempt is to be retried,
 and compared. Nothing is copied before.

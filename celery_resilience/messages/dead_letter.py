@@ -237,7 +237,7 @@ def _weighs(text: str) -> int:
 def _unpacked(body: bytes) -> Envelope | None:
     try:
         return Envelope.from_json(loads(body))
-    except Exception:  # somebody else's: it is shown as what it is
+    except Exception:  # not ours: it is shown as what it is
         return None
 
 

@@ -187,7 +187,7 @@ class Envelope:
     # For a person, and for a filter: nothing is opened that could run code.
 
     def text_field(self, name: str) -> str:
-        """The task's own field *name* where it is a text; empty where nobody can say."""
+        """The task's own field *name* where it is a text; empty where it can't be read."""
         if self.protocol == 1 and self.content_type not in HARMLESS:
             return ""
         try:
@@ -263,7 +263,7 @@ def encoded(body: Any) -> bytes:
 def seconds_until(moment: Any, now: float | None = None, zone: Any = None) -> float | None:
     """Seconds from *now* until *moment*, a message's ``eta`` or ``expires``; None if it has none.
 
-    None too where nobody can read it: Celery refuses such a message by itself.
+    None too where it can't be read: Celery refuses such a message by itself.
     """
     if not moment:
         return None
@@ -279,5 +279,5 @@ def _deaths(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """*value*, or an empty one in place of what somebody else has put there."""
+    """*value*, or an empty one in place of anything else."""
     return value if isinstance(value, Mapping) else {}

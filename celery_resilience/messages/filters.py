@@ -19,7 +19,7 @@ from celery_resilience.policy.decision import Reason
 
 __all__ = ["Filters", "argument", "moment", "seconds"]
 
-#: The names of a task's positional parameters, by its name; empty where nobody knows them.
+#: The names of a task's positional parameters, by its name; empty where they are not known.
 Parameters = Callable[[str], Sequence[str]]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
@@ -150,7 +150,7 @@ def _is(value: object, text: str) -> bool:
         meant = json.loads(text)
     except ValueError:
         return False
-    # True is 1 to Python, and to nobody else.
+    # True is 1 to Python, but not to a user.
     return isinstance(meant, bool) == isinstance(value, bool) and bool(meant == value)
 
 

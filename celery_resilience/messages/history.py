@@ -1,7 +1,7 @@
 """The attempts that lie behind a message, and how they travel with it.
 
 They travel as one JSON object in one header (:data:`~celery_resilience.messages.headers.HEADER`),
-which every attempt reads and writes anew, so it is bounded: the first two attempts and the last
+which every attempt reads and writes again, so it is bounded: the first two attempts and the last
 eight are kept, the others only counted.
 """
 

@@ -1,6 +1,6 @@
 """What no output may show, taken out of every text that is shown.
 
-A text of arguments is no longer the arguments: it is somebody's ``repr``, cut off anywhere. So
+A text of arguments is no longer the arguments: it is a ``repr``, cut off anywhere. So
 this looks for the names of ``resilience_redact`` and masks whatever stands behind them, rather too
 much than too little: where the end of a value can't be told, the rest of the text goes with it.
 """

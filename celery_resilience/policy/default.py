@@ -16,7 +16,7 @@ __all__ = ["UNSTATED", "DefaultPolicy"]
 
 
 class DefaultPolicy(Policy):
-    """A policy that nobody has written: its own limits are for transient failures alone.
+    """The policy of a task that states none: its own limits are for transient failures alone.
 
     `replace` makes a written policy of it, whose limits are for all that its rules do not match.
     """
@@ -25,6 +25,6 @@ class DefaultPolicy(Policy):
         return self.terms() if kind is Kind.TRANSIENT else DEFAULT.terms()
 
 
-#: Decides where nobody says otherwise; the one place for these numbers. The proportional jitter
+#: Decides where nothing else is stated; the one place for these numbers. The proportional jitter
 #: keeps the shortest horizon near the mean: full jitter would lose half of it (37 min).
 UNSTATED = DefaultPolicy(max_retries=20, jitter=0.5)

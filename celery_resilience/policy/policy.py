@@ -40,7 +40,7 @@ __all__ = ["DEFAULT", "LONGEST_DELAY", "Policy", "Terms", "on"]
 
 T = TypeVar("T")
 
-#: What happens to an exception that no rule matches: the verdict decides, or nobody asked for a
+#: What happens to an exception that no rule matches: the verdict decides, or no rule asked for a
 #: retry and it becomes a dead letter.
 Unmatched = Literal["classify", "give_up"]
 _UNMATCHED = ("classify", "give_up")
@@ -51,7 +51,7 @@ class Policy:
     """Rules, of which the first that matches decides as with ``except``, and limits.
 
     What no rule matches goes by the verdict of the classifier, under this policy's limits
-    (*unmatched* = "classify"), or is given up because nobody asked for a retry ("give_up").
+    (*unmatched* = "classify"), or is given up because no rule asked for a retry ("give_up").
     Even then `Snooze`, `Discard` and `TransientError` mean what they say, and an exception that
     the task lists in ``throws`` leaves no dead letter.
     """
@@ -113,7 +113,7 @@ class Policy:
     def decide(self, failure: Failure, random: Random, *, call_user_code: bool = True) -> Decision:
         """What becomes of the message whose attempt failed so.
 
-        Without *call_user_code* (in the worker's parent, whose loop must not wait for anybody)
+        Without *call_user_code* (in the worker's parent, whose loop must not wait)
         a rule with a ``when`` does not match, and the backoff stands in for ``delay=`` functions
         and for shapes of the user's own.
         """
@@ -244,5 +244,5 @@ def _saying_where(where: str, check: Callable[..., T], *args: object) -> T:
         raise type(exc)(f"{where}: {exc}") from None
 
 
-#: What a policy is that somebody writes and says nothing in.
+#: A policy without arguments.
 DEFAULT = Policy()

@@ -1,4 +1,4 @@
-"""``async def`` bodies: stock Celery returns their coroutine and nobody awaits it.
+"""``async def`` bodies: stock Celery returns their coroutine and never awaits it.
 
 Here each one is run to its end in an event loop of its own, where the body of any other task
 would run: in a pool child, a thread, or the worker itself. Ordinary bodies are not touched.

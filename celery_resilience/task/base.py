@@ -64,7 +64,7 @@ class ResilientTask(BaseTask):
 
     abstract = True
     Request = _REQUEST
-    #: A message is let go only after its attempt: what a dying worker held runs again.
+    #: A message is acknowledged after its attempt: what a dying worker was running runs again.
     acks_late = True
 
     #: What each error deserves, or the name of a policy that is shared; None: a pattern in the
@@ -85,7 +85,7 @@ class ResilientTask(BaseTask):
     recover: Any = None
 
     #: The argument's name, or a function of the arguments, that tells which piece of work it is:
-    #: a task that is sent anew for it finds the :attr:`context` again. Needs a result backend
+    #: a task that is sent again for it finds the :attr:`context` again. Needs a result backend
     #: that keeps values by key, such as Redis.
     context_key: Any = None
     #: Finds it in the arguments: what that names, as a function.
@@ -149,7 +149,7 @@ class ResilientTask(BaseTask):
         if not cls.classify_failures:
             return Policy(max_retries=cls.max_retries, unmatched="give_up")
         stated_by = next(base for base in cls.__mro__ if "max_retries" in vars(base))
-        # Celery's own default of 3 is nobody's word.
+        # Celery's own default of 3 is not stated by the user.
         return UNSTATED if stated_by is Task else Policy(max_retries=cls.max_retries)
 
     def retry(

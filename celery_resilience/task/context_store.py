@@ -1,4 +1,4 @@
-"""``context_key``: the business key under which a task that is sent anew finds its context again.
+"""``context_key``: the business key under which a task that is sent again finds its context.
 
 Without it a context lives in the message, and with it too; but a failed attempt then leaves it in
 the result backend as well, beside the results, for as long as these are kept. The success of a

@@ -22,8 +22,8 @@ INSTALLED = "_resilience_installed"
 
 #: Celery's own tasks whose messages carry the app's arguments and run the app's code, or carry
 #: its results. The others are left alone: ``celery.chord_unlock`` polls, repeats itself for ever
-#: and tells the chord when it gives up; ``celery.backend_cleanup`` is sent again by beat; nobody
-#: sends ``celery.group``, ``celery.chain`` and ``celery.chord`` any more.
+#: and tells the chord when it gives up; ``celery.backend_cleanup`` is sent again by beat;
+#: ``celery.group``, ``celery.chain`` and ``celery.chord`` are no longer sent.
 _CARRIERS = frozenset({"celery.map", "celery.starmap", "celery.chunks", "celery.accumulate"})
 #: So many names are told.
 _FEW = 5

@@ -1,4 +1,4 @@
-"""``--no-resilience``: failures are decided as by stock Celery, at once and by nobody else.
+"""``--no-resilience``: stock Celery decides about failures, and nothing else does.
 
 Nothing is classified, no policy is asked and nothing becomes a dead letter. What the tasks state
 to Celery itself (``autoretry_for`` and its kin, ``self.retry``, ``acks_late``) goes on to hold,

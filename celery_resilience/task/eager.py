@@ -1,6 +1,6 @@
 """Eager mode: ``.apply()`` and ``task_always_eager`` decide with the same policy as a worker.
 
-Retries follow at once, nobody sleeps and no broker is asked; but the waits are added to the
+Retries follow at once, without a sleep and without a broker; but the waits are added to the
 message's age, so that a deadline ends what would otherwise go on for ever.
 """
 

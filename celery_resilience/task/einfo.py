@@ -38,7 +38,7 @@ class RetryInfo(_ExceptionInfo):  # type: ignore[misc]
     """The ExceptionInfo of a retry: formats its traceback only for those who look.
 
     Celery's own formats it and pickles a copy of every frame for the parent, some 48 KB that
-    nobody reads. This one goes to the parent without its frames.
+    is never read. This one goes to the parent without its frames.
     """
 
     def __init__(self, retry: Any, tb: Any) -> None:

@@ -57,7 +57,7 @@ def have_what_the_apps_have(cls: Any, app: Any) -> None:
 
 
 def hear_of_early_acks(cls: Any, app: Any, ours: type) -> None:
-    """Ours is only a default: ``task_acks_late = False`` that somebody has written is heard."""
+    """Ours is only a default: ``task_acks_late = False`` in the app's settings wins."""
     stated_by = next(base for base in cls.__mro__ if "acks_late" in vars(base))
     if stated_by is ours and is_stated(app, "task_acks_late"):
         cls.acks_late = app.conf.task_acks_late

@@ -59,7 +59,7 @@ class Policies:
     def of(self, task: Any) -> Chosen:
         """The policy that decides about *task*, one of ours.
 
-        Raises ImproperlyConfigured if the task names a policy that nobody has given.
+        Raises ImproperlyConfigured if the task names a policy that does not exist.
         """
         chosen = self._chosen.get(task.name)
         if chosen is None:
@@ -84,7 +84,7 @@ class Policies:
         return Chosen(task.policy_by_options)
 
     def check(self, tasks: Iterable[Any]) -> None:
-        """Refuse what one of an app's *tasks* names and nobody has given; warn of patterns that
+        """Refuse a name that one of an app's *tasks* uses and no policy has; warn of patterns that
         are for no task of ours."""
         ours = [task for task in tasks if hasattr(task, "policy_by_options")]
         for task in ours:

@@ -2,7 +2,7 @@
 
 A body's failure is told to them by its exception, which went through whatever they have wrapped
 around the body. So the line about its letter goes to a logger of its own, which Sentry is asked to
-ignore. Of what nobody but the worker's main process knows, the line is the event.
+ignore. Of what only the worker's main process knows, the line is the event.
 """
 
 from __future__ import annotations

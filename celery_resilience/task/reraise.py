@@ -61,7 +61,7 @@ def end_attempt(task: Any, req: Any, exc: BaseException, attempt: CurrentAttempt
 
 
 def _is_discarded(decided: Any, drop: Drop) -> bool:
-    """Whether the owner has said so; a failure that he ``throws`` trackers know for themselves."""
+    """Whether a rule or the task says so; trackers know what a task ``throws`` for themselves."""
     return drop is not GONE_ON and decided.verdict.kind is not Kind.EXPECTED
 
 

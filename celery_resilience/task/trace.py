@@ -1,11 +1,10 @@
-"""Where the body runs: what is decided there is told to Celery, and sent to the parent.
+"""Where the body runs: Celery is told what was decided there, and so is the parent.
 
-Celery's tracer hands every failure to a ``TraceInfo``. Ours
-(:mod:`~celery_resilience.task.trace_info`) knows what the body's end came to
-(:mod:`~celery_resilience.task.body`) and decides about what was raised outside of it, before
-anything is stored: the state becomes RETRY or FAILURE accordingly, and everything else (results,
-hooks, signals, errbacks) is Celery's own doing. Then it is looked whether a hook has asked for a
-retry.
+Celery's tracer hands every failure to a ``TraceInfo``. What the body raised was decided about
+already (:mod:`~celery_resilience.task.body`); our TraceInfo
+(:mod:`~celery_resilience.task.trace_info`) decides about what was raised outside of it, and sets
+the state, RETRY or FAILURE, before anything is stored. Results, hooks, signals and errbacks are
+Celery's. A hook may then request another attempt.
 """
 
 from __future__ import annotations

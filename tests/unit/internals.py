@@ -56,11 +56,11 @@ ROWS: list[tuple[Any, ...]] = [
      "Celery's autoretry would run beside the policy", "uses"),
     # Tasks
     ("celery.app.task:Task", "abstract Request acks_late __trace__ on_bound start_strategy retry "
-     "apply request_stack request signature_from_request MaxRetriesExceededError", "task/base.py",
-     DECIDE),
+     "apply request_stack request", "task/base.py", DECIDE),
+    ("celery.app.task:Task", "signature_from_request MaxRetriesExceededError",
+     "task/requested_retry.py", "self.retry could not be followed"),
     ("celery.app.task:Task.retry", "args kwargs exc throw eta countdown max_retries",
-     "task/base.py",
-     "self.retry could not be followed", "takes"),
+     "task/requested_retry.py", "self.retry could not be followed", "takes"),
     ("celery.app.task:Task.apply", "args kwargs link link_error task_id retries throw logfile "
      "loglevel headers", "task/base.py", "eager tasks could not be retried", "takes"),
     ("celery.app.task:Context", "retries called_directly is_eager delivery_info chain callbacks "
