@@ -304,7 +304,7 @@ def consume(path: str, number: int, here: int, leases: bool) -> None:
 
     import celery_resilience
     from celery_resilience.brokers.redis.lease_qos import take_over
-    from celery_resilience.brokers.redis.leases import RENEW, Holder, Leases, plain_client
+    from celery_resilience.brokers.redis.leases import RENEW, LeaseOwner, Leases, plain_client
 
     assert celery_resilience
     seen = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -318,15 +318,15 @@ def consume(path: str, number: int, here: int, leases: bool) -> None:
     for n in range(here):
         place, connection = Place(loop), Connection(os.environ["BROKER_URL"])
         channel = connection.channel()
-        if hasattr(channel, "holder"):
-            holder = Holder()
-            take_over(channel, holder)
-            renew = partial(Leases(plain_client(channel), "").renew, holder)
+        if hasattr(channel, "lease_owner"):
+            owner = LeaseOwner()
+            take_over(channel, owner)
+            renew = partial(Leases(plain_client(channel), "").renew, owner)
             renew()
             if leases:
                 place.call_later(RENEW * n / here, place.call_repeatedly, RENEW, renew)
             else:
-                holder.workers = number  # as the lease would tell
+                owner.workers = number  # as the lease would tell
         consumer = Consumer(channel, [Queue(QUEUE)], on_message=received, auto_declare=False)
         consumer.qos(prefetch_count=2)
         connection.transport.register_with_event_loop(connection.connection, place)

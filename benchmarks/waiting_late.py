@@ -23,7 +23,7 @@ from side import Row, Side, percentile, say
 
 from celery_resilience.brokers.redis.broker import RedisBroker
 from celery_resilience.testing.server import leashed
-from celery_resilience.worker.lease import Mover
+from celery_resilience.worker.lease import HousekeepingThread
 
 #: Retries due in a second, of all movers together.
 _RATE = 200
@@ -130,9 +130,9 @@ def mover() -> None:
     connection: Any = Connection(sys.argv[1])
     connection.connect()
     broker = RedisBroker(connection)
-    keeper = broker.keeper(broker.holder())
-    moving = Mover()
-    moving.use(keeper)
+    housekeeper = broker.housekeeper(broker.lease_owner())
+    moving = HousekeepingThread()
+    moving.use(housekeeper)
     held = waiting(connection.default_channel.client)
     print("ready", flush=True)
     told = json.loads(sys.stdin.readline())
@@ -144,7 +144,7 @@ def mover() -> None:
         mark = f"{time.time() + delay:.6f} {uuid.uuid4()}"
         payload = told["template"].replace("@MARK@", mark)
         held.hold(HELD, "", True, payload, _QUEUE, delay)
-        keeper.expect(delay)
+        housekeeper.expect(delay)
     time.sleep(3600)  # until it is ended
 
 

@@ -18,11 +18,11 @@ __all__ = [
     "LONGEST_NAME",
     "Broker",
     "BrokerOptions",
+    "Delivery",
     "Done",
     "Figures",
     "Found",
     "NotOurs",
-    "Received",
     "TooLarge",
     "Unroutable",
 ]
@@ -75,16 +75,16 @@ class BrokerOptions:
 
 
 @dataclass(frozen=True)
-class Received:
+class Delivery:
     """A message that this worker was given and has not let go yet."""
 
     #: kombu's message: it knows its channel and its delivery tag.
     message: Any
     envelope: Envelope
     #: Acknowledges it, in the way and the thread that the worker's loop wants.
-    let_go: Callable[[], None]
+    ack: Callable[[], None]
     #: It was acknowledged before its body ran: there is nothing left to let go.
-    acked: bool = False
+    acked_early: bool = False
     #: Its queue is consumed without acknowledgements: the broker has let it go at once.
     no_ack: bool = False
     #: A broker that loses the connection may not deliver it again.
@@ -118,11 +118,11 @@ class Figures:
 class Broker(Protocol):
     """What celery_resilience needs of a broker; one instance serves one worker or one command."""
 
-    def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
+    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
         """Put *copy* where it waits *delay* seconds for its next attempt; let the original go."""
 
     def bury(
-        self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
+        self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
         """Put *letter* into the dead-letter *queue*, made if need be; let the original go."""
 

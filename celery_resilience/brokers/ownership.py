@@ -14,7 +14,7 @@ from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
 from celery_resilience.brokers.rabbitmq.queues import DELETED
 
 if TYPE_CHECKING:
-    from celery_resilience.brokers.base import Received
+    from celery_resilience.brokers.base import Delivery
 
 __all__ = ["Ownership", "after_script", "on_rabbitmq", "on_redis"]
 
@@ -50,17 +50,17 @@ class Ownership(Enum):
         return self in (Ownership.FORGOTTEN, Ownership.DROPPED)
 
 
-def on_redis(received: Received) -> Ownership:
+def on_redis(delivery: Delivery) -> Ownership:
     """What the worker knows itself; whether it still holds what it has held only Redis does."""
-    if received.acked:
+    if delivery.acked_early:
         return Ownership.ACKED
-    message = received.message
+    message = delivery.message
     channel = message.channel
-    if getattr(channel, "holder", None) is not None:
+    if getattr(channel, "lease_owner", None) is not None:
         never = getattr(message, "take", None) is None
     else:
         never = not getattr(channel, "ack_emulation", True)
-    return Ownership.NEVER_HELD if never or received.no_ack else Ownership.HELD
+    return Ownership.NEVER_HELD if never or delivery.no_ack else Ownership.HELD
 
 
 def after_script(answer: int) -> Ownership:
@@ -68,16 +68,16 @@ def after_script(answer: int) -> Ownership:
     return (Ownership.PUT_BACK, Ownership.HELD, Ownership.FORGOTTEN)[answer]
 
 
-def on_rabbitmq(received: Received) -> Ownership:
+def on_rabbitmq(delivery: Delivery) -> Ownership:
     """RabbitMQ takes back what was delivered on a channel that is closed, if it still can."""
-    message = received.message
-    if received.acked:
+    message = delivery.message
+    if delivery.acked_early:
         return Ownership.ACKED
-    if received.no_ack:
+    if delivery.no_ack:
         return Ownership.NEVER_HELD
     deleted = getattr(message.channel, DELETED, ())
     if deleted and message.delivery_info["consumer_tag"] in deleted:
         return Ownership.QUEUE_GONE
     if message.channel is not None and is_alive(message):
         return Ownership.HELD
-    return Ownership.DROPPED if received.volatile else Ownership.REDELIVERED
+    return Ownership.DROPPED if delivery.volatile else Ownership.REDELIVERED

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from celery_resilience.brokers.base import Done, Figures, Found, Received
+from celery_resilience.brokers.base import Delivery, Done, Figures, Found
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 
@@ -24,15 +24,15 @@ class PlainBroker:
         self._channel = connection.default_channel
         self._name = connection.transport.driver_name
 
-    def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
-        self._move(received, copy.due_in(delay), received.envelope.queue, done)
+    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
+        self._move(delivery, copy.due_in(delay), delivery.envelope.queue, done)
 
     def bury(
-        self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
+        self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
-        self._move(received, letter, queue, done)
+        self._move(delivery, letter, queue, done)
 
-    def _move(self, received: Received, copy: Envelope, queue: str, done: Done) -> None:
+    def _move(self, delivery: Delivery, copy: Envelope, queue: str, done: Done) -> None:
         try:
             self._put(copy, queue)
         except Exception as exc:

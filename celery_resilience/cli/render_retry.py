@@ -182,7 +182,7 @@ def change(
         limit=number if chosen is None else None,
         **options,
     )
-    also = {"given back": waiting.give_back()} if lying else options
+    also = {"given back": waiting.reclaim()} if lying else options
     said = _verb(label, result)
     if not printing.carry_out(ctx, said, results, number, selection.as_json, also):
         ctx.exit(EX_FAILURE)

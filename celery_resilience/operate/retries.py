@@ -220,13 +220,13 @@ class Retries:
         with self._turn() as broker:
             return broker.leases.orphans(over)
 
-    def give_back(self) -> int:
+    def reclaim(self) -> int:
         """Give back what dead workers of ours hold, as any living one does by itself; how many
         messages there were."""
         with self._turn() as broker:
             given = 0
             for worker in broker.leases.orphans():
-                given += broker.leases.give_back(worker)
+                given += broker.leases.requeue(worker)
                 broker.leases.leave(worker, if_dead=True)
             return given
 

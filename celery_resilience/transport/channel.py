@@ -78,7 +78,7 @@ class Channel(Looking):
         connection = self.connection
         popped: dict[str, int] = getattr(self.qos, "popped", {})
         if taken.queue not in connection._callbacks:  # cancelled meanwhile
-            self.qos.give_back(taken)
+            self.qos.requeue(taken)
             return
         try:
             message = taken.decoded()
@@ -107,8 +107,8 @@ class Channel(Looking):
         keys = [*self._held_in(), prefix + _DEAD_LETTERS, f"{prefix}{KEYS}takes"]
         keys.append(f"{prefix}{KEYS}written:{taken.tag}")
         self.all_answered()
-        holder = "" if self.holder is None else self.holder.id
-        args = [taken.tag, payload, "0" if taken.held else "1", holder, taken.number or ""]
+        owner = "" if self.lease_owner is None else self.lease_owner.id
+        args = [taken.tag, payload, "0" if taken.held else "1", owner, taken.number or ""]
         self.looker.ask(lua("move_unacked"), keys, args)
         self.looker.answer()
 
@@ -139,7 +139,7 @@ class Channel(Looking):
         back = [taken for taken in self._taken if taken.queue not in active]
         self._taken = deque(taken for taken in self._taken if taken.queue in active)
         for taken in reversed(back):  # the oldest ends where the next is taken from
-            self.qos.give_back(taken)
+            self.qos.requeue(taken)
         if not self.consuming:
             self.let_go_now()
 
@@ -149,12 +149,12 @@ class Channel(Looking):
             try:
                 self.let_go_now()
                 while self._taken:
-                    self.qos.give_back(self._taken.pop())
+                    self.qos.requeue(self._taken.pop())
             except (AttributeError, OSError, *self.connection_errors) as exc:
                 left = len(self._taken) + len(self._acknowledged)
                 logger.warning("the connection has gone with %d messages: %r", left, exc)
-            if self.holder is not None:  # what the server has refused to let go is left as well
-                self.holder.unsent.extend(self._acknowledged)
+            if self.lease_owner is not None:  # what the server has not acknowledged, too
+                self.lease_owner.unsent.extend(self._acknowledged)
             self._taken.clear()
             self._acknowledged.clear()
             self.looker.disconnect()

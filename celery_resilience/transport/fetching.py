@@ -44,7 +44,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.looker = Looker(self)
         #: The worker that holds what is taken here; None: kombu's own hash, for everybody.
-        self.holder: Any = None
+        self.lease_owner: Any = None
         #: What the worker's pool can begin; None: whoever consumes here is no worker of ours.
         self.slots: Slots | None = None
         #: There may be something to take, and no free slot: nobody may tell when there is one.
@@ -191,7 +191,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         lists = [prefix + self._q_for_pri(queue, step) for step in steps for queue in queues]
         names = ["" if self._is_unheld(queue) else dumps(queue) for queue in queues]
         tags, fair = next(self._tags), int(cycle is round_robin_cycle)
-        at = time() if self.holder is None else ""
+        at = time() if self.lease_owner is None else ""
         self._glances = glance
         if glance:
             self._question = queues, tags, []
@@ -237,8 +237,8 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             self._ask(room) if room else self.look_soon()
             return True
         more, number, *found = answer or (0, 0)
-        if found and self.holder is not None:
-            self.holder.taken(number)
+        if found and self.lease_owner is not None:
+            self.lease_owner.taken(number)
         if found and self.slots is not None:
             self.slots.pace.came(tags)
         for n in range(0, len(found), 2):
@@ -257,8 +257,8 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def _after(self, more: bool, found: bool) -> None:
         wakeup = self.looker.wakeup
-        if self.holder is not None:
-            wakeup.workers = self.holder.workers
+        if self.lease_owner is not None:
+            wakeup.workers = self.lease_owner.workers
         if wakeup.refused:
             wakeup.asked(found)
         elif self._vain_if_empty:
@@ -282,12 +282,13 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def _held_in(self) -> tuple[str, str]:
         """The hash that what is taken is held in, and kombu's index of it."""
-        held = self.unacked_key if self.holder is None else self.holder.key
+        held = self.unacked_key if self.lease_owner is None else self.lease_owner.key
         return self.global_keyprefix + held, self.global_keyprefix + self.unacked_index_key
 
     def _holds_for(self) -> tuple[str, int]:
         """The worker that what is taken is held for, and the number of its last take."""
-        return ("", 0) if self.holder is None else (self.holder.id, self.holder.last_take)
+        owner = self.lease_owner
+        return ("", 0) if owner is None else (owner.id, owner.last_take)
 
     # Let go
 
@@ -298,7 +299,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             not self.consuming
             or self._closing
             or cycle.thread != get_ident()
-            or (cycle.loop is None and self.holder is None)
+            or (cycle.loop is None and self.lease_owner is None)
         ):
             return False
         self._acknowledged.append(tag)

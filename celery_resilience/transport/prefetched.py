@@ -8,7 +8,7 @@ from kombu.transport import redis as _redis
 from kombu.transport import virtual as _virtual
 from kombu.utils.json import loads
 
-from celery_resilience.brokers.redis.lease_qos import HeldQoS, list_of
+from celery_resilience.brokers.redis.lease_qos import LeaseQoS, list_of
 from celery_resilience.brokers.redis.leases import Left
 
 __all__ = ["Message", "QoS", "Taken", "Undecodable"]
@@ -52,8 +52,8 @@ class Message(virtual.Message):  # type: ignore[misc]
             raise Undecodable(f"{type(exc).__name__}: {exc}") from exc
 
 
-class QoS(HeldQoS):
-    """Holds for the channel's holder; without one for everybody, as kombu does.
+class QoS(LeaseQoS):
+    """Holds for the owner of the channel's lease; without one for everybody, as kombu does.
 
     What is acknowledged is let go with the next look, where that follows at once.
     """
@@ -70,7 +70,7 @@ class QoS(HeldQoS):
             self.channel.slots.pace.finished(delivery_tag)
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        if self.channel.holder is not None or delivery_tag in self.popped:
+        if self.channel.lease_owner is not None or delivery_tag in self.popped:
             super().append(message, delivery_tag)
         else:
             _kombu.append(self, message, delivery_tag)
@@ -78,32 +78,32 @@ class QoS(HeldQoS):
     def ack(self, delivery_tag: str) -> None:
         if self.channel.let_go(delivery_tag):
             virtual.QoS.ack(self, delivery_tag)
-        elif self.channel.holder is not None:
+        elif self.channel.lease_owner is not None:
             super().ack(delivery_tag)
         else:
             _kombu.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if self.channel.holder is not None:
+        if self.channel.lease_owner is not None:
             super().reject(delivery_tag, requeue=requeue)
         else:
             _kombu.reject(self, delivery_tag, requeue=requeue)
 
     def restore_unacked(self, client: Any = None) -> None:
-        if self.channel.holder is not None:
+        if self.channel.lease_owner is not None:
             super().restore_unacked(client)
         else:
             _kombu.restore_unacked(self, client)
 
-    def give_back(self, taken: Taken) -> None:
+    def requeue(self, taken: Taken) -> None:
         """Put what was taken and not delivered where it was."""
         if not taken.held:
             with self.channel.conn_or_acquire() as client:
                 client.rpush(self.channel._q_for_pri(taken.queue, 0), taken.payload)
-        elif self.channel.holder is not None:
-            leases = self._leases()
-            if not leases.give_back(self.channel.holder.id, [taken.tag]):
-                leases.write_again(self.channel.holder.id, {taken.tag: self._undelivered(taken)})
+        elif self.channel.lease_owner is not None:
+            leases, owner = self._leases(), self.channel.lease_owner
+            if not leases.requeue(owner.id, [taken.tag]):
+                leases.write_again(owner.id, {taken.tag: self._undelivered(taken)})
         else:
             self.restore_by_tag(taken.tag)
 

@@ -24,16 +24,16 @@ from celery_resilience.worker.banner import add_to_banner
 from celery_resilience.worker.expiration import warn_of_the_brokers_clock
 from celery_resilience.worker.internals import refuse_changed_internals
 from celery_resilience.worker.jobs import keep_what_runs, keeping_sent
-from celery_resilience.worker.lease import Holding
+from celery_resilience.worker.lease import WorkerLease
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.peers import answer_peers
 from celery_resilience.worker.rejection import tell_of_exchanges
 from celery_resilience.worker.revocation import hear_revocations
 from celery_resilience.worker.settle import Settler, settler_of
-from celery_resilience.worker.shutdown import put_back, put_back_killed, unstarted
+from celery_resilience.worker.shutdown import requeue, requeue_killed, unstarted
 from celery_resilience.worker.source_queue import name_the_queue, remember_tags, watch_deletions
 from celery_resilience.worker.transport import WorkerTransport, bound_connections
-from celery_resilience.worker.unprocessable import Guard
+from celery_resilience.worker.unprocessable import UnprocessableMessages
 
 __all__ = ["ResilientConsumer"]
 
@@ -78,9 +78,9 @@ class ResilientConsumer(bootsteps.StartStopStep):
             refuse_changed_internals(c)
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
-        self.holding = Holding(self.settler.moves)
-        self.in_hand = InHand(self.settler.moves)
-        self.guard = Guard(c, self.settler, self.in_hand)
+        self.lease = WorkerLease(self.settler.pending)
+        self.in_hand = InHand(self.settler.pending)
+        self.unprocessable = UnprocessableMessages(c, self.settler, self.in_hand)
         self._checks: Any = None
         #: It came when the worker consumed already: messages were received without it.
         self._is_late = False
@@ -107,7 +107,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 refuse_long_names(c.app, self.settings, consumed)
                 warn_of_the_brokers_clock(c.app, self.settings)
                 tell_of_exchanges(c.app, consumed, self.settings)
-            self.guard.stand()
+            self.unprocessable.install()
             answer_peers(self.settler, self.in_hand.tell)
             hear_revocations()
             warn_of_uncovered(c.app)
@@ -141,7 +141,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
         def add_task_queue(*args: Any, **options: Any) -> None:
             add(*args, **options)
-            self.settler.moves.consumes_again()
+            self.settler.pending.consumes_again()
 
         c.add_task_queue = add_task_queue
 
@@ -183,17 +183,17 @@ class ResilientConsumer(bootsteps.StartStopStep):
                     if c.event_dispatcher and c.event_dispatcher.connection:
                         wait_for_nothing(c.event_dispatcher.connection)
         broker = open_broker(c.connection, hub, self.settings)
-        self.settler.moves.use(broker)
+        self.settler.pending.use(broker)
         running = {request._message.delivery_tag for request in self.in_hand.running()}
-        running |= self.settler.moves.tags
-        self.holding.connected(c, broker, running, late=self._is_late)
-        self.guard.watch(c.task_consumer.channel)
+        running |= self.settler.pending.tags
+        self.lease.connected(c, broker, running, late=self._is_late)
+        self.unprocessable.watch(c.task_consumer.channel)
         if hasattr(c.task_consumer.channel, "take_for"):  # our own Redis transport
             c.task_consumer.channel.take_for(c)
         if self.settings.enabled and hasattr(broker, "prepare"):
             broker.prepare(c.app.amqp.queues.consume_from)
         if c.hub is None and self._checks is None:
-            self._checks = c.timer.call_repeatedly(_CHECK, self.settler.moves.check)
+            self._checks = c.timer.call_repeatedly(_CHECK, self.settler.pending.check)
 
     def start_late(self, c: Any) -> None:
         """Called once, in place of :meth:`start`, where *c* consumes already, in its loop."""
@@ -208,10 +208,10 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
-        self.settler.moves.watch(hub)
+        self.settler.pending.watch(hub)
         if self._checks is not None:  # of the last connection; Celery 5.7 has cancelled it itself
             self._checks.cancel()
-        self._checks = hub.call_repeatedly(_CHECK, self.settler.moves.check)
+        self._checks = hub.call_repeatedly(_CHECK, self.settler.pending.check)
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""
@@ -222,17 +222,17 @@ class ResilientConsumer(bootsteps.StartStopStep):
             # What waits for a process gets none now, and we may be killed before the pool ends.
             if c.pool.uses_semaphore:
                 waiting = [each for each in self._unstarted if each._apply_result is None]
-                put_back(waiting, self.settler)
-        self.settler.moves.drain(_DRAIN)
+                requeue(waiting, self.settler)
+        self.settler.pending.drain(_DRAIN)
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
         if self.settings.enabled:
-            put_back(self._unstarted + self._all_unstarted(c), self.settler)
-            put_back_killed(self.settler)
-        self.settler.moves.drain(_DRAIN)
-        self.holding.leave()
-        self.settler.moves.close()
+            requeue(self._unstarted + self._all_unstarted(c), self.settler)
+            requeue_killed(self.settler)
+        self.settler.pending.drain(_DRAIN)
+        self.lease.leave()
+        self.settler.pending.close()
         self.settler.end()
 
 

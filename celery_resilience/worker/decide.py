@@ -24,8 +24,8 @@ from celery_resilience.task.decide import decide_failure, decide_rejection, fail
 
 __all__ = [
     "came_before",
-    "decide_here",
-    "decide_put_back",
+    "decide_lost_attempt",
+    "decide_requeue",
     "is_celerys_own",
     "is_lost",
     "text",
@@ -37,7 +37,7 @@ logger = logging.getLogger("celery_resilience")
 Retry: Any = _exceptions.Retry
 
 
-def decide_here(request: Any, exc: BaseException, most_losses: int) -> AttemptResult:
+def decide_lost_attempt(request: Any, exc: BaseException, most_losses: int) -> AttemptResult:
     """What becomes of *request*, whose attempt ended with *exc*; *most_losses* is
     ``max_worker_losses``. A policy that raises is a dead letter."""
     began = request.time_start or time.time()
@@ -61,7 +61,7 @@ def decide_here(request: Any, exc: BaseException, most_losses: int) -> AttemptRe
     return AttemptResult(decision, verdict, error, at=began, ran=ran, exception=exc)
 
 
-def decide_put_back(request: Any, exc: BaseException) -> AttemptResult:
+def decide_requeue(request: Any, exc: BaseException) -> AttemptResult:
     """``Reject(requeue=True)`` means later, and not at once and for ever."""
     began = request.time_start or time.time()
     failure = failure_of(

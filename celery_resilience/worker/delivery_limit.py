@@ -14,7 +14,7 @@ from typing import Any
 
 from celery.worker import state
 
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.messages.envelope import Envelope, seconds_until
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
@@ -51,8 +51,8 @@ def puts_back(message: Any, c: Any, settler: Settler) -> bool:
         "%s[%s]: it came back %d times and was never begun: it is put back, for %.0f s",
         name, id_, times, max(left, 0.0),
     )  # fmt: skip
-    settler.put_back(
-        Received(message, envelope, lambda: message.ack_log_error(logger, c.connection_errors)),
+    settler.schedule(
+        Delivery(message, envelope, lambda: message.ack_log_error(logger, c.connection_errors)),
         envelope.with_header(replace(history, queue=envelope.queue).dumps()),
         left if left >= 1 else 0.0,
         subject=f"{name}[{id_}]",

@@ -15,22 +15,22 @@ from functools import partial
 from typing import Any
 
 from celery_resilience.worker.pause import Why
-from celery_resilience.worker.pending import Moves
+from celery_resilience.worker.pending import PendingSettlements
 
-__all__ = ["DOUBTED", "Holding", "Mover"]
+__all__ = ["DOUBTED", "HousekeepingThread", "WorkerLease"]
 
 logger = logging.getLogger("celery_resilience")
 
 
-class Holding:
-    """The holder of one worker's messages, on brokers that know holders."""
+class WorkerLease:
+    """The lease of one worker, on brokers that know leases."""
 
-    def __init__(self, moves: Moves) -> None:
-        self._moves = moves
-        self._holder: Any = None
+    def __init__(self, pending: PendingSettlements) -> None:
+        self._pending = pending
+        self._owner: Any = None
         self._broker: Any = None
         self._channel: Any = None
-        self._mover = Mover(self._known_alive)
+        self._thread = HousekeepingThread(self._known_alive)
 
     def connected(
         self, c: Any, broker: Any, running: Collection[str], *, late: bool = False
@@ -43,18 +43,18 @@ class Holding:
         """
         if not hasattr(broker, "consume_for"):
             return
-        if self._holder is None:
-            self._holder = broker.holder()
+        if self._owner is None:
+            self._owner = broker.lease_owner()
         again, self._broker = self._broker is not None, broker
-        holds = not late and broker.consume_for(c.task_consumer.channel, self._holder)
+        holds = not late and broker.consume_for(c.task_consumer.channel, self._owner)
         if holds and again:
-            given = broker.leases.give_back(self._holder.id, keep=running)
+            given = broker.leases.requeue(self._owner.id, keep=running)
             if given:
                 logger.info("%d messages that had not been begun are given back", given)
-            holder = self._holder
-            left = {tag: each for tag, each in holder.left.items() if tag not in running}
-            broker.leases.write_again(holder.id, left)
-            holder.left.clear()
+            owner = self._owner
+            left = {tag: each for tag, each in owner.left.items() if tag not in running}
+            broker.leases.write_again(owner.id, left)
+            owner.left.clear()
         if late:
             logger.warning(
                 "what this worker takes is held as kombu holds it until its next connection: if it "
@@ -62,27 +62,27 @@ class Holding:
                 c.task_consumer.channel.visibility_timeout,
             )
         self._channel = c.task_consumer.channel
-        self._mover.use(broker.keeper(self._holder))
+        self._thread.use(broker.housekeeper(self._owner))
 
     def _known_alive(self, alive: bool) -> None:
         """What this worker took now would be given to another one soon, and run twice."""
-        pause = self._moves.pause
-        self._moves.in_loop(partial(pause.end if alive else pause.begin, Why.LEASE))
+        pause = self._pending.pause
+        self._pending.in_loop(partial(pause.end if alive else pause.begin, Why.LEASE))
 
     def leave(self) -> None:
         """The worker goes down, its pool has ended: give back what was not let go."""
-        self._mover.stop()
-        if self._holder is None or self._channel is None:  # it was never connected
+        self._thread.stop()
+        if self._owner is None or self._channel is None:  # it was never connected
             return
-        leases, holder = self._broker.leases, self._holder
-        left = {**holder.left, **getattr(self._channel.qos, "left", dict)()}
-        for done in holder.unsent:
+        leases, owner = self._broker.leases, self._owner
+        left = {**owner.left, **getattr(self._channel.qos, "left", dict)()}
+        for done in owner.unsent:
             left.pop(done, None)
         try:
-            leases.let_go(holder)
-            leases.give_back(holder.id)
-            leases.write_again(holder.id, left)
-            leases.leave(holder.id)
+            leases.ack_unsent(owner)
+            leases.requeue(owner.id)
+            leases.write_again(owner.id, left)
+            leases.leave(owner.id)
         except Exception as exc:
             logger.warning("what this worker holds will be given back by another one: %r", exc)
 
@@ -94,23 +94,23 @@ DOUBTED = 20.0
 _PAUSE = 1.0
 
 
-class Mover:
-    """Calls the ``look`` of a broker's keeper whenever that is due."""
+class HousekeepingThread:
+    """Calls the ``look`` of a broker's housekeeper whenever that is due."""
 
     def __init__(self, known_alive: Callable[[bool], None] = lambda alive: None) -> None:
         #: Told when the others are about to count this worker as dead, and when that is over.
         self._known_alive = known_alive
         self._doubted = False
-        self._keeper: Any = None
+        self._housekeeper: Any = None
         self._wake = threading.Event()
         self._ended = False
         self._failing = False
         self._thread: threading.Thread | None = None
 
-    def use(self, keeper: Any) -> None:
-        """Look with *keeper* from now on; it belongs to the worker's newest connection."""
-        old, self._keeper = self._keeper, keeper
-        keeper.wake = self._wake.set
+    def use(self, housekeeper: Any) -> None:
+        """Look with *housekeeper* from now on; it belongs to the worker's newest connection."""
+        old, self._housekeeper = self._housekeeper, housekeeper
+        housekeeper.wake = self._wake.set
         self._wake.set()
         if old is not None:
             old.close()
@@ -126,8 +126,8 @@ class Mover:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._housekeeper is not None:
+            self._housekeeper.close()
 
     def _run(self) -> None:
         pause = 0.0
@@ -140,7 +140,7 @@ class Mover:
 
     def _look(self) -> float:
         try:
-            pause: float = self._keeper.look()
+            pause: float = self._housekeeper.look()
         except Exception as exc:
             if not self._failing:
                 logger.warning(
@@ -152,7 +152,7 @@ class Mover:
             if self._failing:
                 logger.warning("due retries are moved again")
             self._failing = False
-        doubted = time.monotonic() - self._keeper.renewed_at > DOUBTED
+        doubted = time.monotonic() - self._housekeeper.renewed_at > DOUBTED
         if doubted is not self._doubted:
             self._doubted = doubted
             self._known_alive(not doubted)

@@ -21,7 +21,7 @@ from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.worker.peers import Answer, Name, name_of
-from celery_resilience.worker.pending import Moves
+from celery_resilience.worker.pending import PendingSettlements
 from celery_resilience.worker.redelivery import acknowledged_since, acquit, is_open, reserved
 
 __all__ = ["InHand"]
@@ -44,8 +44,8 @@ class _Had(NamedTuple):
 class InHand:
     """What one worker had in hand at the losses of its connection."""
 
-    def __init__(self, moves: Moves) -> None:
-        self._moves = moves
+    def __init__(self, pending: PendingSettlements) -> None:
+        self._pending = pending
         #: What goes on over losses, from the first of them on.
         self._running: WeakSet[Any] = WeakSet()
         self._had: dict[Name, deque[_Had]] = {}
@@ -129,7 +129,7 @@ class InHand:
             does = "is done"
             # In its turn: that it is done may just be on its way to the loop.
             c.call_soon(_let_go, ours, c.connection_errors)
-        elif self._moves.take_up(ours) or request.time_start:
+        elif self._pending.take_up(ours) or request.time_start:
             does = "has ended"
         else:
             return False
@@ -189,7 +189,7 @@ def _in_timer(entries: Iterable[Any]) -> Iterator[Any]:
 
 
 def _is_ours(request: Any) -> bool:
-    return hasattr(request, "let_be")
+    return hasattr(request, "detach")
 
 
 def _is(request: Any, name: Name) -> bool:

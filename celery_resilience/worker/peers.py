@@ -127,20 +127,20 @@ class _Questions:
     """What one worker asks, all of it together; a lost connection ends it."""
 
     def __init__(self, settler: Settler) -> None:
-        self._moves = settler.moves
-        self._aside = Aside(settler.moves)
+        self._pending = settler.pending
+        self._aside = Aside(settler.pending)
         self._asked: dict[Name, _Asked] = {}
         self._broker: Any = None
 
     def ask(self, app: Any, name: Name, then: Callable[[Found], None]) -> None:
-        if self._broker is not self._moves.broker:
+        if self._broker is not self._pending.broker:
             # The loop's timers have gone with the connection, and so have the messages.
-            self._broker = self._moves.broker
+            self._broker = self._pending.broker
             self._asked.clear()
         begins = not self._asked
         self._asked[name] = _Asked(then)
         if begins:
-            self._moves.call_after(_TOGETHER, self._begin, app)
+            self._pending.call_after(_TOGETHER, self._begin, app)
 
     def _begin(self, app: Any) -> None:
         names = list(self._asked)
@@ -161,7 +161,7 @@ class _Questions:
                 del self._asked[name]
                 asked.then(found)
         if self._asked:
-            self._moves.call_after(_PAUSE, self._begin, app)
+            self._pending.call_after(_PAUSE, self._begin, app)
 
 
 _questions: WeakKeyDictionary[Settler, _Questions] = WeakKeyDictionary()
@@ -174,7 +174,7 @@ def ask_peers(request: Any, settler: Settler, then: Callable[[Found], None]) -> 
     connection is lost meanwhile: then RabbitMQ delivers the message again.
     """
     app, name = request._app, name_of(request._message)
-    asks = isinstance(settler.moves.broker, AmqpBroker) and app.conf.worker_enable_remote_control
+    asks = isinstance(settler.pending.broker, AmqpBroker) and app.conf.worker_enable_remote_control
     if name is None or not asks:
         then(Found(Answer.NOTHING))
         return

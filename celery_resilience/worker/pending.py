@@ -19,11 +19,11 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-from celery_resilience.brokers.base import Broker, Done, NotOurs, Received, TooLarge, Unroutable
+from celery_resilience.brokers.base import Broker, Delivery, Done, NotOurs, TooLarge, Unroutable
 from celery_resilience.worker.background import Aside
 from celery_resilience.worker.pause import Pause, Why, how_to_mend
 
-__all__ = ["Move", "Moves"]
+__all__ = ["PendingSettlements", "Settlement"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -36,10 +36,10 @@ _RUN: int = bootsteps.RUN  # type: ignore[attr-defined]
 
 
 @dataclass
-class Move:
+class Settlement:
     """A change in the broker that is not over yet."""
 
-    received: Received
+    delivery: Delivery
     #: Begins the move; called again, after a pause, for as long as it fails.
     begin: Callable[[Done], None]
     #: ``task[id]``, for the log.
@@ -59,20 +59,20 @@ class Move:
     number: int = field(default_factory=itertools.count(1).__next__)
 
 
-class Moves:
+class PendingSettlements:
     """The moves of one worker, through the Broker of its newest connection."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._broker: Broker | None = None
-        self._moves: dict[int, Move] = {}
+        self._pending: dict[int, Settlement] = {}
         self._thread = threading.get_ident()
         #: What other threads than the loop's want to have done there.
         self._posted: deque[Callable[[], None]] = deque()
         self._wake: tuple[int, int] | None = None
         self._lock = threading.RLock()
         #: Those that came to nothing, for their messages were not ours any more; the newest.
-        self._left: deque[Move] = deque(maxlen=_MOST_LEFT)
+        self._left: deque[Settlement] = deque(maxlen=_MOST_LEFT)
         #: What has been logged of moves that fail.
         self._said: set[str] = set()
         self.pause = Pause(consumer)
@@ -88,7 +88,7 @@ class Moves:
         if old is not None:
             old.close()
         self.pause.forget()
-        for move in list(self._moves.values()):
+        for move in list(self._pending.values()):
             self._repeat(move)
 
     def consumes_again(self) -> None:
@@ -134,7 +134,7 @@ class Moves:
     @property
     def unfinished(self) -> int:
         """How many settlements are not over yet."""
-        return len(self._moves)
+        return len(self._pending)
 
     @property
     def failing(self) -> int:
@@ -144,41 +144,41 @@ class Moves:
     @property
     def tags(self) -> set[str]:
         """The delivery tags of what they settle: it is done, and nobody shall have it again."""
-        return {move.received.message.delivery_tag for move in list(self._moves.values())}
+        return {move.delivery.message.delivery_tag for move in list(self._pending.values())}
 
     def take_up(self, message: Any) -> bool:
         """Settle *message*, which is ours again, if that has come to nothing before; False if its
         settlement is over."""
         with self._lock:
             for move in [*self._left]:
-                if move.received.message is message:
+                if move.delivery.message is message:
                     self._left.remove(move)
                     self._begin(move)
                     return True
-            return any(move.received.message is message for move in [*self._moves.values()])
+            return any(move.delivery.message is message for move in [*self._pending.values()])
 
     def drain(self, timeout: float) -> None:
         """Finish, within *timeout* seconds, what has been begun; the worker is going down."""
         self.aside.finish()
         self._read_posted()
         with self._lock:
-            for move in list(self._moves.values()):
+            for move in list(self._pending.values()):
                 self._repeat(move)
             if self._broker is not None:
                 self._broker.flush(timeout)
 
     def close(self) -> None:
         """Give back the connection and the wake-up pipe."""
-        for move in self._moves.values():
-            if move.received.acked or move.received.no_ack:
-                why = "acks_late=False" if move.received.acked else "its queue is no_ack"
+        for move in self._pending.values():
+            if move.delivery.acked_early or move.delivery.no_ack:
+                why = "acks_late=False" if move.delivery.acked_early else "its queue is no_ack"
                 logger.critical(
                     "%s: LOST: it could not be settled, and its broker has let it go before it "
                     "ran (%s)",
                     move.subject, why,
                 )  # fmt: skip
             else:
-                unless = ", unless it went with its queue" if move.received.volatile else ""
+                unless = ", unless it went with its queue" if move.delivery.volatile else ""
                 logger.error(
                     "%s: could not be settled; its broker will deliver it again%s",
                     move.subject, unless,
@@ -193,29 +193,29 @@ class Moves:
 
     # Moves, and what becomes of them
 
-    def start(self, move: Move) -> None:
+    def start(self, move: Settlement) -> None:
         """Begin *move*, in the thread of the worker's loop while that runs. Raises nothing."""
         # Without the lock: a shutdown may have interrupted the loop that holds it, and wait there
         # until this thread has ended.
-        self._moves[move.number] = move
+        self._pending[move.number] = move
         self.in_loop(lambda: self._begin(move))
 
-    def _begin(self, move: Move) -> None:
+    def _begin(self, move: Settlement) -> None:
         with self._lock:
-            self._moves[move.number] = move
+            self._pending[move.number] = move
             move.tries, move.waiting = move.tries + 1, False
             try:
                 move.begin(lambda problem: self._over(move, problem))
             except Exception as exc:
                 self._over(move, exc)
 
-    def _repeat(self, move: Move) -> None:
+    def _repeat(self, move: Settlement) -> None:
         with self._lock:
             if move.waiting:
                 self._begin(move)
 
-    def _over(self, move: Move, problem: BaseException | None) -> None:
-        if self._moves.pop(move.number, None) is None:
+    def _over(self, move: Settlement, problem: BaseException | None) -> None:
+        if self._pending.pop(move.number, None) is None:
             return
         if move.is_letter and not any(other.is_letter for other in self._waiting()):
             self.pause.end(Why.LETTERS)
@@ -225,7 +225,7 @@ class Moves:
                 if not self._waiting():
                     self._said.clear()
             move.worked()
-            move.received.let_go()
+            move.delivery.ack()
         elif isinstance(problem, NotOurs):
             self._left.append(move)
             logger.warning("%s: not settled: %s", move.subject, problem)
@@ -236,7 +236,7 @@ class Moves:
         else:
             self._again(move, problem)
 
-    def _again(self, move: Move, problem: BaseException) -> None:
+    def _again(self, move: Settlement, problem: BaseException) -> None:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(move.tries - 1, 10))
         said = f"{type(problem).__name__}: {problem}"
         mend = how_to_mend(problem)
@@ -252,14 +252,14 @@ class Moves:
         self._said.add(said)
         if move.tries == 1:
             move.pending()
-        self._moves[move.number], move.waiting = move, True
+        self._pending[move.number], move.waiting = move, True
         if move.is_letter and self.looping:
             self.pause.begin(Why.LETTERS)
         if self.looping:
             self._consumer.timer.call_after(pause, self._repeat, (move,))
 
-    def _waiting(self) -> list[Move]:
-        return [move for move in list(self._moves.values()) if move.waiting]
+    def _waiting(self) -> list[Settlement]:
+        return [move for move in list(self._pending.values()) if move.waiting]
 
     @property
     def broker(self) -> Broker:

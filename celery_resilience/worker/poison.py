@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
@@ -30,12 +30,12 @@ logger = logging.getLogger("celery_resilience")
 _HELD = 10.0
 
 
-def ask_before_end(request: Any, settler: Settler, received: Received, history: History) -> None:
+def ask_before_end(request: Any, settler: Settler, delivery: Delivery, history: History) -> None:
     """Decide what becomes of *request*, which is not started, when it is known who else has it.
 
     Until then its message is held, and RabbitMQ delivers it again should this worker end.
     """
-    request.let_be()
+    request.detach()
     limit = settler.settings.max_worker_losses
     #: As after one death: it is started with care.
     once = replace(history, starts=min(1, limit - 1), elsewhere=False)
@@ -50,20 +50,20 @@ def ask_before_end(request: Any, settler: Settler, received: Received, history: 
                 request.name, request.id, found.worker, _HELD,
             )  # fmt: skip
             held = replace(history, starts=max(1, once.starts), elsewhere=True)
-            put_back(request, settler, received, held, _HELD)
+            put_back(request, settler, delivery, held, _HELD)
         elif found.answer is Answer.DONE:
             done(f"done in {found.worker}, which has lost its connection")
         elif found.answer is Answer.HAD or history.elsewhere:
-            put_back(request, settler, received, once, 0)
+            put_back(request, settler, delivery, once, 0)
         elif history.suspected is None or history.lineage:
-            _give_up(request, settler, received, limit)
+            _give_up(request, settler, delivery, limit)
         else:
             # A success that is older is another message's with the same id.
             since = SimpleNamespace(
                 name=request.name, id=request.id, ignore_result=request.ignore_result,
                 _task=request._task, received_at=history.suspected,
             )  # fmt: skip
-            ask_for_success(since, settler.moves.aside, hear)
+            ask_for_success(since, settler.pending.aside, hear)
 
     def hear(stored: bool | None) -> None:
         if not is_alive(request._message):
@@ -71,23 +71,23 @@ def ask_before_end(request: Any, settler: Settler, received: Received, history: 
         if stored:
             done("done: its success is stored")
         else:
-            _give_up(request, settler, received, limit)
+            _give_up(request, settler, delivery, limit)
 
     def done(how: str) -> None:
         logger.info(
             "%s[%s] is delivered again, and is %s: it is not run again",
             request.name, request.id, how,
         )  # fmt: skip
-        received.let_go()
+        delivery.ack()
 
     ask_peers(request, settler, follow)
 
 
-def _give_up(request: Any, settler: Settler, received: Received, limit: int) -> None:
+def _give_up(request: Any, settler: Settler, delivery: Delivery, limit: int) -> None:
     """Make a dead letter of *request*."""
-    request.let_be()
+    request.detach()
     settler.bury(
-        received,
+        delivery,
         Reason.WORKER_LOST,
         subject=f"{request.name}[{request.id}]",
         worker=request._hostname,
@@ -97,15 +97,15 @@ def _give_up(request: Any, settler: Settler, received: Received, limit: int) -> 
 
 
 def put_back(
-    request: Any, settler: Settler, received: Received, history: History, delay: float
+    request: Any, settler: Settler, delivery: Delivery, history: History, delay: float
 ) -> None:
     """Publish *request*, which is not started, anew, with *history*, for *delay* seconds."""
-    request.let_be()
-    copy = received.envelope
+    request.detach()
+    copy = delivery.envelope
     if history.starts or HEADER in copy.headers:
         copy = copy.with_header(history.dumps())
-    settler.put_back(
-        received,
+    settler.schedule(
+        delivery,
         copy,
         delay,
         subject=f"{request.name}[{request.id}]",

@@ -124,7 +124,7 @@ def watch_start(request: Any) -> None:
         request._suspected = True
         settler = settler_of(request)
         if settler is not None and counts_redeliveries(settler):
-            settler.moves.call_after(0, _wait_outside, request, settler)
+            settler.pending.call_after(0, _wait_outside, request, settler)
 
 
 def reserved() -> list[Any]:
@@ -148,7 +148,7 @@ def _was_redelivered(message: Any) -> bool:
 
 def counts_redeliveries(settler: Settler) -> bool:
     """Whether the broker can't write down a start."""
-    return getattr(settler.moves.broker, "note_start", None) is None
+    return getattr(settler.pending.broker, "note_start", None) is None
 
 
 def _suspects_of(settler: Settler) -> Suspects:
@@ -162,20 +162,20 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
     if settler is None or request.acknowledged:
         return execute(pool, **options)
     if not is_alive(request._message):
-        request.let_be()  # the broker has taken it back, and delivers it again
+        request.detach()  # the broker has taken it back, and delivers it again
         raise TaskRevokedError(request.id)
     if request.revoked():
         raise TaskRevokedError(request.id)
     suspects = _suspects_of(settler)
-    received = request.received(settler)
-    history = History.loads(received.envelope.headers.get(HEADER))
-    note = getattr(settler.moves.broker, "note_start", None)
+    delivery = request.delivery(settler)
+    history = History.loads(delivery.envelope.headers.get(HEADER))
+    note = getattr(settler.pending.broker, "note_start", None)
     waited = note is None and _has_waited(request, history)
     begins = not waited and (note is not None or _was_redelivered(request._message))
     limit = settler.settings.max_worker_losses
     later = _counted(history) if begins else history
     if history.elsewhere or later.starts >= limit:
-        ask_before_end(request, settler, received, later)
+        ask_before_end(request, settler, delivery, later)
         raise TaskRevokedError(request.id)
     # The first time it is only one of those that were with the culprit; the last is the last.
     alone = later.starts > 1 or later.starts + 1 >= limit
@@ -183,22 +183,22 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         # One that was never counted is from now on: else it would come back as anybody's. But it
         # has not been started, and must not be a letter for that.
         marked = note is None or (not alone and later.starts + 1 < limit)
-        put_back(request, settler, received, later if marked else history, _TURN)
+        put_back(request, settler, delivery, later if marked else history, _TURN)
         raise TaskRevokedError(request.id)
     if waited:
-        put_back(request, settler, received, history, 0)
+        put_back(request, settler, delivery, history, 0)
         raise TaskRevokedError(request.id)
     if begins:
         if note is None:
-            put_back(request, settler, received, later, 0)
+            put_back(request, settler, delivery, later, 0)
             raise TaskRevokedError(request.id)
         try:
-            ours = note(received, received.envelope.with_header(later.dumps()))
+            ours = note(delivery, delivery.envelope.with_header(later.dumps()))
         except Exception as exc:  # the broker's fault, not the message's
             state.reserved_requests.discard(request)  # it does not go on if the connection is lost
             name = f"{request.name}[{request.id}]"
             logger.warning("%s: that it is started can't be written down: %r", name, exc)
-            settler.moves.start_again(request, _TURN)
+            settler.pending.start_again(request, _TURN)
             return None
         state.reserved_requests.add(request)
         if not ours:
@@ -233,9 +233,9 @@ def _is_by_itself(request: Any, settler: Settler, suspects: Suspects) -> bool:
         if other is not request and is_watched(other) and suspects.hold(other):
             hand_back(other, settler, _TURN)
     waited = suspects.waited(request)
-    if waited >= _PATIENCE or (waited >= _MOMENT and not settler.moves.unfinished):
+    if waited >= _PATIENCE or (waited >= _MOMENT and not settler.pending.unfinished):
         return True
-    settler.moves.start_again(request, _MOMENT)
+    settler.pending.start_again(request, _MOMENT)
     return False
 
 
@@ -270,11 +270,11 @@ def hand_back(request: Any, settler: Settler, delay: float) -> None:
     """Put back *request*, which was not started; that it has come again is counted."""
     if not is_alive(request._message):
         return
-    received = request.received(settler)
-    history = History.loads(received.envelope.headers.get(HEADER))
+    delivery = request.delivery(settler)
+    history = History.loads(delivery.envelope.headers.get(HEADER))
     if _was_redelivered(request._message) and not _has_waited(request, history):
         history = _counted(history)
-    put_back(request, settler, received, history, delay)
+    put_back(request, settler, delivery, history, delay)
 
 
 def _counted(history: History) -> History:

@@ -18,7 +18,7 @@ from celery import exceptions as _exceptions
 from celery.worker import request as _request
 from celery.worker import state
 
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.classify.foreign import let_through, log_raised
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.policy.decision import Reason, RetryLater
@@ -34,8 +34,8 @@ from celery_resilience.worker.announce import (
 )
 from celery_resilience.worker.decide import (
     came_before,
-    decide_here,
-    decide_put_back,
+    decide_lost_attempt,
+    decide_requeue,
     is_celerys_own,
     is_lost,
     text,
@@ -46,8 +46,8 @@ from celery_resilience.worker.revocation import recall_revocation
 from celery_resilience.worker.revoked_retries import is_revoked
 from celery_resilience.worker.settle import Settler, settler_of
 from celery_resilience.worker.shutdown import ended_with_worker, remember_killed
-from celery_resilience.worker.source_queue import received_by
-from celery_resilience.worker.unprocessable import refuse_malformed
+from celery_resilience.worker.source_queue import delivery_of
+from celery_resilience.worker.unprocessable import validate_message
 
 __all__ = ["ResilientRequest"]
 
@@ -75,7 +75,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.received_at = time.time()
-        refuse_malformed(self._request_dict, self._payload)
+        validate_message(self._request_dict, self._payload)
         headers, info = self._message.headers, self._message.delivery_info
         if (headers and HEADER in headers) or (info and info.get("redelivered")):
             self._look_back()
@@ -92,10 +92,10 @@ class ResilientRequest(Request):  # type: ignore[misc]
         rejects = isinstance(exc, _exceptions.Reject) and not state.should_terminate
         if rejects and settler is not None:
             if getattr(exc, "requeue", False):
-                return self._put_back(exc, settler)
+                return self._requeue(exc, settler)
             if _REJECTION_FAILS:
                 state.task_ready(self)
-                announce_rejection(self, settler.moves.aside, exc, exc_info, send_failed_event)
+                announce_rejection(self, settler.pending.aside, exc, exc_info, send_failed_event)
                 return None
         here = outcome is None
         # In a cold shutdown the children are killed: what they held goes back to the broker.
@@ -114,7 +114,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
     ) -> None:
         """Decide what becomes of an attempt whose body could not tell how it ended. The result
         store is asked and told aside: it may not answer, and the loop must go on."""
-        aside = settler.moves.aside
+        aside = settler.pending.aside
 
         def decide(stored: bool | None) -> None:
             if stored or (not self.acknowledged and ended_with_worker(exc, settler)):
@@ -127,7 +127,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 else:
                     remember_killed(self, settler)
                 return
-            outcome = decide_here(self, exc, settler.settings.max_worker_losses)
+            outcome = decide_lost_attempt(self, exc, settler.settings.max_worker_losses)
 
             def fail(stored: Any) -> None:
                 self._fail(exc, exc_info, send_event, settler, outcome, here=True)
@@ -156,13 +156,13 @@ class ResilientRequest(Request):  # type: ignore[misc]
             else:
                 announce_failure(self, exc, exc_info, here, send_event)
                 if outcome.untold:
-                    result_store.store_failure(self, settler.moves.aside, exc)
+                    result_store.store_failure(self, settler.pending.aside, exc)
         except BaseException as problem:
             let_through(problem)
             what = "%s[%s]: its failure could not be announced"
             log_raised(logger, problem, what, self.name, self.id)
         finally:
-            self._settle(self.received(settler), settler, outcome, lost=here and is_lost(exc))
+            self._settle(self.delivery(settler), settler, outcome, lost=here and is_lost(exc))
 
     def on_retry(self, exc_info: Any) -> None:
         """Celery's, which would format the traceback whether anybody looks or not."""
@@ -210,9 +210,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
             return
         self._settled = True
         if self.time_start:
-            self._bury(self.received(settler), settler, Reason.REJECTED, "the task rejected it")
+            self._bury(self.delivery(settler), settler, Reason.REJECTED, "the task rejected it")
         else:
-            self._bury(self.received(settler), settler, Reason.INVALID, "Celery refused it")
+            self._bury(self.delivery(settler), settler, Reason.INVALID, "Celery refused it")
         self.send_event("task-rejected", requeue=False)
 
     def maybe_expire(self) -> bool | None:
@@ -233,7 +233,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             return
         self._already_revoked = True
         keeps = expired and self._keeps_expired()
-        received = self.received(settler)
+        delivery = self.delivery(settler)
         self._settled = keeps
         state.task_ready(self)
         self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
@@ -241,7 +241,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         def drop(stored: Any) -> None:
             if keeps:
                 rule = f"it expired at {text(self._expires)}, before a worker came to it"
-                self._bury(received, settler, Reason.EXPIRED, rule)
+                self._bury(delivery, settler, Reason.EXPIRED, rule)
             else:
                 settler.counts["dropped"] += 1
                 self.acknowledge()
@@ -250,13 +250,13 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 expired=expired,
             )  # fmt: skip
 
-        result_store.store_revocation(self, settler.moves.aside, reason, drop)
+        result_store.store_revocation(self, settler.pending.aside, reason, drop)
 
     def _settle(
-        self, received: Received, settler: Settler, outcome: AttemptResult, lost: bool = False
+        self, delivery: Delivery, settler: Settler, outcome: AttemptResult, lost: bool = False
     ) -> None:
         settler.settle(
-            received,
+            delivery,
             outcome,
             subject=f"{self.name}[{self.id}]",
             worker=self._hostname,
@@ -264,9 +264,9 @@ class ResilientRequest(Request):  # type: ignore[misc]
             lost=lost,
         )
 
-    def _bury(self, received: Received, settler: Settler, reason: Reason, rule: str) -> None:
+    def _bury(self, delivery: Delivery, settler: Settler, reason: Reason, rule: str) -> None:
         settler.bury(
-            received,
+            delivery,
             reason,
             subject=f"{self.name}[{self.id}]",
             worker=self._hostname,
@@ -278,11 +278,11 @@ class ResilientRequest(Request):  # type: ignore[misc]
         settler = settler_of(self)
         return settler is not None and settler.settings.dead_letter_expired
 
-    def _put_back(self, exc: BaseException, settler: Settler) -> None:
-        outcome = decide_put_back(self, exc)
-        received = self.received(settler)
-        self.let_be()
-        self._settle(received, settler, outcome)
+    def _requeue(self, exc: BaseException, settler: Settler) -> None:
+        outcome = decide_requeue(self, exc)
+        delivery = self.delivery(settler)
+        self.detach()
+        self._settle(delivery, settler, outcome)
         self.send_event("task-rejected", requeue=isinstance(outcome.decision, RetryLater))
 
     def _look_back(self) -> None:
@@ -296,21 +296,21 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     # Letting go
 
-    def let_be(self) -> None:
+    def detach(self) -> None:
         """Leave this request, whose message is settled by somebody else, out of all that follows.
         The worker's slot that it has taken is given back by the caller."""
         self._settled = True
         state.task_ready(self)
 
-    def received(self, settler: Settler) -> Received:
+    def delivery(self, settler: Settler) -> Delivery:
         """Its message, to be settled."""
         message = self._message
 
-        def let_go() -> None:
-            if settler.moves.looping:
+        def ack() -> None:
+            if settler.pending.looping:
                 Request.acknowledge(self)
             elif not self.acknowledged:
                 message.ack_log_error(logger, self._connection_errors)
                 self.acknowledged = True
 
-        return received_by(self._app, message, let_go, acked=self.acknowledged)
+        return delivery_of(self._app, message, ack, acked_early=self.acknowledged)

@@ -86,18 +86,18 @@ def recall_revocation(request: Any, settler: Settler) -> None:
             state.revoked.add(request.id)
         # One that was lost with its connection meanwhile is delivered again.
         if starts and request in state.reserved_requests:
-            settler.moves.start_again(request, 0)
+            settler.pending.start_again(request, 0)
 
     # Celery builds a class that overrides this method: only an instance has the last word.
     request.execute_using_pool = start
-    ask_for_state(request, settler.moves.aside, hear)
+    ask_for_state(request, settler.pending.aside, hear)
 
 
 def _fetch(panel: Any, ids: set[str], stamps: Mapping[str, Any]) -> None:
     settler = settler_of(panel.app)
     if settler is None or not (ids or stamps):
         return
-    broker = settler.moves.broker
+    broker = settler.pending.broker
     if hasattr(broker, "take_scheduled"):
         look = partial(drop_scheduled, panel.consumer, broker, ids, stamps)
     else:
@@ -126,6 +126,8 @@ def _guarded(look: Callable[[], int], settler: Settler) -> None:
         logger.warning("retries of revoked tasks could not be looked for: %r", exc)
     else:
         if number:
-            if hasattr(settler.moves.broker, "take_scheduled"):  # else it is counted when it comes
+            if hasattr(
+                settler.pending.broker, "take_scheduled"
+            ):  # else it is counted when it comes
                 settler.counts["dropped"] += number
             logger.info("%d scheduled retries of revoked tasks are dropped", number)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery_resilience.brokers.base import Done, Received
+from celery_resilience.brokers.base import Delivery, Done
 from celery_resilience.classify.verdict import Verdict
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
@@ -26,7 +26,7 @@ from celery_resilience.policy.terms import LONGEST_DELAY
 from celery_resilience.settings import Settings
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.reporting import logger_of_letters
-from celery_resilience.worker.pending import Move, Moves
+from celery_resilience.worker.pending import PendingSettlements, Settlement
 
 __all__ = ["Settler", "settler_of"]
 
@@ -55,7 +55,7 @@ class Settler:
 
     def __init__(self, consumer: Any, settings: Settings) -> None:
         self.settings = settings
-        self.moves = Moves(consumer)
+        self.pending = PendingSettlements(consumer)
         self._app = consumer.app
         self._request_classes: dict[type, type] = {}
         #: What was decided since the worker's start, for ``celery inspect stats``.
@@ -87,7 +87,7 @@ class Settler:
 
     def settle(
         self,
-        received: Received,
+        delivery: Delivery,
         outcome: AttemptResult,
         *,
         subject: str,
@@ -95,12 +95,12 @@ class Settler:
         task_queue: str | None = None,
         lost: bool = False,
     ) -> None:
-        """Carry out *outcome*'s decision about the message *received*.
+        """Carry out *outcome*'s decision about the message *delivery*.
 
         *task_queue* is the dead-letter queue that its task names; *lost* tells that the process
         that ran it died. Raises nothing.
         """
-        envelope, decision = received.envelope, outcome.decision
+        envelope, decision = delivery.envelope, outcome.decision
         history = History.loads(envelope.headers.get(HEADER))
         attempt = Attempt(
             number=history.count + 1,
@@ -134,8 +134,8 @@ class Settler:
                     subject, attempt.number, attempt.error, decision.rule, decision.delay,
                 )  # fmt: skip
                 self.counts["retried"] += 1
-                self.put_back(
-                    received, copy, decision.delay, subject=subject, worker=worker,
+                self.schedule(
+                    delivery, copy, decision.delay, subject=subject, worker=worker,
                     history=history, error=outcome.error, verdict=outcome.verdict,
                     task_queue=task_queue,
                 )  # fmt: skip
@@ -143,20 +143,20 @@ class Settler:
         if isinstance(decision, Drop):
             logger.info("%s: dropped: %s", subject, decision.why)
             self.counts[decision.counted_as] += 1
-            received.let_go()
+            delivery.ack()
             return
         self.bury(
-            received, decision.reason, subject=subject, worker=worker, history=history,
+            delivery, decision.reason, subject=subject, worker=worker, history=history,
             error=outcome.error, verdict=outcome.verdict, rule=decision.rule,
             queues=(decision.queue, task_queue), seen=outcome.seen, exception=outcome.exception,
         )  # fmt: skip
 
-    def put_back(
-        self, received: Received, copy: Envelope, delay: float, *, subject: str, worker: str,
+    def schedule(
+        self, delivery: Delivery, copy: Envelope, delay: float, *, subject: str, worker: str,
         history: History | None = None, error: ErrorRecord | None = None,
         verdict: Verdict | None = None, task_queue: str | None = None,
     ) -> None:  # fmt: skip
-        """Let *copy* be delivered in *delay* seconds in place of *received*. Raises nothing.
+        """Let *copy* be delivered in *delay* seconds in place of *delivery*. Raises nothing.
 
         The rest is for the dead letter that it becomes if its queue has gone, or our header has no
         room beside its own.
@@ -164,24 +164,24 @@ class Settler:
 
         def give_up(reason: Reason, rule: str) -> None:
             self.bury(
-                received, reason, subject=subject, worker=worker, history=history,
+                delivery, reason, subject=subject, worker=worker, history=history,
                 error=error, verdict=verdict, rule=rule, queues=(task_queue,),
             )  # fmt: skip
 
         def unroutable() -> None:
-            give_up(Reason.UNROUTABLE, f"its queue {received.envelope.queue} has gone")
+            give_up(Reason.UNROUTABLE, f"its queue {delivery.envelope.queue} has gone")
 
         def too_large() -> None:
             give_up(Reason.INVALID, "its headers leave no room for a retry's")
 
         def begin(done: Done) -> None:
-            self.moves.broker.hold(received, copy, delay, done)
+            self.pending.broker.hold(delivery, copy, delay, done)
 
-        self.moves.start(Move(received, begin, subject, unroutable, too_large))
+        self.pending.start(Settlement(delivery, begin, subject, unroutable, too_large))
 
     def bury(
         self,
-        received: Received,
+        delivery: Delivery,
         reason: Reason,
         *,
         subject: str,
@@ -194,7 +194,7 @@ class Settler:
         seen: bool = False,
         exception: BaseException | None = None,
     ) -> None:
-        """Make a dead letter of the message *received*, in the first of *queues* that is given,
+        """Make a dead letter of the message *delivery*, in the first of *queues* that is given,
         else in the setting's. Raises nothing.
 
         *seen* says that error trackers know of it; else the line about it is their event, with
@@ -202,8 +202,8 @@ class Settler:
         """
         letter = DeadLetter.write(
             reason,
-            received.envelope,
-            history=history or History.loads(received.envelope.headers.get(HEADER)),
+            delivery.envelope,
+            history=history or History.loads(delivery.envelope.headers.get(HEADER)),
             error=error or ErrorRecord(),
             kind=verdict.kind.value if verdict else "",
             verdict_rule=verdict.rule if verdict else "",
@@ -213,7 +213,7 @@ class Settler:
             worker=worker,
             app_version=self.settings.app_version,
         )
-        queue = self.settings.queue_for(received.envelope.queue, *queues)
+        queue = self.settings.queue_for(delivery.envelope.queue, *queues)
         arguments = self.settings.dead_letter_queue_arguments
 
         def log(*, pending: bool) -> None:
@@ -230,11 +230,11 @@ class Settler:
 
         def write(copy: Envelope, too_large: Callable[[], None] | None = None) -> None:
             def begin(done: Done) -> None:
-                self.moves.broker.bury(received, copy, queue, arguments, done)
+                self.pending.broker.bury(delivery, copy, queue, arguments, done)
 
-            self.moves.start(
-                Move(
-                    received, begin, subject, too_large=too_large, is_letter=True,
+            self.pending.start(
+                Settlement(
+                    delivery, begin, subject, too_large=too_large, is_letter=True,
                     worked=partial(log, pending=False), pending=partial(log, pending=True),
                 )
             )  # fmt: skip

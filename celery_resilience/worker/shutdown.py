@@ -31,9 +31,9 @@ from celery_resilience.worker.source_queue import queue_of
 
 __all__ = [
     "ended_with_worker",
-    "put_back",
-    "put_back_killed",
     "remember_killed",
+    "requeue",
+    "requeue_killed",
     "unstarted",
 ]
 
@@ -64,15 +64,15 @@ def unstarted(settler: Settler, buckets: Iterable[Any]) -> list[Any]:
         return []
     held = reserved()
     held += [request for bucket in buckets if bucket for request, _ in list(bucket.contents)]
-    return [request for request in held if hasattr(request, "let_be") and is_unstarted(request)]
+    return [request for request in held if hasattr(request, "detach") and is_unstarted(request)]
 
 
-def put_back(requests: Iterable[Any], settler: Settler) -> None:
+def requeue(requests: Iterable[Any], settler: Settler) -> None:
     """Put back those of *requests* that are still not started, and that nobody will start now."""
     left = _BUDGET - _spent.get(settler, 0.0)
     if left > 0:  # else it has been said
         each_once = {id(request): request for request in requests if is_unstarted(request)}
-        took = _put_back(each_once.values(), settler, left)
+        took = _requeue(each_once.values(), settler, left)
         _spent[settler] = _BUDGET - left + took
 
 
@@ -85,7 +85,7 @@ def ended_with_worker(exc: BaseException, settler: Settler) -> bool:
     """
     if state.should_terminate:
         return True
-    if not settler.moves.ending:
+    if not settler.pending.ending:
         return False
     if isinstance(exc, (SystemExit, KeyboardInterrupt)):
         return True
@@ -103,34 +103,34 @@ def remember_killed(request: Any, settler: Settler) -> None:
     _killed[settler] = [each for each in killed if is_alive(each._message)]
 
 
-def put_back_killed(settler: Settler) -> None:
+def requeue_killed(settler: Settler) -> None:
     """Put back, when the pool has ended, what was killed with it."""
     killed = [request for request in _killed.pop(settler, ()) if is_open(request)]
     if not killed:
         return
     if counts_redeliveries(settler):
-        _put_back(killed, settler, _BUDGET)
+        _requeue(killed, settler, _BUDGET)
         return
-    broker: Any = settler.moves.broker
+    broker: Any = settler.pending.broker
     for request in filter(is_watched, killed):
-        received = request.received(settler)
+        delivery = request.delivery(settler)
         try:
-            broker.note_start(received, received.envelope)  # as it was before its start
+            broker.note_start(delivery, delivery.envelope)  # as it was before its start
         except Exception as exc:
             name = f"{request.name}[{request.id}]"
             logger.warning("%s: its start stays counted: %r", name, exc)
 
 
-def _put_back(requests: Iterable[Any], settler: Settler, budget: float) -> float:
+def _requeue(requests: Iterable[Any], settler: Settler, budget: float) -> float:
     """Publish *requests* anew, for *budget* seconds at most; how many seconds it took.
 
     Their confirms are read on the way: RabbitMQ would stop, and all that is not confirmed in the
     end would be there twice.
     """
-    began, failing = time.monotonic(), settler.moves.failing
+    began, failing = time.monotonic(), settler.pending.failing
     left = [request for request in requests if not _goes_with_its_queue(request)]
     for number, request in enumerate(left):
-        if settler.moves.failing > failing:
+        if settler.pending.failing > failing:
             break  # RabbitMQ is away: to try all of them would only take time
         if time.monotonic() - began >= budget:
             logger.warning(
@@ -141,7 +141,7 @@ def _put_back(requests: Iterable[Any], settler: Settler, budget: float) -> float
             break
         hand_back(request, settler, 0)
         if number % _AT_ONCE == _AT_ONCE - 1:
-            settler.moves.drain(_CONFIRM)
+            settler.pending.drain(_CONFIRM)
     return time.monotonic() - began
 
 

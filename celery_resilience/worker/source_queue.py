@@ -9,16 +9,16 @@ from typing import Any
 from amqp.spec import Basic
 from kombu.transport.virtual import Channel
 
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq.queues import DELETED
 from celery_resilience.messages.envelope import Envelope, seconds_until
 from celery_resilience.messages.headers import QUEUE, has_waited
 
 __all__ = [
+    "delivery_of",
     "name_the_queue",
     "queue_of",
     "readdress",
-    "received_by",
     "remember_tags",
     "watch_deletions",
 ]
@@ -79,15 +79,15 @@ def queue_of(message: Any, app: Any) -> str:
     return str(queue or info.get("routing_key") or "")
 
 
-def received_by(
-    app: Any, message: Any, let_go: Callable[[], None], *, acked: bool = False
-) -> Received:
+def delivery_of(
+    app: Any, message: Any, ack: Callable[[], None], *, acked_early: bool = False
+) -> Delivery:
     """What a worker of *app* was given with *message*, to be settled."""
     name = queue_of(message, app)
     queue = app.amqp.queues.get(name)
     envelope = Envelope.received(message, name)
-    return Received(
-        message, envelope, let_go, acked,
+    return Delivery(
+        message, envelope, ack, acked_early,
         no_ack=bool(getattr(queue, "no_ack", False)),
         volatile=not hasattr(message, "_raw") and _is_volatile(envelope, queue),
     )  # fmt: skip

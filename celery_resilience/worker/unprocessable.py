@@ -15,7 +15,7 @@ from typing import Any
 from celery import signals
 from celery.exceptions import InvalidTaskError, NotRegistered
 
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq.pyamqp import UNREADABLE
 from celery_resilience.errors import nearest
 from celery_resilience.messages.envelope import Envelope
@@ -24,14 +24,14 @@ from celery_resilience.policy.decision import Reason
 from celery_resilience.worker.delivery_limit import puts_back
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.settle import Settler
-from celery_resilience.worker.source_queue import readdress, received_by
+from celery_resilience.worker.source_queue import delivery_of, readdress
 
-__all__ = ["Guard", "refuse_malformed"]
+__all__ = ["UnprocessableMessages", "validate_message"]
 
 logger = logging.getLogger("celery_resilience")
 
 
-class Guard:
+class UnprocessableMessages:
     """Stands between a worker's consumer and what it is handed."""
 
     def __init__(self, c: Any, settler: Settler, in_hand: InHand) -> None:
@@ -39,7 +39,7 @@ class Guard:
         self._settler = settler
         self._in_hand = in_hand
 
-    def stand(self) -> None:
+    def install(self) -> None:
         """Take the place of the consumer's own callbacks."""
         c = self._c
         c.on_unknown_message = MethodType(self._on_unknown_message, c)
@@ -63,7 +63,7 @@ class Guard:
                 except Exception as exc:
                     if _is_the_connections(exc, c) or _is_the_loops(exc):
                         raise
-                    if self._settler.moves.ending:
+                    if self._settler.pending.ending:
                         return None  # the pool may have ended: what is not acknowledged goes back
                     return self._bury(message, Reason.INVALID, exc)
 
@@ -93,7 +93,7 @@ class Guard:
             fields = envelope.fields()
             id_, name = fields["id"], fields["task"]
             request = _Unknown(name, fields, message.properties or {})
-            self._settler.moves.aside.ask(
+            self._settler.pending.aside.ask(
                 f"{name}[{id_}]: storing its state",
                 lambda: c.app.backend.mark_as_failure(id_, NotRegistered(name), request=request),
                 keep=True,
@@ -115,13 +115,13 @@ class Guard:
             channel.on_garbage = partial(self._on_garbage, channel)
 
     def _on_garbage(self, channel: Any, taken: Any) -> None:
-        received = Received(
+        delivery = Delivery(
             SimpleNamespace(channel=channel, delivery_tag=taken.tag, take=taken.number),
             Envelope(taken.payload, None, None, headers={}, queue=taken.queue),
-            let_go=lambda: None,  # it was never delivered: the move takes it from what is held
+            ack=lambda: None,  # it was never delivered: the move takes it from what is held
         )
         self._settler.bury(
-            received,
+            delivery,
             Reason.UNDECODABLE,
             subject=f"something in {taken.queue}",
             worker=self._c.hostname,
@@ -136,12 +136,12 @@ class Guard:
         rule: str = "",
     ) -> Envelope:
         c = self._c
-        received = received_by(
+        delivery = delivery_of(
             c.app, message, lambda: message.ack_log_error(logger, c.connection_errors)
         )
         headers = message.headers if isinstance(message.headers, dict) else {}
         self._settler.bury(
-            received,
+            delivery,
             reason,
             subject=f"{headers.get('task', 'a message')}[{headers.get('id', '?')}]",
             worker=c.hostname,
@@ -149,7 +149,7 @@ class Guard:
             rule=rule or f"this worker can't make a task of it ({reason})",
             exception=error,
         )
-        return received.envelope
+        return delivery.envelope
 
 
 def _no_such_task(exc: BaseException, app: Any) -> str:
@@ -194,7 +194,7 @@ def _is_the_loops(exc: BaseException) -> bool:
     return type(exc).__module__.startswith(("gevent", "eventlet", "greenlet"))
 
 
-def refuse_malformed(fields: Mapping[str, Any], payload: Any) -> None:
+def validate_message(fields: Mapping[str, Any], payload: Any) -> None:
     """Raise InvalidTaskError for what would end the worker later, or, in a pool of threads, fail
     unseen and never let the message go."""
     args, kwargs, embed = payload

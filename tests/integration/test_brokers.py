@@ -12,8 +12,8 @@ import pytest
 from kombu import Connection, Queue
 from kombu.transport import memory
 
-from celery_resilience.brokers.base import Broker as Moves
-from celery_resilience.brokers.base import NotOurs, Received, Unroutable
+from celery_resilience.brokers.base import Broker as PendingSettlements
+from celery_resilience.brokers.base import Delivery, NotOurs, Unroutable
 from celery_resilience.brokers.connect import open_broker
 from celery_resilience.brokers.rabbitmq import publisher as module_of_confirms
 from celery_resilience.brokers.rabbitmq.publisher import Confirms
@@ -39,7 +39,7 @@ class Rig:
         self.channel = self.connection.channel()
         self.arguments = {"x-queue-type": queue_type}
         self.queue = self.declare("work")
-        self.moves: Moves = open_broker(self.connection)
+        self.moves: PendingSettlements = open_broker(self.connection)
         self._consumer: Any = None
         self._messages: list[Any] = []
 
@@ -53,7 +53,7 @@ class Rig:
         options = {"headers": {"task": "t", "id": "1", "retries": 0}, **options}
         self.connection.Producer().publish(body, routing_key="work", exchange="", **options)
 
-    def receive(self, acked: bool = False) -> Received:
+    def receive(self, acked_early: bool = False) -> Delivery:
         """The next message, unacknowledged; the other ones stay with the broker."""
         if self._consumer is None:
             self.channel.basic_qos(0, 1, False)
@@ -65,9 +65,9 @@ class Rig:
         while not self._messages:
             self.connection.drain_events(timeout=5)
         message = self._messages.pop()
-        if acked:
+        if acked_early:
             message.ack()
-        return Received(message, Envelope.received(message, "work"), message.ack, acked)
+        return Delivery(message, Envelope.received(message, "work"), message.ack, acked_early)
 
     def stop_receiving(self) -> None:
         """Cancel the consumer and give back what it has not let go."""
@@ -119,19 +119,19 @@ def on(names: list[str]) -> Any:
     return pytest.mark.parametrize("rig", names, indirect=True)
 
 
-def let_go(received: Received, result: Result) -> None:
+def ack(delivery: Delivery, result: Result) -> None:
     assert result.only is None
-    received.let_go()
+    delivery.ack()
 
 
 @on(ALL)
 def test_hold_puts_the_copy_where_the_original_came_from(rig: Rig) -> None:
     """After the move there is one message: the copy; letting go of the original takes nothing."""
     rig.publish([[1], {}, {}], priority=3, correlation_id="1", headers={"task": "t", "id": "1"})
-    received = rig.receive()
+    delivery = rig.receive()
     result = Result()
-    rig.moves.hold(received, received.envelope.with_header("{}"), 0, result)
-    let_go(received, result)
+    rig.moves.hold(delivery, delivery.envelope.with_header("{}"), 0, result)
+    ack(delivery, result)
     rig.stop_receiving()
     (copy,) = rig.lying()
     assert copy.payload == [[1], {}, {}]
@@ -150,37 +150,37 @@ def test_the_copy_can_be_read_like_the_original(
     """Body, content type and encoding are the received ones, whatever they are."""
     body = [["é", 1.5], {"n": None}, {"chain": None}]
     rig.publish(body, serializer=serializer, compression=compression)
-    received = rig.receive()
-    original = (received.message.body, received.message.content_type)
+    delivery = rig.receive()
+    original = (delivery.message.body, delivery.message.content_type)
     result = Result()
-    rig.moves.hold(received, received.envelope, 0, result)
-    let_go(received, result)
+    rig.moves.hold(delivery, delivery.envelope, 0, result)
+    ack(delivery, result)
     again = rig.receive()
     assert (again.message.body, again.message.content_type) == original
-    assert again.message.content_encoding == received.message.content_encoding
+    assert again.message.content_encoding == delivery.message.content_encoding
     assert again.message.payload == body
-    again.let_go()
+    again.ack()
 
 
 @on(ALL)
 def test_a_copy_is_delivered_under_a_tag_of_its_own(rig: Rig) -> None:
     """The late acknowledgement of the old holder can't take it away from the new one."""
     rig.publish([[], {}, {}])
-    received = rig.receive()
+    delivery = rig.receive()
     result = Result()
-    rig.moves.hold(received, received.envelope, 0, result)
-    let_go(received, result)
-    assert rig.receive().message.delivery_tag != received.message.delivery_tag
+    rig.moves.hold(delivery, delivery.envelope, 0, result)
+    ack(delivery, result)
+    assert rig.receive().message.delivery_tag != delivery.message.delivery_tag
 
 
 @on(ALL)
 def test_bury_makes_the_dead_letter_queue(rig: Rig) -> None:
     """The first letter declares its queue; the work queue is empty afterwards."""
     rig.publish([[], {}, {}])
-    received = rig.receive()
+    delivery = rig.receive()
     result = Result()
-    rig.moves.bury(received, received.envelope.with_header('{"v":1}'), "dead_letter", {}, result)
-    let_go(received, result)
+    rig.moves.bury(delivery, delivery.envelope.with_header('{"v":1}'), "dead_letter", {}, result)
+    ack(delivery, result)
     rig.stop_receiving()
     assert rig.moves.count("dead_letter") == 1
     assert rig.lying() == []
@@ -190,9 +190,9 @@ def test_bury_makes_the_dead_letter_queue(rig: Rig) -> None:
 def test_a_message_acknowledged_before_is_written_all_the_same(rig: Rig) -> None:
     """With early acknowledgement there is nothing to let go, and everything to write."""
     rig.publish([[], {}, {}])
-    received = rig.receive(acked=True)
+    delivery = rig.receive(acked_early=True)
     result = Result()
-    rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
     assert result.only is None
     assert rig.moves.count("dead_letter") == 1
 
@@ -201,10 +201,10 @@ def test_a_message_acknowledged_before_is_written_all_the_same(rig: Rig) -> None
 def test_what_has_been_taken_back_is_not_written_twice(rig: Rig) -> None:
     """A message that the broker has given to somebody else meanwhile is left to them."""
     rig.publish([[], {}, {}])
-    received = rig.receive()
+    delivery = rig.receive()
     rig.stop_receiving()  # the broker takes it back
     result = Result()
-    rig.moves.hold(received, received.envelope, 0, result)
+    rig.moves.hold(delivery, delivery.envelope, 0, result)
     assert isinstance(result.only, NotOurs)
     assert len(rig.lying()) == 1
 
@@ -213,13 +213,13 @@ def test_what_has_been_taken_back_is_not_written_twice(rig: Rig) -> None:
 def test_what_has_been_taken_back_does_not_keep_its_place(rig: Rig) -> None:
     """With a prefetch limit of one the consumer goes on to the next message."""
     rig.publish([[], {}, {}])
-    received = rig.receive()
-    qos, tag = received.message.channel.qos, received.message.delivery_tag
-    client = received.message.channel._create_client()
+    delivery = rig.receive()
+    qos, tag = delivery.message.channel.qos, delivery.message.delivery_tag
+    client = delivery.message.channel._create_client()
     client.hdel("unacked", tag)  # another worker has it now
     result = Result()
     rig.moves.hold(
-        replace(received, let_go=lambda: received.message.ack()), received.envelope, 0, result
+        replace(delivery, ack=lambda: delivery.message.ack()), delivery.envelope, 0, result
     )
     assert isinstance(result.only, NotOurs)
     assert qos.can_consume()
@@ -230,14 +230,14 @@ def test_a_dead_letter_queue_that_was_deleted_is_made_again(rig: Rig) -> None:
     """RabbitMQ says that the letter had nowhere to go; the next try finds out why."""
     for _ in range(2):
         rig.publish([[], {}, {}])
-        received = rig.receive()
+        delivery = rig.receive()
         for _ in range(2):
             result = Result()
-            rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+            rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
             if result.only is None:
                 break
             assert isinstance(result.only, Unroutable)
-        let_go(received, result)
+        ack(delivery, result)
         assert rig.moves.count("dead_letter") == 1
         rig.channel.queue_delete("dead_letter")
 
@@ -247,10 +247,10 @@ def test_a_copy_is_for_its_own_queue_alone(rig: Rig) -> None:
     """The sender's CC is done with: the copy would be routed there again."""
     rig.declare("copied")
     rig.publish([[], {}, {}], headers={"task": "t", "id": "1", "CC": ["copied"]})
-    received = rig.receive()
+    delivery = rig.receive()
     result = Result()
-    rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
-    let_go(received, result)
+    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+    ack(delivery, result)
     assert rig.moves.count("copied") == 1, "what the sender sent"
 
 
@@ -308,8 +308,8 @@ def test_release_of_what_somebody_else_removed_writes_nothing(rig: Rig) -> None:
 def test_a_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
     """RabbitMQ would drop it without a word; the original is still there to be buried."""
     rig.publish([[], {}, {}])
-    received = rig.receive()
-    elsewhere = replace(received, envelope=replace(received.envelope, queue="gone"))
+    delivery = rig.receive()
+    elsewhere = replace(delivery, envelope=replace(delivery.envelope, queue="gone"))
     result = Result()
     rig.moves.hold(elsewhere, elsewhere.envelope, 0, result)
     assert isinstance(result.only, Unroutable)
@@ -324,13 +324,13 @@ def test_a_delayed_copy_says_when_it_is_due(rig: Rig) -> None:
         ({}, {"task": "t", "id": "1", "args": [], "kwargs": {}, "retries": 1, "eta": None}),
     ):
         rig.publish(body, headers=headers)
-        received = rig.receive()
+        delivery = rig.receive()
         result = Result()
-        rig.moves.hold(received, received.envelope, 60, result)
-        let_go(received, result)
+        rig.moves.hold(delivery, delivery.envelope, 60, result)
+        ack(delivery, result)
         again = rig.receive()
         assert again.envelope.fields()["eta"] is not None
-        again.let_go()
+        again.ack()
 
 
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
@@ -355,11 +355,11 @@ def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> N
     queue.declare()
     connection.Producer().publish([[], {}, {}], routing_key="work", exchange="")
     message = queue.get()
-    received = Received(message, Envelope.received(message, "work"), message.ack)
+    delivery = Delivery(message, Envelope.received(message, "work"), message.ack)
     moves = open_broker(connection)
     result = Result()
-    moves.bury(received, received.envelope, "dead_letter", {}, result)
-    let_go(received, result)
+    moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+    ack(delivery, result)
     client = redis.Redis(connection_pool=channel.pool)
     assert client.llen("shop:dead_letter") == 1
     assert all(key.startswith(b"shop:") for key in client.scan_iter())
@@ -371,13 +371,13 @@ def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> N
 def test_what_cannot_be_encoded_does_not_shift_the_confirms(rig: Rig) -> None:
     """A copy that was never sent has no number: the next ones get the answers meant for them."""
     rig.publish([[], {}, {}])
-    received = rig.receive()
+    delivery = rig.receive()
     broken, good = Result(), Result()
-    unsendable = replace(received.envelope, headers={"task": 2**70})
-    rig.moves.bury(received, unsendable, "dead_letter", {}, broken)
+    unsendable = replace(delivery.envelope, headers={"task": 2**70})
+    rig.moves.bury(delivery, unsendable, "dead_letter", {}, broken)
     assert broken.only is not None
-    rig.moves.bury(received, received.envelope, "dead_letter", {}, good)
-    let_go(received, good)
+    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, good)
+    ack(delivery, good)
     assert rig.moves.count("dead_letter") == 1
 
 

@@ -15,7 +15,7 @@ import pytest
 from amqp.abstract_channel import AbstractChannel
 from kombu import Connection
 
-from celery_resilience.brokers.base import Received, Unroutable
+from celery_resilience.brokers.base import Delivery, Unroutable
 from celery_resilience.brokers.connect import open_broker
 from celery_resilience.brokers.rabbitmq import delay
 from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
@@ -58,10 +58,10 @@ class DelayRig(Rig):
         """Publish a message, receive it and hold it; what the move said."""
         self.publish([[], {}, {}], **options)
         message = eventually(self.queue.get)
-        received = Received(message, Envelope.received(message, "work"), message.ack)
+        delivery = Delivery(message, Envelope.received(message, "work"), message.ack)
         result = Result()
-        self.moves.hold(received, received.envelope, seconds, result)
-        (received.let_go if result.only is None else received.message.requeue)()
+        self.moves.hold(delivery, delivery.envelope, seconds, result)
+        (delivery.ack if result.only is None else delivery.message.requeue)()
         return result.only
 
     @property
@@ -375,8 +375,8 @@ def test_an_exchange_that_was_deleted_is_made_again(rig: DelayRig) -> None:
 def test_a_retry_of_a_queue_that_has_gone_is_unroutable(rig: DelayRig) -> None:
     """Nothing was written: the settler makes a letter of it."""
     rig.publish([[], {}, {}])
-    received = rig.receive()
-    elsewhere = replace(received, envelope=replace(received.envelope, queue="gone"))
+    delivery = rig.receive()
+    elsewhere = replace(delivery, envelope=replace(delivery.envelope, queue="gone"))
     result = Result()
     rig.moves.hold(elsewhere, elsewhere.envelope, 30, result)
     assert isinstance(result.only, Unroutable)
@@ -403,9 +403,9 @@ def test_a_dead_letter_queue_that_was_deleted_is_made_and_bound_again(rig: Delay
     rig.channel.queue_delete("dead_letter")
     rig.publish([[], {}, {}])
     message = eventually(rig.queue.get)
-    received = Received(message, Envelope.received(message, "work"), message.ack)
+    delivery = Delivery(message, Envelope.received(message, "work"), message.ack)
     result = Result()
-    rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
     assert isinstance(result.only, Unroutable)
     message.requeue()
     rig.lying()

@@ -293,7 +293,7 @@ def test_what_dead_workers_hold_where_the_server_does_not_tell_its_age(
     renewed.start()
     with Retries(app) as waiting:
         assert waiting.orphans() == {"dead": 1}
-        assert waiting.give_back() == 1
+        assert waiting.requeue() == 1
     renewed.join()
 
 

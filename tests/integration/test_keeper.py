@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 from celery_resilience.brokers.base import NotOurs
 from celery_resilience.brokers.redis import leases as held
 from celery_resilience.brokers.redis.broker import RedisBroker
-from celery_resilience.brokers.redis.housekeeping import Keeper
+from celery_resilience.brokers.redis.housekeeping import Housekeeper
 from celery_resilience.brokers.redis.lease_qos import take_over
-from celery_resilience.brokers.redis.leases import Holder, Leases
+from celery_resilience.brokers.redis.leases import LeaseOwner, Leases
 from celery_resilience.testing.server import EmbeddedServer
 from tests.integration.test_brokers import Result, Rig, rig
 from tests.servers import eventually
@@ -42,21 +42,21 @@ def db(redis_broker: Broker) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def holder(rig: Rig) -> Holder:
+def owner(rig: Rig) -> LeaseOwner:
     """Holds what *rig* receives."""
-    holder = Holder()
-    assert take_over(rig.channel, holder)
-    return holder
+    owner = LeaseOwner()
+    assert take_over(rig.channel, owner)
+    return owner
 
 
 @pytest.fixture
-def keeper(rig: Rig, holder: Holder) -> Iterator[Callable[[], Keeper]]:
-    """``keeper()``: one as after a reconnection; that it looks is that it renews the lease."""
-    made: list[Keeper] = []
+def housekeeper(rig: Rig, owner: LeaseOwner) -> Iterator[Callable[[], Housekeeper]]:
+    """``housekeeper()``: one as after a reconnection; that it looks is that it renews the lease."""
+    made: list[Housekeeper] = []
 
-    def make() -> Keeper:
+    def make() -> Housekeeper:
         assert isinstance(rig.moves, RedisBroker)
-        made.append(rig.moves.keeper(holder))
+        made.append(rig.moves.housekeeper(owner))
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -81,17 +81,20 @@ def payload(number: int = 0) -> str:
 
 
 def test_leases_are_not_believed_soon_after_the_servers_start(
-    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
+    db: redis.Redis,
+    housekeeper: Callable[[], Housekeeper],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All have run out while it was down. An operator is not told of them either."""
     dies(db, f"work\n{payload()}")
     monkeypatch.setattr(held, "GRACE", NEVER)
-    keeper().look()
+    housekeeper().look()
     assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
     assert Leases(db, "").orphans() == {}
     monkeypatch.setattr(held, "GRACE", AT_ONCE)
     assert Leases(db, "").orphans() == {"dead": 1}
-    keeper().look()
+    housekeeper().look()
     assert (db.llen("work"), db.exists(DEAD), db.zscore(WORKERS, "dead")) == (1, 0, None)
 
 
@@ -99,13 +102,13 @@ def test_leases_are_not_believed_soon_after_an_outage(
     rig: Rig,
     db: redis.Redis,
     redis_server: EmbeddedServer,
-    keeper: Callable[[], Keeper],
+    housekeeper: Callable[[], Housekeeper],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By one who had believed them before it."""
     dies(db, f"work\n{payload()}")
     monkeypatch.setattr(held, "GRACE", AT_ONCE)
-    looking = keeper()
+    looking = housekeeper()
     looking.look()
     assert db.llen("work") == 1
     redis_server.kill()
@@ -122,8 +125,8 @@ def test_leases_are_not_believed_soon_after_an_outage(
 def test_who_was_late_does_not_believe_that_others_have_died(
     rig: Rig,
     db: redis.Redis,
-    holder: Holder,
-    keeper: Callable[[], Keeper],
+    owner: LeaseOwner,
+    housekeeper: Callable[[], Housekeeper],
     monkeypatch: pytest.MonkeyPatch,
     reconnects: bool,
 ) -> None:
@@ -131,13 +134,13 @@ def test_who_was_late_does_not_believe_that_others_have_died(
     assert isinstance(rig.moves, RedisBroker)
     monkeypatch.setattr(held, "GRACE", 1e6)
     monkeypatch.setattr(Leases, "up_for", lambda leases: math.inf)
-    looking = keeper()
+    looking = housekeeper()
     looking.look()
-    db.zincrby(WORKERS, -0.6 * held.LEASE, holder.id)
+    db.zincrby(WORKERS, -0.6 * held.LEASE, owner.id)
     dies(db, f"work\n{payload()}")
     if reconnects:
-        rig.moves.consume_for(rig.channel, holder)
-        looking = keeper()
+        rig.moves.consume_for(rig.channel, owner)
+        looking = housekeeper()
     looking.look()
     assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
     monkeypatch.setattr(held, "GRACE", AT_ONCE)
@@ -146,7 +149,7 @@ def test_who_was_late_does_not_believe_that_others_have_died(
 
 
 def test_who_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -> None:
-    leases, alive, other = Leases(db, ""), Holder(), Holder()
+    leases, alive, other = Leases(db, ""), LeaseOwner(), LeaseOwner()
     assert leases.renew(alive) == (1, [])
     assert leases.renew(other) == (2, [])
     assert not leases.leave(alive.id, if_dead=True)
@@ -159,114 +162,125 @@ def test_who_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -
 
 
 def test_who_comes_back_while_it_is_given_back_is_not_forgotten(
-    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
+    db: redis.Redis,
+    housekeeper: Callable[[], Housekeeper],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What it takes next would be in a hash that nobody knows."""
     dies(db, f"work\n{payload()}")
-    give_back = Leases.give_back
+    requeue = Leases.requeue
 
     def slowly(self: Leases, worker: str) -> int:
-        given = give_back(self, worker)
+        given = requeue(self, worker)
         db.zadd(WORKERS, {worker: 1e12})
         return given
 
-    monkeypatch.setattr(Leases, "give_back", slowly)
+    monkeypatch.setattr(Leases, "requeue", slowly)
     monkeypatch.setattr(held, "GRACE", AT_ONCE)
-    keeper().look()
+    housekeeper().look()
     assert db.llen("work") == 1
     assert db.zscore(WORKERS, "dead") is not None
 
 
 def test_among_many_workers_each_renews_its_lease_in_time(
-    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
+    db: redis.Redis,
+    housekeeper: Callable[[], Housekeeper],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The more there are, the less often each looks for what is due; but never so seldom."""
     db.zadd(WORKERS, {f"w{n}": 1e12 for n in range(2000)})
     monkeypatch.setattr(held, "RENEW", 5.0)
-    looking = keeper()
+    looking = housekeeper()
     assert looking.look() <= 5
     assert looking.look() <= 5
 
 
 def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
-    rig: Rig, db: redis.Redis, holder: Holder
+    rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """Without it every lease would run out, and what would make room could not be run."""
     assert isinstance(rig.moves, RedisBroker)
     leases, waiting = rig.moves.leases, rig.moves.waiting
     rig.publish([[], {}, {}])
-    received, done = rig.receive(), Result()
+    delivery, done = rig.receive(), Result()
     for each, due in ((payload(1), 1.0), (payload(2), 2e9)):
         db.zadd("celery_resilience:waiting:work", {each: due})
         db.zadd("celery_resilience:waiting", {"work": due}, nx=True)
     dies(db, f"work\n{payload(3)}")
     db.config_set("maxmemory", 1)
     try:
-        assert leases.renew(holder) == (2, ["dead"])
-        assert leases.give_back("dead") == 1
-        assert rig.moves.note_start(received, received.envelope)
+        assert leases.renew(owner) == (2, ["dead"])
+        assert leases.requeue("dead") == 1
+        assert rig.moves.note_start(delivery, delivery.envelope)
         assert waiting.move_due("alive").moved == 1
         assert all(waiting.put(found, found.key[1], "work") for found in list(waiting.look()))
         assert db.llen("work") == 3
-        rig.moves.hold(received, received.envelope, 60, done)
+        rig.moves.hold(delivery, delivery.envelope, 60, done)
     finally:
         db.config_set("maxmemory", 0)
     assert done.only is None
-    assert (db.exists(holder.key), sum(waiting.counts().values())) == (0, 1)
+    assert (db.exists(owner.key), sum(waiting.counts().values())) == (0, 1)
 
 
 def test_what_kombu_has_taken_from_a_full_server_is_held(
-    rig: Rig, db: redis.Redis, holder: Holder
+    rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """By then it is in no list any more."""
     rig.publish([[], {}, {}])
-    rig.receive().let_go()
+    rig.receive().ack()
     rig.publish([[], {}, {}])
     db.config_set("maxmemory", 1)
     try:
-        received = rig.receive()
-        assert db.hkeys(holder.key) == [received.message.delivery_tag.encode()]
-        received.let_go()
+        delivery = rig.receive()
+        assert db.hkeys(owner.key) == [delivery.message.delivery_tag.encode()]
+        delivery.ack()
     finally:
         db.config_set("maxmemory", 0)
-    assert db.exists("work", holder.key) == 0
+    assert db.exists("work", owner.key) == 0
 
 
 # How it is given back
 
 
-def test_what_is_given_back_is_another_delivery(rig: Rig, db: redis.Redis, holder: Holder) -> None:
+def test_what_is_given_back_is_another_delivery(
+    rig: Rig, db: redis.Redis, owner: LeaseOwner
+) -> None:
     """Into the list of its priority; the late end of the first one takes nothing from it, though
     the same worker has both."""
     rig.publish([[], {}, {}], priority=9)
     first = rig.receive().message
     rig.channel.basic_qos(0, 2, False)
-    assert Leases(db, "").give_back(holder.id) == 1
+    assert Leases(db, "").requeue(owner.id) == 1
     assert (db.llen("work\x06\x169"), db.llen("work")) == (1, 0)
     second = rig.receive().message
     assert second.delivery_tag != first.delivery_tag
     assert second.headers["redelivered"] is True
     assert second.delivery_info["redelivered"] is True
     first.ack()
-    assert db.hkeys(holder.key) == [second.delivery_tag.encode()]
+    assert db.hkeys(owner.key) == [second.delivery_tag.encode()]
     second.reject(requeue=True)
-    assert (db.llen("work\x06\x169"), db.exists(holder.key)) == (1, 0)
+    assert (db.llen("work\x06\x169"), db.exists(owner.key)) == (1, 0)
 
 
 def test_what_can_not_be_given_back_is_in_nobodys_way_and_kept(
-    rig: Rig, db: redis.Redis, keeper: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
+    db: redis.Redis,
+    housekeeper: Callable[[], Housekeeper],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is no message is given back as it is; whose list is no list stays with its worker."""
     db.set("blocked", "no list")
     dies(db, "work\nno message", f"blocked\n{payload()}", f"work\n{payload(2)}")
     monkeypatch.setattr(held, "GRACE", AT_ONCE)
-    keeper().look()
+    housekeeper().look()
     assert db.llen("work") == 2
     assert b"no message" in db.lrange("work", 0, -1)
     assert db.hkeys(DEAD) == [b"tag-1"]
     assert db.zscore(WORKERS, "dead") is not None, "somebody has to know of what it holds"
     db.delete("blocked")
-    keeper().look()
+    housekeeper().look()
     assert db.llen("blocked") == 1
     assert db.zscore(WORKERS, "dead") is None
 
@@ -277,13 +291,13 @@ def test_of_several_who_give_back_each_message_one_does(
     dies(db, *(f"work\n{payload(n)}" for n in range(300)))
     together = Barrier(4)
 
-    def give_back() -> int:
+    def requeue() -> int:
         with redis.Redis.from_url(redis_broker.redis_url) as client:
             together.wait()
-            return Leases(client, "").give_back("dead")
+            return Leases(client, "").requeue("dead")
 
     with ThreadPoolExecutor(4) as threads:
-        given = [threads.submit(give_back) for _ in range(4)]
+        given = [threads.submit(requeue) for _ in range(4)]
         assert sum(one.result() for one in given) == 300
     assert sorted(int(json.loads(each)["headers"]["id"]) for each in db.lrange("work", 0, -1)) == [
         *range(300)
@@ -291,29 +305,29 @@ def test_of_several_who_give_back_each_message_one_does(
 
 
 def test_a_channel_that_closes_gives_back_nothing(
-    rig: Rig, db: redis.Redis, holder: Holder
+    rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """What runs goes on; and it may be that there is no server to give it to."""
     rig.publish([[], {}, {}])
     rig.receive()
     rig.channel.close()
-    assert (db.llen("work"), db.hlen(holder.key)) == (0, 1)
+    assert (db.llen("work"), db.hlen(owner.key)) == (0, 1)
     assert not rig.channel.qos._delivered
 
 
 def test_a_start_is_written_down_where_it_is_held_and_nowhere_else(
-    rig: Rig, db: redis.Redis, holder: Holder
+    rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     rig.publish([[], {}, {}])
-    received = rig.receive()
+    delivery = rig.receive()
     assert isinstance(rig.moves, RedisBroker)
-    noted = received.envelope.with_header('{"starts": 1}')
-    assert rig.moves.note_start(received, noted)
-    ((tag, value),) = db.hgetall(holder.key).items()
-    assert (tag, b"starts" in value) == (received.message.delivery_tag.encode(), True)
-    Leases(db, "").give_back(holder.id)
-    assert not rig.moves.note_start(received, noted), "another worker may have it by now"
-    assert db.exists(holder.key) == 0
+    noted = delivery.envelope.with_header('{"starts": 1}')
+    assert rig.moves.note_start(delivery, noted)
+    ((tag, value),) = db.hgetall(owner.key).items()
+    assert (tag, b"starts" in value) == (delivery.message.delivery_tag.encode(), True)
+    Leases(db, "").requeue(owner.id)
+    assert not rig.moves.note_start(delivery, noted), "another worker may have it by now"
+    assert db.exists(owner.key) == 0
 
 
 # What could not be let go
@@ -323,8 +337,8 @@ def test_what_ends_while_the_server_is_away_is_let_go_when_it_is_back(
     rig: Rig,
     db: redis.Redis,
     redis_server: EmbeddedServer,
-    holder: Holder,
-    keeper: Callable[[], Keeper],
+    owner: LeaseOwner,
+    housekeeper: Callable[[], Housekeeper],
 ) -> None:
     """It is done: nobody shall have it again."""
     rig.publish([[], {}, {}])
@@ -332,39 +346,39 @@ def test_what_ends_while_the_server_is_away_is_let_go_when_it_is_back(
     redis_server.kill()
     message.ack()
     redis_server.start()
-    assert db.hlen(holder.key) == 1
-    keeper().look()
-    assert db.hlen(holder.key) == 0
+    assert db.hlen(owner.key) == 1
+    housekeeper().look()
+    assert db.hlen(owner.key) == 0
 
 
 # Who is known
 
 
 def test_a_worker_that_was_taken_for_dead_is_known_again_with_its_next_take(
-    rig: Rig, db: redis.Redis, holder: Holder
+    rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """It may die before it says so itself. What it held was put back, not forgotten."""
     leases = Leases(db, "")
-    leases.renew(holder)
+    leases.renew(owner)
     rig.publish([[], {}, {}])
-    first = replace(rig.receive(), let_go=lambda: None)
-    leases.give_back(holder.id)
-    db.zadd(WORKERS, {holder.id: 1.0})
-    assert leases.leave(holder.id, if_dead=True)
+    first = replace(rig.receive(), ack=lambda: None)
+    leases.requeue(owner.id)
+    db.zadd(WORKERS, {owner.id: 1.0})
+    assert leases.leave(owner.id, if_dead=True)
     done = Result()
     rig.moves.hold(first, first.envelope, 0, done)
     assert isinstance(done.only, NotOurs)
     rig.channel.basic_qos(0, 2, False)
     rig.receive()
-    assert (db.hlen(holder.key), db.llen("work")) == (1, 0)
-    assert db.zscore(WORKERS, holder.id) is not None
+    assert (db.hlen(owner.key), db.llen("work")) == (1, 0)
+    assert db.zscore(WORKERS, owner.id) is not None
     done = Result()
     rig.moves.hold(first, first.envelope, 0, done)
     assert isinstance(done.only, NotOurs), "nor does the next take change that"
 
 
 def test_who_was_taken_for_dead_long_ago_is_not_remembered(
-    rig: Rig, db: redis.Redis, holder: Holder
+    rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     db.hset(TAKES, mapping={"old": 3, "alive": 4})
     db.zadd(WORKERS, {"old": 1.0, "alive": 1e12})
@@ -381,8 +395,8 @@ def test_who_was_taken_for_dead_long_ago_is_not_remembered(
 def test_what_a_worker_holds_that_nobody_knows_is_given_back(
     rig: Rig,
     db: redis.Redis,
-    holder: Holder,
-    keeper: Callable[[], Keeper],
+    owner: LeaseOwner,
+    housekeeper: Callable[[], Housekeeper],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An operator sees it at once."""
@@ -391,7 +405,7 @@ def test_what_a_worker_holds_that_nobody_knows_is_given_back(
     monkeypatch.setattr(held, "GRACE", AT_ONCE)
     assert Leases(db, "").orphans() == {"dead": 1}
     monkeypatch.setattr(held, "LEASE", 0.5)
-    looking = keeper()
+    looking = housekeeper()
 
     def given_back() -> bool:
         looking.look()

@@ -13,7 +13,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu import Queue
 
 from celery_resilience import install
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq import upkeep
 from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
 from celery_resilience.brokers.rabbitmq.browse import Look
@@ -143,19 +143,19 @@ def test_whatever_a_message_was_its_copies_are_persistent(rig: Rig) -> None:
     """A letter, a retry and a replay outlive a restart of RabbitMQ."""
     for move in ("bury", "hold", "hold a while"):
         rig.publish([[], {}, {}], delivery_mode=1)
-        received = rig.receive()
-        assert received.message.properties["delivery_mode"] == 1
+        delivery = rig.receive()
+        assert delivery.message.properties["delivery_mode"] == 1
         result = Result()
         if move == "bury":
-            rig.moves.bury(received, received.envelope, "dead_letter", {}, result)
+            rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
         else:
-            rig.moves.hold(received, received.envelope, 1.5 if "while" in move else 0, result)
+            rig.moves.hold(delivery, delivery.envelope, 1.5 if "while" in move else 0, result)
         assert result.only is None
-        received.let_go()
+        delivery.ack()
         if move == "hold":
             copy = rig.receive()
             assert copy.message.properties["delivery_mode"] == 2
-            copy.let_go()
+            copy.ack()
     eventually(lambda: rig.moves.count("celery_resilience.delay.1") == 0)
     assert rig.receive().message.properties["delivery_mode"] == 2
     (letter,) = rig.lying("dead_letter")
@@ -354,7 +354,7 @@ def test_what_has_nowhere_to_go_holds_nobody_up(broker: Broker) -> None:
         copy = Envelope.received(message, "old")
         copy = copy.with_header(History(queue="old").dumps())
         result = Result()
-        rig.moves.hold(Received(message, copy, message.ack), copy, 3, result)
+        rig.moves.hold(Delivery(message, copy, message.ack), copy, 3, result)
         assert result.only is None
         message.ack()
     for queue in ("old", "dead.old"):
@@ -430,12 +430,12 @@ def test_letters_of_a_queue_with_too_long_a_name_go_to_the_last_place(broker: Br
         headers = {"task": "t", "id": "1"}
         rig.connection.Producer().publish([[], {}, {}], routing_key=LONG, headers=headers)
         message = eventually(queue.get)
-        received = Received(message, Envelope.received(message, LONG), message.ack)
+        delivery = Delivery(message, Envelope.received(message, LONG), message.ack)
         result = Result()
         if move == "bury":
-            rig.moves.bury(received, received.envelope, f"dead.{LONG}", {}, result)
+            rig.moves.bury(delivery, delivery.envelope, f"dead.{LONG}", {}, result)
         else:
-            rig.moves.hold(received, received.envelope, 1, result)
+            rig.moves.hold(delivery, delivery.envelope, 1, result)
         assert result.only is None
         message.ack()
     assert rig.moves.astray() == 1

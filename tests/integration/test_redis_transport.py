@@ -15,7 +15,7 @@ from kombu import Connection, Queue
 from redis.credentials import CredentialProvider
 
 from celery_resilience.brokers.redis.lease_qos import take_over
-from celery_resilience.brokers.redis.leases import Holder
+from celery_resilience.brokers.redis.leases import LeaseOwner
 from celery_resilience.testing.server import EmbeddedServer
 from celery_resilience.transport.selection import lets_ours_take
 from tests.client import Client
@@ -235,7 +235,7 @@ def through_ours(url: str, **options: Any) -> Connection:
 def take_and_acknowledge(connection: Connection, number: int) -> tuple[list[Any], Any]:
     """What a worker's channel receives, and that channel."""
     channel: Any = connection.channel()
-    assert take_over(channel, Holder())
+    assert take_over(channel, LeaseOwner())
     got: list[Any] = []
     consumer = connection.Consumer(
         [Queue("a"), Queue("b")], channel, on_message=got.append, auto_declare=False
@@ -276,7 +276,7 @@ def test_an_option_of_kombus(option: str, redis_broker: Broker, db: redis.Redis)
             assert all(key.startswith(b"{shop}:") for key in db.scan_iter("*"))
         if option == "sep":
             assert "a:9" in before
-        let_go = channel.holder.key
+        let_go = channel.lease_owner.key
     prefix = options.get("global_keyprefix", "")
     assert db.hlen(prefix + let_go) == 0
     for key in before:

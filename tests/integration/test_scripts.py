@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import redis
 
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.redis.broker import RedisBroker
 from celery_resilience.brokers.redis.lease_qos import take_over
-from celery_resilience.brokers.redis.leases import Holder, Leases
+from celery_resilience.brokers.redis.leases import LeaseOwner, Leases
 from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 from celery_resilience.brokers.redis.scripts import lua
 from celery_resilience.messages.envelope import Envelope
@@ -62,49 +62,49 @@ def check(problem: BaseException | None) -> None:
         raise problem
 
 
-def received(rig: Rig, db: redis.Redis, holder: Holder) -> Received:
-    assert take_over(rig.channel, holder)
-    db.hset(holder.key, "t", f"work\n{MESSAGE}")
-    db.hset(f"{OURS}takes", holder.id, 1)
+def delivery(rig: Rig, db: redis.Redis, owner: LeaseOwner) -> Delivery:
+    assert take_over(rig.channel, owner)
+    db.hset(owner.key, "t", f"work\n{MESSAGE}")
+    db.hset(f"{OURS}takes", owner.id, 1)
     message = SimpleNamespace(channel=rig.channel, delivery_tag="t", take=1)
     envelope = Envelope.from_wire(json.loads(MESSAGE), "work")
-    return Received(message, envelope, let_go=lambda: None)
+    return Delivery(message, envelope, ack=lambda: None)
 
 
 def settle(rig: Rig, db: redis.Redis) -> Step:
-    holder = Holder()
-    message = received(rig, db, holder)
+    owner = LeaseOwner()
+    message = delivery(rig, db, owner)
 
     def act() -> None:
         result = Result()
         rig.moves.bury(message, message.envelope, "dead_letter", {}, result)
         check(result.only)
 
-    return Step(act, "dead_letter", [holder.key, "unacked_index", "dead_letter", f"{OURS}takes"])
+    return Step(act, "dead_letter", [owner.key, "unacked_index", "dead_letter", f"{OURS}takes"])
 
 
 def hold(rig: Rig, db: redis.Redis) -> Step:
-    holder = Holder()
-    message = received(rig, db, holder)
+    owner = LeaseOwner()
+    message = delivery(rig, db, owner)
 
     def act() -> None:
         result = Result()
         rig.moves.hold(message, message.envelope, 60, result)
         check(result.only)
 
-    keys = [holder.key, "unacked_index", f"{OURS}waiting", f"{OURS}waiting:work", f"{OURS}takes"]
+    keys = [owner.key, "unacked_index", f"{OURS}waiting", f"{OURS}waiting:work", f"{OURS}takes"]
     return Step(act, f"{OURS}waiting:work", keys)
 
 
 def note(rig: Rig, db: redis.Redis) -> Step:
-    holder = Holder()
-    message = received(rig, db, holder)
+    owner = LeaseOwner()
+    message = delivery(rig, db, owner)
 
     def act() -> None:
         assert isinstance(rig.moves, RedisBroker)
         assert rig.moves.note_start(message, message.envelope)
 
-    return Step(act, holder.key, [holder.key, f"{OURS}takes"])
+    return Step(act, owner.key, [owner.key, f"{OURS}takes"])
 
 
 def release(rig: Rig, db: redis.Redis) -> Step:
@@ -159,15 +159,15 @@ def due(rig: Rig, db: redis.Redis) -> Step:
     return Step(act, "work", [*keys, f"{OURS}turn"])
 
 
-def give_back(rig: Rig, db: redis.Redis) -> Step:
+def requeue(rig: Rig, db: redis.Redis) -> Step:
     db.hset(f"{OURS}held:dead", "t", f"work\n{MESSAGE}")
     keys = [f"{OURS}held:dead", "work", f"{OURS}takes"]
-    return Step(lambda: check_(Leases(db, "").give_back("dead")), "work", keys, names=False)
+    return Step(lambda: check_(Leases(db, "").requeue("dead")), "work", keys, names=False)
 
 
 STEPS = {
     "settle": settle, "hold": hold, "note": note, "release": release, "put": put,
-    "reschedule": reschedule, "due": due, "giveback": give_back,
+    "reschedule": reschedule, "due": due, "giveback": requeue,
 }  # fmt: skip
 #: The script that each of them runs.
 SCRIPT = {
@@ -287,11 +287,11 @@ def test_the_memory_is_full(rig: Rig, db: redis.Redis, name: str) -> None:
 @pytest.mark.parametrize("how", ["acked", "forgotten"])
 def test_an_answer_is_lost(rig: Rig, db: redis.Redis, how: str, delay: float) -> None:
     """What Redis does not hold is written once, though it is said again."""
-    holder = Holder()
-    message = received(rig, db, holder)
+    owner = LeaseOwner()
+    message = delivery(rig, db, owner)
     if how == "acked":
-        message = replace(message, acked=True)
-    db.delete(holder.key, f"{OURS}takes")
+        message = replace(message, acked_early=True)
+    db.delete(owner.key, f"{OURS}takes")
     for _ in range(3):
         result = Result()
         rig.moves.hold(message, message.envelope, delay, result)

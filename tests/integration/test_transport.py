@@ -21,7 +21,7 @@ from kombu.asynchronous import Hub
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
 from celery_resilience.brokers.redis.lease_qos import take_over
-from celery_resilience.brokers.redis.leases import Holder, Leases
+from celery_resilience.brokers.redis.leases import LeaseOwner, Leases
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.policy.decision import Reason
@@ -104,8 +104,8 @@ def bodies(messages: list[Any]) -> list[Any]:
     return [json.loads(message.body) for message in messages]
 
 
-def held(db: redis.Redis, holder: Holder) -> Any:
-    return db.hgetall(holder.key)
+def held(db: redis.Redis, owner: LeaseOwner) -> Any:
+    return db.hgetall(owner.key)
 
 
 # What is taken is held, in the same step
@@ -130,19 +130,19 @@ def test_what_is_taken_is_held_as_kombu_holds_it(reader, put, db) -> None:
 
 
 def test_a_holder_holds_its_own(reader, put, db) -> None:
-    consumer, holder = reader("a"), Holder()
-    assert take_over(consumer.channel, holder)
+    consumer, owner = reader("a"), LeaseOwner()
+    assert take_over(consumer.channel, owner)
     put("a", 1, priority=4)
     payload = db.lindex("a\x06\x163", 0)
     (message,) = consumer.read(1)
-    assert held(db, holder) == {message.delivery_tag.encode(): b"a\x06\x163\n" + payload}
+    assert held(db, owner) == {message.delivery_tag.encode(): b"a\x06\x163\n" + payload}
     assert db.exists("unacked", "unacked_index") == 0
     message.ack()
     consumer.nothing(0.05)  # what is acknowledged is let go with the next look
-    assert held(db, holder) == {}
+    assert held(db, owner) == {}
     put("a", 2)
     consumer.read(1)[0].reject(requeue=True)
-    assert held(db, holder) == {}
+    assert held(db, owner) == {}
     (again,) = consumer.read(1)
     assert again.headers["redelivered"] is True
 
@@ -201,8 +201,8 @@ def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, d
     seen: list[Any] = []
     with Connection(f"resilient-{redis_broker.broker_url}") as connection, ExitStack() as stack:
         channel: Any = connection.channel()
-        holder = Holder()
-        take_over(channel, holder)
+        owner = LeaseOwner()
+        take_over(channel, owner)
         consumer = Consumer(channel, [Queue("a")], on_message=seen.append, auto_declare=False)
         consumer.qos(prefetch_count=4)
         connection.register_with_event_loop(hub)
@@ -229,7 +229,7 @@ def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, d
         assert time.monotonic() - began < looking.ANSWER / 2
         assert channel.acknowledged == 1
         assert not channel.looker.asking
-    assert held(db, holder) == {}
+    assert held(db, owner) == {}
     hub.close()
 
 
@@ -429,9 +429,9 @@ def test_what_is_no_message_is_a_dead_letter(reader, put, db) -> None:
                b'{"properties": {}, "body": "x", "headers": [1]}',
                b'{"properties": {"body_encoding": "rot13"}, "body": "x"}']  # fmt: skip
     consumer = reader("a", prefetch=0)
-    for holder in (None, Holder()):
-        if holder is not None:
-            assert take_over(consumer.channel, holder)
+    for owner in (None, LeaseOwner()):
+        if owner is not None:
+            assert take_over(consumer.channel, owner)
         db.lpush("a", *garbage)
         put("a", "good")
         assert bodies(consumer.read(1)) == ["good"]
@@ -443,7 +443,7 @@ def test_what_is_no_message_is_a_dead_letter(reader, put, db) -> None:
         assert {(letter.reason, letter.envelope.queue) for letter in letters} == {
             (Reason.UNDECODABLE, "a")
         }
-        assert db.hlen("unacked" if holder is None else holder.key) == 1
+        assert db.hlen("unacked" if owner is None else owner.key) == 1
         db.flushdb()
 
 
@@ -467,8 +467,8 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(reader, put, db) -
 
 
 def test_a_server_without_memory_can_be_emptied(reader, put, db) -> None:
-    consumer, holder = reader("a"), Holder()
-    assert take_over(consumer.channel, holder)
+    consumer, owner = reader("a"), LeaseOwner()
+    assert take_over(consumer.channel, owner)
     for n in range(3):
         put("a", n)
     db.lpush("a", b"garbage")
@@ -482,7 +482,7 @@ def test_a_server_without_memory_can_be_emptied(reader, put, db) -> None:
         db.config_set("maxmemory", 0)
     assert bodies(got) == [0, 1, 2]
     assert db.llen("dead_letter") == 1
-    assert db.exists("a", holder.key) == 0
+    assert db.exists("a", owner.key) == 0
 
 
 def test_a_server_that_refuses_is_asked_again(reader, put, db, caplog, monkeypatch) -> None:
@@ -504,24 +504,24 @@ def test_a_take_that_may_not_do_all_of_it_does_nothing(
 ) -> None:
     """However often it is tried; the log names the command and the key."""
     monkeypatch.setattr(looking, "_REFUSED", 0.02)
-    consumer, holder = reader("a"), Holder()
-    assert take_over(consumer.channel, holder)
+    consumer, owner = reader("a"), LeaseOwner()
+    assert take_over(consumer.channel, owner)
     put("a", 1)
     db.execute_command("ACL", "SETUSER", "default", f"-{command.lower()}")
     try:
         consumer.nothing(0.1)
     finally:
         db.execute_command("ACL", "SETUSER", "default", "+@all")
-    assert (db.llen("a"), db.hlen(holder.key)) == (1, 0)
+    assert (db.llen("a"), db.hlen(owner.key)) == (1, 0)
     assert command.lower() in caplog.text.lower()
     assert bodies(consumer.read(1)) == [1]
-    assert (db.llen("a"), db.hlen(holder.key)) == (0, 1)
+    assert (db.llen("a"), db.hlen(owner.key)) == (0, 1)
 
 
 def test_takes_that_can_not_be_counted_go_on(reader, put, db, caplog) -> None:
     """It is said once what that costs."""
-    consumer, holder = reader("a"), Holder()
-    assert take_over(consumer.channel, holder)
+    consumer, owner = reader("a"), LeaseOwner()
+    assert take_over(consumer.channel, owner)
     db.set("celery_resilience:takes", "somebody's")
     for n in range(2):
         put("a", n)
@@ -531,19 +531,19 @@ def test_takes_that_can_not_be_counted_go_on(reader, put, db, caplog) -> None:
 
 def test_who_takes_is_known_to_the_others(reader, put, db) -> None:
     """Though its lease was forgotten: it may die before it says again that it is alive."""
-    consumer, holder = reader("a"), Holder()
-    assert take_over(consumer.channel, holder)
+    consumer, owner = reader("a"), LeaseOwner()
+    assert take_over(consumer.channel, owner)
     for n in (1, 2):
         db.delete("celery_resilience:workers")
         if n == 2:
-            db.zadd("celery_resilience:workers", {holder.id: 1.0})
-            assert Leases(db, "").leave(holder.id, if_dead=True)
+            db.zadd("celery_resilience:workers", {owner.id: 1.0})
+            assert Leases(db, "").leave(owner.id, if_dead=True)
         put("a", n)
         (message,) = consumer.read(1)
-        assert db.zscore("celery_resilience:workers", holder.id) is not None
+        assert db.zscore("celery_resilience:workers", owner.id) is not None
         message.ack()
         consumer.nothing(0.05)
-        assert abs(int(db.hget("celery_resilience:takes", holder.id))) == n
+        assert abs(int(db.hget("celery_resilience:takes", owner.id))) == n
 
 
 def test_a_key_that_is_no_list_is_in_nobodys_way(reader, put, db) -> None:
@@ -556,22 +556,22 @@ def test_a_key_that_is_no_list_is_in_nobodys_way(reader, put, db) -> None:
 def test_acknowledgements_that_were_not_sent_are_sent_by_the_next_connection(
     reader, put, db
 ) -> None:
-    holder = Holder()
+    owner = LeaseOwner()
     first = reader("a")
-    assert take_over(first.channel, holder)
+    assert take_over(first.channel, owner)
     put("a", 1)
     (message,) = first.read(1)
-    holder.unsent.append(message.delivery_tag)
-    assert take_over(reader("a").channel, holder)
-    assert held(db, holder) == {}
-    assert holder.unsent == []
+    owner.unsent.append(message.delivery_tag)
+    assert take_over(reader("a").channel, owner)
+    assert held(db, owner) == {}
+    assert owner.unsent == []
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_what_may_not_be_let_go_is_let_go_when_it_may(reader, put, db, at_once) -> None:
     """It is done, and must not come back because the server refuses to write for a while."""
-    consumer, holder = reader("a"), Holder()
-    assert take_over(consumer.channel, holder)
+    consumer, owner = reader("a"), LeaseOwner()
+    assert take_over(consumer.channel, owner)
     put("a", 1)
     (message,) = consumer.read(1)
     if at_once:  # as pools do whose threads acknowledge
@@ -582,9 +582,9 @@ def test_what_may_not_be_let_go_is_let_go_when_it_may(reader, put, db, at_once) 
         consumer.channel.close()
     finally:
         db.config_set("min-replicas-to-write", 0)
-    assert holder.unsent == [message.delivery_tag]
-    Leases(db, "").let_go(holder)
-    assert not db.exists(holder.key)
+    assert owner.unsent == [message.delivery_tag]
+    Leases(db, "").ack_unsent(owner)
+    assert not db.exists(owner.key)
 
 
 # Beside others
@@ -603,23 +603,23 @@ def test_every_key_has_the_prefix(reader, redis_broker, db) -> None:
     assert {key.decode() for key in db.scan_iter()} == {
         "here:unacked", "here:unacked_index", "here:dead_letter",
     }  # fmt: skip
-    holder = Holder()
+    owner = LeaseOwner()
     for message in got:
         message.ack()
-    take_over(consumer.channel, holder)
+    take_over(consumer.channel, owner)
     db.lpush("here:a", json.dumps({"properties": {"delivery_info": {}}, "body": ""}))
     consumer.read(1)
-    (value,) = db.hvals(f"here:{holder.key}")
+    (value,) = db.hvals(f"here:{owner.key}")
     assert value.startswith(b"a\n")
 
 
 def test_a_prefix_beyond_ascii_is_left_out_of_what_is_held(reader, db) -> None:
     """What is given back has to lie where it is read."""
-    consumer, holder = reader("a", global_keyprefix="größe:"), Holder()
-    assert take_over(consumer.channel, holder)
+    consumer, owner = reader("a", global_keyprefix="größe:"), LeaseOwner()
+    assert take_over(consumer.channel, owner)
     db.lpush("größe:a", json.dumps({"properties": {"delivery_info": {}}, "body": ""}))
     consumer.read(1)
-    assert Leases(db, "größe:").give_back(holder.id) == 1
+    assert Leases(db, "größe:").requeue(owner.id) == 1
     assert db.llen("größe:a") == 1
 
 
@@ -677,7 +677,7 @@ def test_what_is_put_back_into_a_fanout_queue_is_read(redis_broker, db, scheme) 
     mine = Queue("mine", Exchange("everyone", "fanout"))
     with Connection(f"{scheme}{redis_broker.broker_url}") as connection:
         channel: Any = connection.channel()
-        assert take_over(channel, Holder())
+        assert take_over(channel, LeaseOwner())
         consumer = Consumer(channel, [mine], on_message=got.append)
         consumer.qos(prefetch_count=10)
         with consumer:

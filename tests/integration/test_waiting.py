@@ -11,12 +11,12 @@ import redis
 
 from celery_resilience.brokers.base import NotOurs
 from celery_resilience.brokers.redis.broker import RedisBroker
-from celery_resilience.brokers.redis.housekeeping import Keeper
+from celery_resilience.brokers.redis.housekeeping import Housekeeper
 from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.settings import Settings
-from tests.integration.test_brokers import Result, Rig, let_go, rig
+from tests.integration.test_brokers import Result, Rig, ack, rig
 from tests.servers import eventually
 from tests.worker import Broker
 
@@ -35,9 +35,9 @@ def db(redis_broker: Broker) -> Iterator[redis.Redis]:
 
 def hold(rig: Rig, delay: float, header: str = "{}", **options: Any) -> None:
     rig.publish([[1], {}, {}], **options)
-    received, result = rig.receive(), Result()
-    rig.moves.hold(received, received.envelope.with_header(header), delay, result)
-    let_go(received, result)
+    delivery, result = rig.receive(), Result()
+    rig.moves.hold(delivery, delivery.envelope.with_header(header), delay, result)
+    ack(delivery, result)
 
 
 def waiting(rig: Rig) -> Any:
@@ -59,9 +59,9 @@ def test_a_retry_waits_outside_of_its_queue(rig: Rig, db: redis.Redis) -> None:
 
 def test_what_is_no_longer_ours_does_not_wait(rig: Rig, db: redis.Redis) -> None:
     rig.publish([[], {}, {}])
-    received, result = rig.receive(), Result()
+    delivery, result = rig.receive(), Result()
     db.delete("unacked")
-    rig.moves.hold(received, received.envelope, 60, result)
+    rig.moves.hold(delivery, delivery.envelope, 60, result)
     assert isinstance(result.only, NotOurs)
     assert db.exists(LISTS, WORK) == 0
 
@@ -168,16 +168,16 @@ def test_a_worker_that_held_it_for_a_short_time_wakes_for_it(rig: Rig, db: redis
     hold(rig, 600)
     waiting(rig).move_due("another")
     assert isinstance(rig.moves, RedisBroker)
-    keeper: Keeper = rig.moves.keeper(rig.moves.holder())
+    housekeeper: Housekeeper = rig.moves.housekeeper(rig.moves.lease_owner())
     woken: list[bool] = []
-    keeper.wake = lambda: woken.append(True)
-    pause = keeper.look()
+    housekeeper.wake = lambda: woken.append(True)
+    pause = housekeeper.look()
     assert pause > 0.5
     hold(rig, 0.2)
     assert woken == [True]
-    assert keeper.look() <= 0.2
-    eventually(lambda: keeper.look() > 0.5, message="it waits for what is still to come")
-    keeper.close()
+    assert housekeeper.look() <= 0.2
+    eventually(lambda: housekeeper.look() > 0.5, message="it waits for what is still to come")
+    housekeeper.close()
 
 
 def test_countdown_is_what_the_setting_says(rig: Rig, db: redis.Redis) -> None:
@@ -200,12 +200,12 @@ def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None
     db.zadd("celery_resilience:waiting:work", {payload: 1.0})
     db.zadd("celery_resilience:waiting", {"work": 1.0})
     assert waiting(rig).move_due("w").moved == 1
-    received = rig.receive()
-    assert received.envelope.fields()["retries"] == 1
-    assert History.loads(received.envelope.headers[HEADER]).count == 1
+    delivery = rig.receive()
+    assert delivery.envelope.fields()["retries"] == 1
+    assert History.loads(delivery.envelope.headers[HEADER]).count == 1
     db.hset("celery_resilience:held:dead", "tag", f"work\n{payload}")
     assert isinstance(rig.moves, RedisBroker)
-    assert rig.moves.leases.give_back("dead") == 1
+    assert rig.moves.leases.requeue("dead") == 1
     assert db.llen("work") == 1
 
 
@@ -221,12 +221,12 @@ def test_a_queue_whose_name_looks_like_a_priority_gets_its_retries_back(
 ) -> None:
     assert isinstance(rig.moves, RedisBroker)
     rig.publish([[], {}, {}])
-    received = rig.receive()
-    received = replace(received, envelope=replace(received.envelope, queue=name))
-    copy = received.envelope.with_header(replace(History(), queue=name).dumps())
+    delivery = rig.receive()
+    delivery = replace(delivery, envelope=replace(delivery.envelope, queue=name))
+    copy = delivery.envelope.with_header(replace(History(), queue=name).dumps())
     result = Result()
-    rig.moves.hold(received, copy, 60, result)
-    let_go(received, result)
+    rig.moves.hold(delivery, copy, 60, result)
+    ack(delivery, result)
     (found,) = waiting(rig).look([name])
     assert found.envelope.queue == name
     assert rig.moves.put(found, found.envelope, found.envelope.queue)

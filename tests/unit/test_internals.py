@@ -178,7 +178,7 @@ FOREIGN_NAMES = {
 OURS = {
     "task/requested_retry.py": {"_nr_ignored"},  # what New Relic looks for
     "brokers/rabbitmq/pyamqp.py": {"_sock"},  # gevent's socket
-    "brokers/redis/lease_qos.py": {"take"},  # on messages that our holder has
+    "brokers/redis/lease_qos.py": {"take"},  # on messages that our lease owner has
     "messages/changed.py": {"_getframe"},
     "task/async_body.py": {"_get_running_loop"},
     "install.py": {"_getframe"},

@@ -12,7 +12,7 @@ import fakeredis
 import pytest
 import redis
 
-from celery_resilience.brokers.redis.leases import Holder, Leases, plain_client
+from celery_resilience.brokers.redis.leases import LeaseOwner, Leases, plain_client
 
 
 class Client(fakeredis.FakeRedis):
@@ -34,34 +34,34 @@ def client() -> Client:
 
 
 @pytest.fixture
-def holder(client: Client) -> Holder:
-    holder = Holder()
-    client.hset(holder.key, mapping={"done": "1", "late": "2", "runs": "3"})
-    holder.unsent.append("done")
-    return holder
+def owner(client: Client) -> LeaseOwner:
+    owner = LeaseOwner()
+    client.hset(owner.key, mapping={"done": "1", "late": "2", "runs": "3"})
+    owner.unsent.append("done")
+    return owner
 
 
-def test_what_is_done_is_let_go(client: Client, holder: Holder) -> None:
-    Leases(client, "").let_go(holder)
-    assert set(client.hkeys(holder.key)) == {b"late", b"runs"}
-    assert holder.unsent == []
+def test_what_is_done_is_let_go(client: Client, owner: LeaseOwner) -> None:
+    Leases(client, "").ack_unsent(owner)
+    assert set(client.hkeys(owner.key)) == {b"late", b"runs"}
+    assert owner.unsent == []
 
 
 def test_what_ends_while_another_thread_lets_go_is_not_forgotten(
-    client: Client, holder: Holder
+    client: Client, owner: LeaseOwner
 ) -> None:
-    """The next connection and the keeper do it at the same moment, and a task ends then."""
+    """The next connection and the housekeeper do it at the same moment, and a task ends then."""
     leases = Leases(client, "")
 
     def meanwhile() -> None:
-        leases.let_go(holder)
-        holder.unsent.append("late")
+        leases.ack_unsent(owner)
+        owner.unsent.append("late")
 
     client.meanwhile = meanwhile
-    leases.let_go(holder)
-    assert holder.unsent == ["late"]
-    leases.let_go(holder)
-    assert set(client.hkeys(holder.key)) == {b"runs"}
+    leases.ack_unsent(owner)
+    assert owner.unsent == ["late"]
+    leases.ack_unsent(owner)
+    assert set(client.hkeys(owner.key)) == {b"runs"}
 
 
 def test_on_a_single_connection_one_command_waits_for_the_other(

@@ -15,7 +15,7 @@ from celery.worker import state
 from kombu import Queue
 
 from celery_resilience.worker import shutdown as leaving
-from celery_resilience.worker.unprocessable import Guard
+from celery_resilience.worker.unprocessable import UnprocessableMessages
 
 QUEUES = {"shop": Queue("shop"), "bcast.1": Queue("bcast.1", auto_delete=True)}
 APP = SimpleNamespace(amqp=SimpleNamespace(queues=QUEUES))
@@ -24,15 +24,15 @@ APP = SimpleNamespace(amqp=SimpleNamespace(queues=QUEUES))
 class ASettler:
     """One that can be a key, as the real one can."""
 
-    def __init__(self, moves: Any) -> None:
-        self.moves = moves
+    def __init__(self, pending: Any) -> None:
+        self.pending = pending
 
 
-def a_settler(moves: Any = None, failing: int = 0) -> Any:
-    if moves is None:
-        moves = SimpleNamespace(failing=failing, drained=[])
-        moves.drain = moves.drained.append
-    return ASettler(moves)
+def a_settler(pending: Any = None, failing: int = 0) -> Any:
+    if pending is None:
+        pending = SimpleNamespace(failing=failing, drained=[])
+        pending.drain = pending.drained.append
+    return ASettler(pending)
 
 
 def a_request(queue: str) -> Any:
@@ -54,24 +54,24 @@ def back(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_settlement_that_has_failed_before_is_not_in_the_way(back: list[Any]) -> None:
     settler = a_settler(failing=1)
     requests = [a_request("shop") for _ in range(3)]
-    leaving.put_back(requests, settler)
+    leaving.requeue(requests, settler)
     assert back == requests
 
 
 def test_the_first_that_fails_is_the_last_that_is_tried(back: list[Any]) -> None:
-    class Moves:
+    class PendingSettlements:
         @property
         def failing(self) -> int:
             return len(back)  # each hand-back fails
 
-    settler = a_settler(Moves())
-    leaving.put_back([a_request("shop") for _ in range(3)], settler)
+    settler = a_settler(PendingSettlements())
+    leaving.requeue([a_request("shop") for _ in range(3)], settler)
     assert len(back) == 1
 
 
 def test_a_broadcast_goes_with_its_queue(back: list[Any]) -> None:
     settler = a_settler()
-    leaving.put_back([a_request("bcast.1")], settler)
+    leaving.requeue([a_request("bcast.1")], settler)
     assert back == []
 
 
@@ -79,9 +79,9 @@ def test_confirms_are_read_on_the_way(back: list[Any], monkeypatch: pytest.Monke
     """RabbitMQ stops when nobody reads what it says, and what it has then is there twice."""
     monkeypatch.setattr(leaving, "_AT_ONCE", 10)
     settler = a_settler()
-    leaving.put_back([a_request("shop") for _ in range(35)], settler)
+    leaving.requeue([a_request("shop") for _ in range(35)], settler)
     assert len(back) == 35
-    assert len(settler.moves.drained) == 3
+    assert len(settler.pending.drained) == 3
 
 
 def test_what_takes_too_long_is_left_to_rabbitmq(
@@ -98,8 +98,8 @@ def test_what_takes_too_long_is_left_to_rabbitmq(
     monkeypatch.setattr(leaving, "queue_of", lambda message, app: message.queue)
     monkeypatch.setattr(leaving.time, "monotonic", lambda: now[0])
     settler = a_settler()
-    leaving.put_back([a_request("shop") for _ in range(3)], settler)
-    leaving.put_back([a_request("shop") for _ in range(7)], settler)
+    leaving.requeue([a_request("shop") for _ in range(3)], settler)
+    leaving.requeue([a_request("shop") for _ in range(7)], settler)
     assert len(back) == 5
     assert "5 messages that were not begun are left to RabbitMQ" in caplog.text
 
@@ -118,7 +118,7 @@ def test_what_takes_too_long_is_left_to_rabbitmq(
     ],
 )
 def test_what_ends_with_the_worker_has_not_died(said: str, ending: bool, ended: bool) -> None:
-    settler: Any = SimpleNamespace(moves=SimpleNamespace(ending=ending))
+    settler: Any = SimpleNamespace(pending=SimpleNamespace(ending=ending))
     assert leaving.ended_with_worker(WorkerLostError(said), settler) is ended
 
 
@@ -134,7 +134,7 @@ def test_failure_in_a_cold_shutdown_that_nobody_has_decided_about_goes_back(
     )
     monkeypatch.setattr(state, "should_terminate", 1)
     settler = SimpleNamespace(
-        settings=SimpleNamespace(enabled=True), moves=SimpleNamespace(aside=None, ending=True)
+        settings=SimpleNamespace(enabled=True), pending=SimpleNamespace(aside=None, ending=True)
     )
     kind = type("Ours", (ResilientRequest,), {"_resilience_settler": settler, "__init__": object})
     request: Any = object.__new__(kind)
@@ -153,8 +153,8 @@ def test_message_that_comes_when_the_pool_has_ended_is_no_letter() -> None:
         raise RuntimeError("cannot schedule new futures after shutdown")
 
     c = SimpleNamespace(create_task_handler=lambda: handle, connection_errors=(), app=None)
-    moves = SimpleNamespace(ending=True)
-    Guard(c, ASettler(moves), in_hand={}).stand()  # type: ignore[arg-type]
+    pending = SimpleNamespace(ending=True)
+    UnprocessableMessages(c, ASettler(pending), in_hand={}).install()  # type: ignore[arg-type]
     message = SimpleNamespace(delivery_info={}, headers={}, channel=None, acknowledged=False)
     assert c.create_task_handler()(message) is None
     assert not message.acknowledged

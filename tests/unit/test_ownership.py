@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from kombu import Queue
 
-from celery_resilience.brokers.base import Received
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.ownership import Ownership, after_script, on_rabbitmq, on_redis
 from celery_resilience.brokers.rabbitmq.queues import DELETED
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.worker.source_queue import received_by
+from celery_resilience.worker.source_queue import delivery_of
 
 #: Those that somebody else has, or will have: no copy is written.
 OTHERS = {Ownership.PUT_BACK, Ownership.REDELIVERED}
 PAST = "2020-01-01T00:00:00+00:00"
 
 
-def received(message: Any, **options: Any) -> Received:
-    return Received(message, Envelope(b"", None, None, {}), lambda: None, **options)
+def delivery(message: Any, **options: Any) -> Delivery:
+    return Delivery(message, Envelope(b"", None, None, {}), lambda: None, **options)
 
 
 def on_channel(**channel: Any) -> Any:
@@ -38,17 +38,17 @@ def test_a_copy_is_written_unless_another_has_the_original(ownership: Ownership)
 
 
 def test_on_redis() -> None:
-    held = received(on_channel(holder=object()))
+    held = delivery(on_channel(lease_owner=object()))
     assert on_redis(held) is Ownership.HELD
-    assert on_redis(replace(held, acked=True)) is Ownership.ACKED
+    assert on_redis(replace(held, acked_early=True)) is Ownership.ACKED
     assert on_redis(replace(held, no_ack=True)) is Ownership.NEVER_HELD
-    untaken = on_channel(holder=object())
+    untaken = on_channel(lease_owner=object())
     untaken.take = None
-    assert on_redis(received(untaken)) is Ownership.NEVER_HELD
+    assert on_redis(delivery(untaken)) is Ownership.NEVER_HELD
     kombus = on_channel(ack_emulation=True)
-    assert on_redis(received(kombus)) is Ownership.HELD
+    assert on_redis(delivery(kombus)) is Ownership.HELD
     kombus.channel.ack_emulation = False
-    assert on_redis(received(kombus)) is Ownership.NEVER_HELD
+    assert on_redis(delivery(kombus)) is Ownership.NEVER_HELD
 
 
 def test_what_a_script_says() -> None:
@@ -58,13 +58,13 @@ def test_what_a_script_says() -> None:
 
 
 def test_on_rabbitmq() -> None:
-    held, closed = received(on_channel(is_open=True)), received(on_channel(is_open=False))
+    held, closed = delivery(on_channel(is_open=True)), delivery(on_channel(is_open=False))
     assert on_rabbitmq(held) is Ownership.HELD
-    assert on_rabbitmq(replace(closed, acked=True)) is Ownership.ACKED
+    assert on_rabbitmq(replace(closed, acked_early=True)) is Ownership.ACKED
     assert on_rabbitmq(replace(closed, no_ack=True)) is Ownership.NEVER_HELD
     assert on_rabbitmq(closed) is Ownership.REDELIVERED
     assert on_rabbitmq(replace(closed, volatile=True)) is Ownership.DROPPED
-    gone = received(on_channel(is_open=False, **{DELETED: {"c"}}))
+    gone = delivery(on_channel(is_open=False, **{DELETED: {"c"}}))
     assert on_rabbitmq(gone) is Ownership.QUEUE_GONE
 
 
@@ -94,6 +94,6 @@ def test_what_rabbitmq_may_not_deliver_again(
         properties={"delivery_mode": 2, **properties},
         delivery_info={"routing_key": "work"},
     )  # fmt: skip
-    assert received_by(app, message, lambda: None).volatile is volatile
+    assert delivery_of(app, message, lambda: None).volatile is volatile
     message._raw = {}  # of a virtual transport, as Redis' is
-    assert not received_by(app, message, lambda: None).volatile
+    assert not delivery_of(app, message, lambda: None).volatile

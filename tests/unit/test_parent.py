@@ -16,7 +16,7 @@ from celery.exceptions import Reject
 from celery_resilience import Policy, ResilientTask
 from celery_resilience.messages.history import Attempt, History
 from celery_resilience.policy.decision import GiveUp, Reason, RetryLater
-from celery_resilience.worker.decide import came_before, decide_here, decide_put_back
+from celery_resilience.worker.decide import came_before, decide_lost_attempt, decide_requeue
 from celery_resilience.worker.result_store import success_is_stored
 
 #: Its retries would be later than what expires in a minute.
@@ -55,9 +55,9 @@ def in_a_minute() -> datetime:
 def test_a_lost_process_is_a_retry_until_there_were_too_many(task: Any) -> None:
     before = History(losses=1).dumps()
     killed = WorkerLostError("killed")
-    decision = decide_here(request(task, header=before), killed, 3).decision
+    decision = decide_lost_attempt(request(task, header=before), killed, 3).decision
     assert isinstance(decision, RetryLater)
-    decision = decide_here(request(task, header=before), killed, 2).decision
+    decision = decide_lost_attempt(request(task, header=before), killed, 2).decision
     assert isinstance(decision, GiveUp)
     assert (decision.reason, decision.rule) == (Reason.WORKER_LOST, "max_worker_losses=2")
 
@@ -68,23 +68,25 @@ def test_that_it_is_lost_is_the_reason_when_the_policy_gives_up(
 ) -> None:
     """And not the kind of error. An exit is a loss too: that is what is reported first."""
     task.failure_policy = Policy(max_retries=0)
-    decision = decide_here(request(task), died_of, 3).decision
+    decision = decide_lost_attempt(request(task), died_of, 3).decision
     assert isinstance(decision, GiveUp)
     assert decision.reason is Reason.WORKER_LOST
 
 
 def test_a_retry_that_would_be_due_after_it_expires_is_a_letter(task: Any) -> None:
-    decision = decide_here(request(task, in_a_minute()), WorkerLostError("killed"), 3).decision
+    decision = decide_lost_attempt(
+        request(task, in_a_minute()), WorkerLostError("killed"), 3
+    ).decision
     assert isinstance(decision, GiveUp)
     assert decision.reason is Reason.EXPIRED
-    decision = decide_put_back(request(task, in_a_minute()), Reject(requeue=True)).decision
+    decision = decide_requeue(request(task, in_a_minute()), Reject(requeue=True)).decision
     assert isinstance(decision, GiveUp)
     assert decision.reason is Reason.EXPIRED
 
 
 def test_a_policy_that_raises_is_a_letter(task: Any, caplog: pytest.LogCaptureFixture) -> None:
     task.throws = ("no class",)
-    decision = decide_here(request(task), WorkerLostError("killed"), 3).decision
+    decision = decide_lost_attempt(request(task), WorkerLostError("killed"), 3).decision
     assert isinstance(decision, GiveUp)
     assert decision.rule == "its policy raised"
     assert "its policy raised" in caplog.text
@@ -106,11 +108,11 @@ def test_a_success_is_found_though_billiard_has_started_the_body_again(task: Any
     meta = {"status": "SUCCESS", "date_done": now.isoformat()}
     stored = SimpleNamespace(backend=SimpleNamespace(_get_task_meta_for=lambda task_id: meta))
 
-    def received(seconds_before: float) -> Any:
+    def delivery(seconds_before: float) -> Any:
         return SimpleNamespace(
             id="1", ignore_result=False, _task=stored, time_start=now.timestamp() + 1,
             received_at=now.timestamp() - seconds_before,
         )  # fmt: skip
 
-    assert success_is_stored(received(0.5))
-    assert not success_is_stored(received(-0.5))
+    assert success_is_stored(delivery(0.5))
+    assert not success_is_stored(delivery(-0.5))

@@ -16,12 +16,12 @@ from celery_resilience.worker.peers import Answer, Found
 
 class Settler:
     settings = SimpleNamespace(max_worker_losses=3)
-    moves = SimpleNamespace(aside=None)
+    pending = SimpleNamespace(aside=None)
 
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def put_back(self, received: Any, copy: Envelope, delay: float, **told: Any) -> None:
+    def schedule(self, delivery: Any, copy: Envelope, delay: float, **told: Any) -> None:
         self.told.append((History.loads(copy.headers[HEADER]), delay))
 
     def bury(self, *told: Any, **more: Any) -> None:
@@ -32,7 +32,7 @@ class Request:
     name, id, ignore_result, _task, _hostname = "t", "1", False, None, "w@1"
     _message = SimpleNamespace(channel=None)
 
-    def let_be(self) -> None: ...
+    def detach(self) -> None: ...
 
 
 AT_LIMIT = History(starts=3, suspected=1.0)
@@ -60,10 +60,10 @@ def test_nothing_that_runs_or_is_done_is_a_letter(
 ) -> None:  # fmt: skip
     settler: Any = Settler()
     envelope = Envelope(b"", None, None, headers={HEADER: AT_LIMIT.dumps()}, queue="shop")
-    received: Any = SimpleNamespace(envelope=envelope, let_go=lambda: settler.told.append("let go"))
+    delivery: Any = SimpleNamespace(envelope=envelope, ack=lambda: settler.told.append("let go"))
     monkeypatch.setattr(poison, "ask_peers", lambda request, settler, then: then(Found(found)))
     monkeypatch.setattr(poison, "ask_for_success", lambda request, aside, then: then(stored))
-    poison.ask_before_end(Request(), settler, received, history)
+    poison.ask_before_end(Request(), settler, delivery, history)
     assert settler.told == [becomes]
 
 
@@ -79,11 +79,11 @@ def test_what_runs_counts_more_than_what_was_had() -> None:
 
 def test_those_that_nobody_knows_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    moves = SimpleNamespace(
+    pending = SimpleNamespace(
         broker=object(), looping=True, in_loop=lambda call: call(),
         call_after=lambda delay, call, *args: calls.append(lambda: call(*args)),
     )  # fmt: skip
-    questions = peers._Questions(SimpleNamespace(moves=moves))  # type: ignore[arg-type]
+    questions = peers._Questions(SimpleNamespace(pending=pending))  # type: ignore[arg-type]
     asked: list[Any] = []
     clock = SimpleNamespace(monotonic=lambda: 3.0 * len(asked))
     monkeypatch.setattr(peers, "time", clock)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery.worker import state
 
-from celery_resilience.brokers.base import NotOurs, Received
+from celery_resilience.brokers.base import Delivery, NotOurs
 from celery_resilience.brokers.rabbitmq.pyamqp import _closes
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
@@ -19,7 +19,7 @@ from celery_resilience.messages.history import Attempt, History
 from celery_resilience.worker import redelivery as suspect
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.peers import Answer, name_of
-from celery_resilience.worker.pending import Move
+from celery_resilience.worker.pending import Settlement
 
 
 class Message(SimpleNamespace):
@@ -49,12 +49,12 @@ class Request(SimpleNamespace):
     id = name = "1"
     _app = SimpleNamespace
 
-    def let_be(self) -> None: ...
+    def detach(self) -> None: ...
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
-class Moves:
+class PendingSettlements:
     def __init__(self) -> None:
         self.taken_up: list[Any] = []
 
@@ -73,7 +73,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[InHand, Request, Any]:
         pool=SimpleNamespace(), task_buckets={}, timer=SimpleNamespace(queue=[]),
         connection_errors=(), call_soon=lambda call, *args: call(*args),
     )  # fmt: skip
-    hand: Any = InHand(Moves())  # type: ignore[arg-type]
+    hand: Any = InHand(PendingSettlements())  # type: ignore[arg-type]
     request._message.channel.is_open = False
     hand.lose(consumer)
     return hand, request, consumer
@@ -159,7 +159,7 @@ def test_a_settlement_that_came_to_nothing_is_begun_anew(lost: tuple[Any, Any, A
     hand, request, consumer = lost
     request._settled = True
     assert hand.take_back(message(), consumer)
-    assert hand._moves.taken_up == [request._message]
+    assert hand._pending.taken_up == [request._message]
     assert not request._message.acknowledged
 
 
@@ -202,16 +202,16 @@ def test_what_is_no_task_has_no_name(headers: Any) -> None:
 
 
 def test_moves_keep_what_came_to_nothing() -> None:
-    from celery_resilience.worker.pending import Moves as RealMoves
+    from celery_resilience.worker.pending import PendingSettlements as RealPending
 
-    moves = RealMoves(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
+    pending = RealPending(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
     answers: list[Any] = [NotOurs("its channel is closed"), None]
-    received = Received(message(), Envelope(b"", None, None, headers={}, queue="q"), let_go=list)
-    moves.start(Move(received, lambda done: done(answers.pop(0)), "t"))
+    delivery = Delivery(message(), Envelope(b"", None, None, headers={}, queue="q"), ack=list)
+    pending.start(Settlement(delivery, lambda done: done(answers.pop(0)), "t"))
     assert len(answers) == 1
-    assert moves.take_up(received.message)
+    assert pending.take_up(delivery.message)
     assert answers == []
-    assert not moves.take_up(received.message)
+    assert not pending.take_up(delivery.message)
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:

@@ -49,7 +49,7 @@ class Beside:
     """A worker's settler: what is asked aside is made when ``answer`` says so."""
 
     def __init__(self) -> None:
-        self.moves = SimpleNamespace(aside=self, start_again=self._start_again)
+        self.pending = SimpleNamespace(aside=self, start_again=self._start_again)
         self.asked: list[Any] = []
 
     def ask(self, what: str, call: Any, then: Any, keep: bool = False) -> None:

@@ -88,7 +88,7 @@ def test_they_wait_as_before_and_the_store_is_asked_once(
 def test_on_rabbitmq_a_line_says_that_it_could_not_be_noted(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settler = SimpleNamespace(moves=SimpleNamespace(broker=object()))
+    settler = SimpleNamespace(pending=SimpleNamespace(broker=object()))
     monkeypatch.setattr(revocation, "settler_of", lambda app: settler)
     with caplog.at_level(logging.WARNING, "celery_resilience"):
         _fetch(SimpleNamespace(app=SimpleNamespace(backend=backend)), {"a"}, {})

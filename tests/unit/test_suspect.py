@@ -23,10 +23,10 @@ class Settler:
 
     def __init__(self, limit: int) -> None:
         self.settings = SimpleNamespace(max_worker_losses=limit)
-        self.moves = SimpleNamespace(broker=SimpleNamespace(note_start=lambda *told: True))
+        self.pending = SimpleNamespace(broker=SimpleNamespace(note_start=lambda *told: True))
         self.back: list[History] = []
 
-    def put_back(self, received: Any, copy: Envelope, delay: float, **told: Any) -> None:
+    def schedule(self, delivery: Any, copy: Envelope, delay: float, **told: Any) -> None:
         self.back.append(History.loads(copy.headers.get(HEADER)))
 
 
@@ -48,10 +48,10 @@ class Request:
     def revoked(self) -> bool:
         return False
 
-    def received(self, settler: Settler) -> Any:
+    def delivery(self, settler: Settler) -> Any:
         return SimpleNamespace(envelope=self.envelope)
 
-    def let_be(self) -> None:
+    def detach(self) -> None:
         self._settled = True
 
     def execute_using_pool(self, pool: Any) -> None:
@@ -92,8 +92,8 @@ def test_beside_others_that_come_again_for_the_first_time_it_is_started(
 def test_on_rabbitmq_it_does_not_wait_in_the_workers_hands(monkeypatch: pytest.MonkeyPatch) -> None:
     """But one that waits for its eta does: put back, it would be run too early."""
     settler, calls = Settler(3), []
-    settler.moves.broker = SimpleNamespace()
-    settler.moves.call_after = lambda delay, call, *args: calls.append((call, args))
+    settler.pending.broker = SimpleNamespace()
+    settler.pending.call_after = lambda delay, call, *args: calls.append((call, args))
     monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
     monkeypatch.setattr(state, "requests", {})
     alone, waits, later = (Request(name, starts=1) for name in ("alone", "waits", "later"))
@@ -124,8 +124,8 @@ def test_a_start_that_can_not_be_written_down_is_tried_again(
             raise answer
         return answer
 
-    settler.moves.broker.note_start = note_start
-    settler.moves.start_again = lambda request, delay: again.append(request)
+    settler.pending.broker.note_start = note_start
+    settler.pending.start_again = lambda request, delay: again.append(request)
     monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
     monkeypatch.setattr(state, "requests", {})
     request = Request("one", starts=0)

@@ -11,11 +11,11 @@ from typing import Any
 from celery_resilience.brokers.base import (
     LONGEST_NAME,
     BrokerOptions,
+    Delivery,
     Done,
     Figures,
     Found,
     NotOurs,
-    Received,
     Unroutable,
 )
 from celery_resilience.brokers.ownership import Ownership, on_rabbitmq
@@ -126,10 +126,10 @@ class AmqpBroker:
         made = self._prepared.get((queue, priority), 0)
         self._prepared[queue, priority] = max(levels, made)
 
-    def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
-        queue, settings = received.envelope.queue, self._settings
+    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
+        queue, settings = delivery.envelope.queue, self._settings
         if delay < 1 or settings.hold_retries == "worker" or not self._delay.takes(queue):
-            self._move(received, copy.due_in(delay), "", queue, done)
+            self._move(delivery, copy.due_in(delay), "", queue, done)
             return
         seconds = math.ceil(delay)
         levels = seconds.bit_length()
@@ -144,7 +144,7 @@ class AmqpBroker:
 
         def over(problem: BaseException | None) -> None:
             if isinstance(problem, Refused):
-                self._move(received, copy.due_in(delay), "", queue, done)
+                self._move(delivery, copy.due_in(delay), "", queue, done)
             elif isinstance(problem, Unroutable) and prepared:
                 # It is not the queue that has gone, but a level.
                 forget(self._confirms.declared)
@@ -153,36 +153,36 @@ class AmqpBroker:
                 done(problem)
 
         self._move(
-            received, copy.due(None), level_name(levels - 1, priority),
+            delivery, copy.due(None), level_name(levels - 1, priority),
             routing_key(seconds, queue, self._letters(queue)), over, prepare,
         )  # fmt: skip
 
     def bury(
-        self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
+        self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
-        queue = self._letters(received.envelope.queue, queue)
-        self._move(received, letter, "", queue, done, lambda: self._make(queue, arguments))
+        queue = self._letters(delivery.envelope.queue, queue)
+        self._move(delivery, letter, "", queue, done, lambda: self._make(queue, arguments))
 
     def _move(
         self,
-        received: Received,
+        delivery: Delivery,
         copy: Envelope,
         exchange: str,
         key: str,
         done: Done,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        whose = on_rabbitmq(received)
+        whose = on_rabbitmq(delivery)
         if not whose.is_ours:
             done(NotOurs(whose.value))
             return
         # What is acknowledged may still be on its way to the loop, which sends it: not forgotten.
         if not whose.has_original and whose is not Ownership.ACKED:
-            _forget(received.message)
+            _forget(delivery.message)
 
         def over(problem: BaseException | None) -> None:
             if problem is None and whose.is_unusual:
-                logger.warning("%s: %s; its copy is published", received.name, whose.value)
+                logger.warning("%s: %s; its copy is published", delivery.name, whose.value)
             done(problem)
 
         self._confirms.publish(copy, exchange, key, over, prepare)
@@ -252,8 +252,8 @@ class AmqpBroker:
 
     def release(self, found: Found, copy: Envelope, queue: str) -> None:
         result: list[BaseException | None] = []
-        received = Received(found.key, copy, let_go=found.key.ack)
-        self._move(received, copy, "", queue, result.append)
+        delivery = Delivery(found.key, copy, ack=found.key.ack)
+        self._move(delivery, copy, "", queue, result.append)
         problem = result[0] if result else BrokerError(f"{SHORT}, and may take this one later")
         if problem is not None:
             raise problem

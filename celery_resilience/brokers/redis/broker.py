@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from celery_resilience.brokers.base import BrokerOptions, Done, Figures, Found, NotOurs, Received
+from celery_resilience.brokers.base import BrokerOptions, Delivery, Done, Figures, Found, NotOurs
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.ownership import after_script, on_redis
 from celery_resilience.brokers.redis.browse import read_on
-from celery_resilience.brokers.redis.housekeeping import Keeper
+from celery_resilience.brokers.redis.housekeeping import Housekeeper
 from celery_resilience.brokers.redis.lease_qos import take_over
-from celery_resilience.brokers.redis.leases import Holder, Leases, plain_client
+from celery_resilience.brokers.redis.leases import LeaseOwner, Leases, plain_client
 from celery_resilience.brokers.redis.rights import refused
 from celery_resilience.brokers.redis.scheduled import Original, ScheduledRetries, WaitingFound, read
 from celery_resilience.brokers.redis.scripts import KEYS, lua
@@ -59,32 +59,32 @@ class RedisBroker:
             self._client, self._prefix, channel.sep, channel.priority_steps
         )
         self.leases = Leases(self._client, self._prefix)
-        self._keeper: Keeper | None = None
+        self._housekeeper: Housekeeper | None = None
         _use_one_client(channel)
 
-    def hold(self, received: Received, copy: Envelope, delay: float, done: Done) -> None:
-        queue = received.envelope.queue
+    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
+        queue = delivery.envelope.queue
         if delay <= 0 or self._settings.hold_retries == "worker":
-            self._move(received, copy.due_in(delay), queue, done)
+            self._move(delivery, copy.due_in(delay), queue, done)
             return
         copy = copy.due(None)  # what the broker holds, no worker holds again
         payload, place = self._payload(copy, queue), self._list(queue, copy)
 
         def wait(original: Original) -> int:
             answer = self.waiting.hold(original, payload, place, delay)
-            if self._keeper is not None:
-                self._keeper.expect(delay)
+            if self._housekeeper is not None:
+                self._housekeeper.expect(delay)
             return answer
 
-        self._carry_out(received, wait, done)
+        self._carry_out(delivery, wait, done)
 
     def bury(
-        self, received: Received, letter: Envelope, queue: str, arguments: Any, done: Done
+        self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
         self.remember_letters(queue)
-        self._move(received, letter, queue, done)
+        self._move(delivery, letter, queue, done)
 
-    def _move(self, received: Received, copy: Envelope, queue: str, done: Done) -> None:
+    def _move(self, delivery: Delivery, copy: Envelope, queue: str, done: Done) -> None:
         payload, to = self._payload(copy, queue), self._key(queue, copy)
 
         def settle(original: Original) -> int:
@@ -93,36 +93,36 @@ class RedisBroker:
             args = [original.tag, payload, gone, original.worker, original.number]
             return int(self._settle(keys=keys, args=args))
 
-        self._carry_out(received, settle, done)
+        self._carry_out(delivery, settle, done)
 
-    def _carry_out(self, received: Received, move: Callable[[Original], int], done: Done) -> None:
-        whose = on_redis(received)
+    def _carry_out(self, delivery: Delivery, move: Callable[[Original], int], done: Done) -> None:
+        whose = on_redis(delivery)
         try:
-            answer = move(self._original(received, whose.has_original))
+            answer = move(self._original(delivery, whose.has_original))
         except Exception as exc:
             done(exc)
             return
         if whose.has_original:
             whose = after_script(answer)
-            _forget(received.message)
+            _forget(delivery.message)
         if not whose.is_ours:
-            received.let_go()  # locally: it must not keep its place among what this worker holds
+            delivery.ack()  # locally: it must not keep its place among what this worker holds
             done(NotOurs(whose.value))
             return
         if whose.is_unusual:
-            logger.warning("%s: %s; its copy is written", received.name, whose.value)
+            logger.warning("%s: %s; its copy is written", delivery.name, whose.value)
         done(None)
 
-    def _original(self, received: Received, is_there: bool = True) -> Original:
-        """The message *received*, as the scripts look for it."""
-        channel, message = received.message.channel, received.message
-        holder = getattr(channel, "holder", None)
-        held = channel.unacked_key if holder is None else holder.key
+    def _original(self, delivery: Delivery, is_there: bool = True) -> Original:
+        """The message *delivery*, as the scripts look for it."""
+        channel, message = delivery.message.channel, delivery.message
+        owner = getattr(channel, "lease_owner", None)
+        held = channel.unacked_key if owner is None else owner.key
         return Original(
             held=(self._prefix + held, self._prefix + channel.unacked_index_key),
             takes=f"{self._prefix}{KEYS}takes",
             tag=message.delivery_tag,
-            worker="" if holder is None else holder.id,
+            worker="" if owner is None else owner.id,
             number=getattr(message, "take", ""),
             is_there=is_there,
             written=f"{self._prefix}{KEYS}written:{message.delivery_tag}",
@@ -189,13 +189,13 @@ class RedisBroker:
         names: Any = self._client.smembers(self._letter_queues)
         return {name.decode("utf-8", "replace") for name in names}
 
-    def note_start(self, received: Received, copy: Envelope) -> bool:
-        """Write down that *received*, as *copy* tells, is started; False: it is not ours."""
-        if getattr(received.message.channel, "holder", None) is None:
+    def note_start(self, delivery: Delivery, copy: Envelope) -> bool:
+        """Write down that *delivery*, as *copy* tells, is started; False: it is not ours."""
+        if getattr(delivery.message.channel, "lease_owner", None) is None:
             return True  # kombu's hash has no room for that
-        if not on_redis(received).has_original:
+        if not on_redis(delivery).has_original:
             return True
-        original, queue = self._original(received), received.envelope.queue
+        original, queue = self._original(delivery), delivery.envelope.queue
         value = f"{self._list(queue, copy)}\n{self._payload(copy, queue)}"
         answer = self._note(
             keys=[original.held[0], original.takes],
@@ -229,17 +229,17 @@ class RedisBroker:
 
     # A worker
 
-    def holder(self) -> Holder:
-        """A holder for one worker; it outlives the connection."""
-        return Holder()
+    def lease_owner(self) -> LeaseOwner:
+        """The owner of one worker's lease; it outlives the connection."""
+        return LeaseOwner()
 
-    def consume_for(self, channel: Any, holder: Holder) -> bool:
-        """Let *channel*, from which nothing was read yet, hold its messages for *holder*."""
+    def consume_for(self, channel: Any, owner: LeaseOwner) -> bool:
+        """Let *channel*, from which nothing was read yet, hold its messages for *owner*."""
         from redis.exceptions import NoPermissionError
 
         try:
-            self.leases.renew(holder)
-            return take_over(channel, holder)
+            self.leases.renew(owner)
+            return take_over(channel, owner)
         except NoPermissionError as exc:
             letters = self._settings.dead_letter_queue
             queues = [] if "{" in letters else [letters]
@@ -248,10 +248,10 @@ class RedisBroker:
                 "docs/operating.md lists the rights that are needed"
             ) from exc
 
-    def keeper(self, holder: Holder) -> Keeper:
-        """Who moves what is due and renews *holder*'s lease, on connections of its own."""
-        self._keeper = Keeper(self._channel, holder)
-        return self._keeper
+    def housekeeper(self, owner: LeaseOwner) -> Housekeeper:
+        """Who moves what is due and renews *owner*'s lease, on connections of its own."""
+        self._housekeeper = Housekeeper(self._channel, owner)
+        return self._housekeeper
 
     def close(self) -> None:
         """Give back our connections."""
@@ -270,7 +270,7 @@ class RedisBroker:
         return str(channel._q_for_pri(queue, priority))
 
     def _payload(self, copy: Envelope, queue: str) -> str:
-        # A fresh tag: the late acknowledgement of an old holder must not delete the new one's.
+        # A fresh tag: the late acknowledgement of an old owner must not delete the new one's.
         return compact(copy.to_wire(str(uuid.uuid4()), queue), dumps)
 
 

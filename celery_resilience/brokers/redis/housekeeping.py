@@ -17,10 +17,10 @@ from typing import Any
 
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.redis import leases as held
-from celery_resilience.brokers.redis.leases import Holder, Leases
+from celery_resilience.brokers.redis.leases import LeaseOwner, Leases
 from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 
-__all__ = ["Keeper"]
+__all__ = ["Housekeeper"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -30,17 +30,17 @@ _IDLE = 1.5
 _SEARCH = 3600.0
 
 
-class Keeper:
+class Housekeeper:
     """One worker's share; called by one thread, but for :meth:`expect`."""
 
-    def __init__(self, channel: Any, holder: Holder) -> None:
+    def __init__(self, channel: Any, owner: LeaseOwner) -> None:
         from redis import Redis
 
         # Not the channel's: it closes with a connection that is lost, and a lease must not.
         self._pool = pool_of(channel)
         client = Redis(connection_pool=self._pool)
         prefix = channel.global_keyprefix or ""
-        self._holder = holder
+        self._owner = owner
         self._waiting = ScheduledRetries(client, prefix, channel.sep, channel.priority_steps)
         self._leases = Leases(client, prefix)
         self._workers = 1
@@ -75,8 +75,8 @@ class Keeper:
             self._renew(now)
         while self._expected and self._expected[0] <= now:
             heapq.heappop(self._expected)
-        self._leases.let_go(self._holder)
-        moved = self._waiting.move_due(self._holder.id)
+        self._leases.ack_unsent(self._owner)
+        moved = self._waiting.move_due(self._owner.id)
         if moved.stuck:
             logger.error("%d retries are due and can't be moved: %s", moved.stuck, moved.why)
         idle = _IDLE * math.sqrt(self._workers) * random.uniform(0.8, 1.2)
@@ -91,7 +91,7 @@ class Keeper:
 
     def _renew(self, now: float) -> None:
         try:
-            self._workers, dead = self._leases.renew(self._holder)
+            self._workers, dead = self._leases.renew(self._owner)
             if self._believe_at is None:
                 up = self._leases.up_for()
                 known = up is not None and up > 2 * held.GRACE
@@ -102,12 +102,12 @@ class Keeper:
         self.renewed_at = now
         self._renew_at = now + held.RENEW
         # What kept us from renewing ours may have kept everybody.
-        if now < max(self._believe_at, self._holder.late_at + held.GRACE):
+        if now < max(self._believe_at, self._owner.late_at + held.GRACE):
             return
         if now >= self._search_at:
             self._search(now)
         for worker in dead:
-            given = self._leases.give_back(worker)
+            given = self._leases.requeue(worker)
             if given:
                 logger.warning("worker %s has died: %d messages are given back", worker, given)
             self._leases.leave(worker, if_dead=True)

@@ -11,15 +11,15 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from celery_resilience.brokers.redis import leases as held
-from celery_resilience.brokers.redis.leases import Holder, Leases, Left, plain_client
+from celery_resilience.brokers.redis.leases import LeaseOwner, Leases, Left, plain_client
 from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.messages.headers import QUEUE
 
-__all__ = ["HeldQoS", "list_of", "take_over"]
+__all__ = ["LeaseQoS", "list_of", "take_over"]
 
 
-class HeldQoS(_redis.QoS):
-    """kombu's QoS, which holds messages in the hash of its channel's ``holder``."""
+class LeaseQoS(_redis.QoS):
+    """kombu's QoS, which holds messages in the hash of its channel's ``lease_owner``."""
 
     channel: Any
     _delivered: Any
@@ -40,22 +40,22 @@ class HeldQoS(_redis.QoS):
         return f"{place}\n{dumps(raw)}"
 
     def _write_down(self, tag: str, value: str) -> int:
-        channel, holder = self.channel, self.channel.holder
+        channel, owner = self.channel, self.channel.lease_owner
         pool, script = self._keep
         if pool is not channel.pool:
             script = plain_client(channel).register_script(lua("record_delivery"))
             self._keep = channel.pool, script
         prefix = channel.global_keyprefix or ""
-        keys = [prefix + holder.key, f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers"]
-        number = int(script(keys=keys, args=[tag, value, holder.id, holder.last_take, held.LEASE]))
-        holder.taken(number)
+        keys = [prefix + owner.key, f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers"]
+        number = int(script(keys=keys, args=[tag, value, owner.id, owner.last_take, held.LEASE]))
+        owner.taken(number)
         return number
 
     def ack(self, delivery_tag: str) -> None:
         try:
-            self.channel.holder.left.pop(delivery_tag, None)
+            self.channel.lease_owner.left.pop(delivery_tag, None)
             with self.channel.conn_or_acquire() as client:
-                client.hdel(self.channel.holder.key, delivery_tag)
+                client.hdel(self.channel.lease_owner.key, delivery_tag)
         except (
             AttributeError,
             OSError,
@@ -64,20 +64,20 @@ class HeldQoS(_redis.QoS):
         ):
             # The connection has gone, or writing is refused for now, and the task is done: it must
             # not be run again.
-            self.channel.holder.unsent.append(delivery_tag)
+            self.channel.lease_owner.unsent.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not requeue:
             self.ack(delivery_tag)
             return
-        self._give_back([delivery_tag])
+        self._requeue([delivery_tag])
         virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Called when the channel closes, which its holder outlives: what runs goes on. The next
-        connection, or the worker at its end, gives back what does not."""
-        self.channel.holder.left.update(self.left())
+        """Called when the channel closes. The owner of its lease outlives it: what runs goes on;
+        the next connection, or the worker at its end, requeues what does not."""
+        self.channel.lease_owner.left.update(self.left())
         self._delivered.clear()
 
     def left(self) -> dict[str, Left]:
@@ -90,32 +90,32 @@ class HeldQoS(_redis.QoS):
             if hasattr(message, "take")
         }
 
-    def _give_back(self, tags: Collection[str]) -> None:
-        leases, holder = self._leases(), self.channel.holder
-        if leases.give_back(holder.id, tags) < len(tags):
+    def _requeue(self, tags: Collection[str]) -> None:
+        leases, owner = self._leases(), self.channel.lease_owner
+        if leases.requeue(owner.id, tags) < len(tags):
             left = {tag: left for tag, left in self.left().items() if tag in tags}
-            leases.write_again(holder.id, left)
+            leases.write_again(owner.id, left)
 
     def _leases(self) -> Leases:
         return Leases(plain_client(self.channel), self.channel.global_keyprefix or "")
 
 
-def take_over(channel: Any, holder: Holder) -> bool:
-    """Let *channel*, from which nothing was read yet, hold its messages for *holder*.
+def take_over(channel: Any, owner: LeaseOwner) -> bool:
+    """Let *channel*, from which nothing was read yet, hold its messages for *owner*.
 
     False, and nothing is changed, where kombu's acknowledgements are not emulated.
     """
     qos = channel.qos
     if not isinstance(qos, _redis.QoS):
         return False
-    channel.holder = holder
-    if not isinstance(qos, HeldQoS):
+    channel.lease_owner = owner
+    if not isinstance(qos, LeaseQoS):
         # Celery may have changed methods of this very object (worker_disable_prefetch).
-        qos.__class__ = HeldQoS
+        qos.__class__ = LeaseQoS
     qos.__dict__.setdefault("popped", {})
     kind: Any = type(channel)
     channel.__class__ = _reading_every_list(kind)
-    Leases(plain_client(channel), channel.global_keyprefix or "").let_go(holder)
+    Leases(plain_client(channel), channel.global_keyprefix or "").ack_unsent(owner)
     return True
 
 

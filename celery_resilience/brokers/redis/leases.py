@@ -24,7 +24,7 @@ from celery_resilience.brokers.redis.scripts import KEYS, lua
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["GRACE", "LEASE", "RENEW", "Holder", "Leases", "Left", "plain_client"]
+__all__ = ["GRACE", "LEASE", "RENEW", "LeaseOwner", "Leases", "Left", "plain_client"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -38,8 +38,8 @@ _REMEMBER = 86400.0
 _FORGOTTEN = 2
 
 
-class Holder:
-    """One worker, as the holder of messages; it keeps its name over reconnections."""
+class LeaseOwner:
+    """One worker, as the owner of a lease; it keeps its name over reconnections."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
@@ -114,22 +114,22 @@ class Leases:
         self._back = client.register_script(lua("requeue"))
         self._forget = client.register_script(lua("forget_worker"))
 
-    def renew(self, holder: Holder) -> tuple[int, list[str]]:
-        """Say that *holder* is alive; how many are, and those whose lease has run out."""
-        count, late, *dead = self._lease(keys=[self._workers], args=[holder.id, LEASE])
-        holder.workers = int(count)
+    def renew(self, owner: LeaseOwner) -> tuple[int, list[str]]:
+        """Say that *owner* is alive; how many are, and those whose lease has run out."""
+        count, late, *dead = self._lease(keys=[self._workers], args=[owner.id, LEASE])
+        owner.workers = int(count)
         if late:
-            holder.late_at = time.monotonic()
-        return holder.workers, [_text(name) for name in dead]
+            owner.late_at = time.monotonic()
+        return owner.workers, [_text(name) for name in dead]
 
-    def let_go(self, holder: Holder) -> None:
-        """Let go what *holder* could not let go when it was done."""
-        tags = holder.unsent[:]
+    def ack_unsent(self, owner: LeaseOwner) -> None:
+        """Acknowledge what *owner* could not acknowledge when it was done."""
+        tags = owner.unsent[:]
         if tags:
-            self._client.hdel(self._prefix + holder.key, *tags)
+            self._client.hdel(self._prefix + owner.key, *tags)
             for tag in tags:
                 with suppress(ValueError):  # another thread has let it go as well
-                    holder.unsent.remove(tag)
+                    owner.unsent.remove(tag)
 
     def leave(self, worker: str, *, if_dead: bool = False) -> bool:
         """Forget *worker*; not, and False, if it still holds something."""
@@ -219,7 +219,7 @@ class Leases:
         """How many messages *worker* holds."""
         return int(self._client.hlen(self._hash(worker)))
 
-    def give_back(
+    def requeue(
         self, worker: str, tags: Collection[str] | None = None, keep: Collection[str] = ()
     ) -> int:
         """Give back what *worker* holds: *tags*, or everything but *keep*; how many there were."""
@@ -270,7 +270,7 @@ class Leases:
 
 
 def _redelivered(payload: bytes) -> bytes:
-    """*payload* with a tag of its own: the late acknowledgement of its old holder must not take
+    """*payload* with a tag of its own: the late acknowledgement of its old owner must not take
     it from the next one. What can't be read is given back as it is."""
     try:
         message = json.loads(payload)

@@ -8,9 +8,9 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_resilience.brokers.base import Done, Received, Unroutable
+from celery_resilience.brokers.base import Delivery, Done, Unroutable
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.worker.pending import Move, Moves
+from celery_resilience.worker.pending import PendingSettlements, Settlement
 
 ENVELOPE = Envelope(b"", None, None, {})
 
@@ -38,22 +38,22 @@ class Broker:
 def test_a_check_and_a_settlement_do_not_wait_for_each_other() -> None:
     """Without an event loop (gevent) a timer checks, and each task settles for itself."""
     broker: Any = Broker()
-    moves = Moves(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
-    moves.use(broker)
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    pending.use(broker)
     settled: list[str] = []
 
-    def move(name: str) -> Move:
-        received = Received(SimpleNamespace(), ENVELOPE, lambda: settled.append(name))
-        return Move(received, broker.publish, name)
+    def move(name: str) -> Settlement:
+        delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: settled.append(name))
+        return Settlement(delivery, broker.publish, name)
 
     first = move("its retry")
     first.begin = broker.under_way.append
-    first.unroutable = lambda: moves.start(move("its letter"))
-    moves.start(first)
-    check = threading.Thread(target=moves.check, daemon=True)
+    first.unroutable = lambda: pending.start(move("its letter"))
+    pending.start(first)
+    check = threading.Thread(target=pending.check, daemon=True)
     check.start()
     assert broker.checking.wait(5)
-    other = threading.Thread(target=lambda: moves.start(move("another")), daemon=True)
+    other = threading.Thread(target=lambda: pending.start(move("another")), daemon=True)
     other.start()
     check.join(5)
     other.join(5)
@@ -66,8 +66,8 @@ def test_a_thread_of_the_pool_does_not_wait_for_the_loop() -> None:
     ended = threading.Event()
 
     def pool_thread() -> None:
-        received = Received(SimpleNamespace(), ENVELOPE, lambda: settled.append("its retry"))
-        moves.start(Move(received, lambda done: done(None), "its retry"))
+        delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: settled.append("its retry"))
+        pending.start(Settlement(delivery, lambda done: done(None), "its retry"))
         ended.set()
 
     class Interrupted:
@@ -82,10 +82,10 @@ def test_a_thread_of_the_pool_does_not_wait_for_the_loop() -> None:
             pass
 
     broker: Any = Interrupted()
-    moves = Moves(SimpleNamespace(blueprint=SimpleNamespace(state=bootsteps.RUN)))  # type: ignore[attr-defined]
-    moves.use(broker)
-    moves.watch(SimpleNamespace(add_reader=lambda fd, callback: None))
-    moves.check()
-    moves.drain(1)
-    moves.close()
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=bootsteps.RUN)))  # type: ignore[attr-defined]
+    pending.use(broker)
+    pending.watch(SimpleNamespace(add_reader=lambda fd, callback: None))
+    pending.check()
+    pending.drain(1)
+    pending.close()
     assert settled == ["its retry"]
