@@ -76,24 +76,25 @@ class BrokerOptions:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message that this worker was given and has not let go yet."""
+    """A message that this worker was given and has not acknowledged yet."""
 
     #: kombu's message: it knows its channel and its delivery tag.
     message: Any
     envelope: Envelope
     #: Acknowledges it, in the way and the thread that the worker's loop wants.
     ack: Callable[[], None]
-    #: It was acknowledged before its body ran: there is nothing left to let go.
+    #: It was acknowledged before its body ran: there is nothing left to acknowledge.
     acked_early: bool = False
-    #: Its queue is consumed without acknowledgements: the broker has let it go at once.
+    #: Its queue is consumed without acknowledgements: the broker has forgotten it at once.
     no_ack: bool = False
     #: A broker that loses the connection may not deliver it again.
     volatile: bool = False
-
-    @property
-    def name(self) -> str:
-        """The id of its task, for the log."""
-        return str(self.envelope.properties.get("correlation_id") or "a message without an id")
+    #: ``task[id]``, for the log.
+    subject: str = "a message"
+    #: The worker's node name: ``celery@host``.
+    worker: str = ""
+    #: The dead-letter queue that its task names.
+    task_queue: str | None = None
 
 
 @dataclass(frozen=True)

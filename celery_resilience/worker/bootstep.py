@@ -122,8 +122,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def info(self, c: Any) -> dict[str, Any]:  # type: ignore[override]
         """What ``inspect stats`` says of us, and what this worker has decided so far."""
-        told = {"enabled": self.settings.enabled, **self.transport.told(), **self.settler.counts}
-        return {"resilience": told}
+        told = {"enabled": self.settings.enabled, **self.transport.told()}
+        return {"resilience": told | self.settler.outcomes.counts}
 
     def _notice_losses(self, c: Any) -> None:
         """Before Celery forgets what goes on when the connection is lost."""
@@ -141,7 +141,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
         def add_task_queue(*args: Any, **options: Any) -> None:
             add(*args, **options)
-            self.settler.pending.consumes_again()
+            self.settler.pending.pause.forget()
 
         c.add_task_queue = add_task_queue
 
@@ -208,7 +208,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
-        self.settler.pending.watch(hub)
+        self.settler.pending.loop.watch(hub)
         if self._checks is not None:  # of the last connection; Celery 5.7 has cancelled it itself
             self._checks.cancel()
         self._checks = hub.call_repeatedly(_CHECK, self.settler.pending.check)
@@ -232,7 +232,6 @@ class ResilientConsumer(bootsteps.StartStopStep):
             requeue_killed(self.settler)
         self.settler.pending.drain(_DRAIN)
         self.lease.leave()
-        self.settler.pending.close()
         self.settler.end()
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import Terminated, WorkerLostError
+from celery import VERSION
 from celery import exceptions as _exceptions
 
 from celery_resilience.classify import classify, is_control_flow
@@ -23,15 +25,18 @@ from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.decide import decide_failure, decide_rejection, failure_of
 
 __all__ = [
+    "Report",
     "came_before",
     "decide_lost_attempt",
     "decide_requeue",
-    "is_celerys_own",
     "is_lost",
     "text",
 ]
 
 logger = logging.getLogger("celery_resilience")
+
+#: Celery 5.7 calls a task that rejects its message failed; the ones before leave it pending.
+_REJECTION_FAILS = VERSION >= (5, 7)
 
 # The stubs describe what tasks use of it, not what makes it.
 Retry: Any = _exceptions.Retry
@@ -73,9 +78,35 @@ def decide_requeue(request: Any, exc: BaseException) -> AttemptResult:
     return AttemptResult(decision, verdict, error, at=began, ran=max(0.0, time.time() - began))
 
 
-def is_celerys_own(exc: BaseException) -> bool:
-    """Whether *exc* is no failure, but something that the body tells Celery."""
-    return is_control_flow(exc) or isinstance(exc, (_exceptions.Reject, Retry))
+class Report(Enum):
+    """What the worker's main process hears of an attempt that did not succeed."""
+
+    SETTLED = "its message is settled already"
+    REQUEUED = "the body put its message back"
+    REJECTED = "the body rejected its message, and this Celery calls that a failure"
+    CELERYS_OWN = "something that Celery itself carries out"
+    UNDECIDED = "the body could not tell how it ended"
+    DECIDED = "its policy has decided where the body ran"
+
+    @classmethod
+    def of(
+        cls, exc: BaseException, *, decided: bool, settles: bool, settled: bool, terminating: bool
+    ) -> Report:
+        """What it is that the attempt ended with *exc*: *decided* where its body ran, in a worker
+        that *settles*, and that is *terminating*: its children are killed."""
+        if settled:
+            return cls.SETTLED
+        if settles and isinstance(exc, _exceptions.Reject) and not terminating:
+            if getattr(exc, "requeue", False):
+                return cls.REQUEUED
+            if _REJECTION_FAILS:
+                return cls.REJECTED
+        if settles and decided:
+            return cls.DECIDED
+        # In a cold shutdown what the children held goes back to the broker.
+        killed = terminating and (is_lost(exc) or isinstance(exc, Terminated))
+        tells_celery = is_control_flow(exc) or isinstance(exc, (_exceptions.Reject, Retry))
+        return cls.UNDECIDED if settles and not killed and not tells_celery else cls.CELERYS_OWN
 
 
 def is_lost(exc: BaseException) -> bool:

@@ -51,12 +51,10 @@ def puts_back(message: Any, c: Any, settler: Settler) -> bool:
         "%s[%s]: it came back %d times and was never begun: it is put back, for %.0f s",
         name, id_, times, max(left, 0.0),
     )  # fmt: skip
-    settler.schedule(
-        Delivery(message, envelope, lambda: message.ack_log_error(logger, c.connection_errors)),
-        envelope.with_header(replace(history, queue=envelope.queue).dumps()),
-        left if left >= 1 else 0.0,
-        subject=f"{name}[{id_}]",
-        worker=c.hostname,
-        history=history,
-    )
+    delivery = Delivery(
+        message, envelope, lambda: message.ack_log_error(logger, c.connection_errors),
+        subject=f"{name}[{id_}]", worker=c.hostname,
+    )  # fmt: skip
+    copy = envelope.with_header(replace(history, queue=envelope.queue).dumps())
+    settler.schedule(delivery, copy, left if left >= 1 else 0.0)
     return True

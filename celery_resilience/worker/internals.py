@@ -110,6 +110,9 @@ SILENT: tuple[Internal, ...] = (
     Internal("celery.worker.request:Request", "on_failure on_retry on_timeout acknowledge cancel "
              "reject maybe_expire _announce_revoked execute_using_pool", "worker/request.py",
              "outcomes would be settled by stock Celery", refuse=True),
+    Internal("celery.worker.request:create_request_cls.Request.on_success",
+             "failed__retval__runtime", "worker/outcome.py",
+             "successes would not be told", "keeps"),
     Internal("celery.worker.control:", "revoke terminate revoke_by_stamped_headers",
              "worker/revocation.py", "scheduled retries of revoked tasks would run"),
     Internal("celery.concurrency.prefork:TaskPool", "flush", "worker/jobs.py",

@@ -67,7 +67,7 @@ class WorkerLease:
     def _known_alive(self, alive: bool) -> None:
         """What this worker took now would be given to another one soon, and run twice."""
         pause = self._pending.pause
-        self._pending.in_loop(partial(pause.end if alive else pause.begin, Why.LEASE))
+        self._pending.loop.in_loop(partial(pause.end if alive else pause.begin, Why.LEASE))
 
     def leave(self) -> None:
         """The worker goes down, its pool has ended: give back what was not let go."""

@@ -128,7 +128,7 @@ class _Questions:
 
     def __init__(self, settler: Settler) -> None:
         self._pending = settler.pending
-        self._aside = Aside(settler.pending)
+        self._aside = Aside(settler.pending.loop)
         self._asked: dict[Name, _Asked] = {}
         self._broker: Any = None
 
@@ -140,7 +140,7 @@ class _Questions:
         begins = not self._asked
         self._asked[name] = _Asked(then)
         if begins:
-            self._pending.call_after(_TOGETHER, self._begin, app)
+            self._pending.loop.call_after(_TOGETHER, self._begin, app)
 
     def _begin(self, app: Any) -> None:
         names = list(self._asked)
@@ -161,7 +161,7 @@ class _Questions:
                 del self._asked[name]
                 asked.then(found)
         if self._asked:
-            self._pending.call_after(_PAUSE, self._begin, app)
+            self._pending.loop.call_after(_PAUSE, self._begin, app)
 
 
 _questions: WeakKeyDictionary[Settler, _Questions] = WeakKeyDictionary()

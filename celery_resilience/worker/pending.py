@@ -1,38 +1,51 @@
-"""Moves: one change in the broker each, begun at once and repeated until it works.
+"""Settlements that are not over: one change in the broker each, repeated until it works.
 
-A move that fails is kept and repeated (the move, never the body) with a growing pause; until it
-works its message is not let go, so that the death of this worker gives it back to the broker.
+A settlement that fails is kept and repeated (the settlement, never the body) with a growing pause;
+until it works its message is not acknowledged, so that the death of this worker gives it back to
+the broker.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
-
-from celery import bootsteps
-from celery.worker import state
 
 from celery_resilience.brokers.base import Broker, Delivery, Done, NotOurs, TooLarge, Unroutable
 from celery_resilience.worker.background import Aside
+from celery_resilience.worker.loop import WorkerLoop
 from celery_resilience.worker.pause import Pause, Why, how_to_mend
 
-__all__ = ["PendingSettlements", "Settlement"]
+__all__ = ["PendingSettlements", "Result", "Settlement"]
 
 logger = logging.getLogger("celery_resilience")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
-#: So many moves that came to nothing are kept: their messages may be delivered to us again.
+#: So many whose messages were not ours any more are kept: they may be delivered to us again.
 _MOST_LEFT = 100
 
-#: The state of a worker whose loop runs; the stubs do not know it.
-_RUN: int = bootsteps.RUN  # type: ignore[attr-defined]
+
+class Result(Enum):
+    """How one try of a settlement has ended."""
+
+    DONE = "done"
+    NOT_OURS = "not ours"  #: the message is not this worker's any more: nothing was written
+    UNROUTABLE = "unroutable"  #: the queue that the copy is meant for has gone
+    TOO_LARGE = "too large"  #: the copy's headers are more than the broker takes
+    FAILED = "failed"
+
+    @classmethod
+    def of(cls, problem: BaseException | None) -> Result:
+        """What *problem*, a broker's answer, means."""
+        if problem is None:
+            return cls.DONE
+        known = {NotOurs: cls.NOT_OURS, Unroutable: cls.UNROUTABLE, TooLarge: cls.TOO_LARGE}
+        return next((r for kind, r in known.items() if isinstance(problem, kind)), cls.FAILED)
 
 
 @dataclass
@@ -40,226 +53,88 @@ class Settlement:
     """A change in the broker that is not over yet."""
 
     delivery: Delivery
-    #: Begins the move; called again, after a pause, for as long as it fails.
+    #: Begins it; called again, after a pause, for as long as it fails.
     begin: Callable[[Done], None]
-    #: ``task[id]``, for the log.
-    subject: str
-    #: What to do when the queue that a retry belongs to has gone.
-    unroutable: Callable[[], None] | None = None
-    #: What to do when the copy's headers are more than the broker takes.
-    too_large: Callable[[], None] | None = None
-    #: It writes a dead letter: while that fails, no more messages are taken.
+    #: Told how each try has ended, and its number; whether the settlement is over. One that is
+    #: done or not ours is over in any case.
+    ended: Callable[[Result, int], bool]
+    #: It writes a dead letter: while that fails, consuming is paused.
     is_letter: bool = False
-    #: Called when it is over and has worked, and when its first try has failed: for the log.
-    worked: Callable[[], None] = lambda: None
-    pending: Callable[[], None] = lambda: None
     tries: int = 0
     #: It has failed and waits for its next try: whoever begins it first is the only one.
     waiting: bool = False
     number: int = field(default_factory=itertools.count(1).__next__)
 
 
-class PendingSettlements:
-    """The moves of one worker, through the Broker of its newest connection."""
+class _Store:
+    """The settlements that have begun, and the newest of those whose messages were not ours."""
 
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-        self._broker: Broker | None = None
-        self._pending: dict[int, Settlement] = {}
-        self._thread = threading.get_ident()
-        #: What other threads than the loop's want to have done there.
-        self._posted: deque[Callable[[], None]] = deque()
-        self._wake: tuple[int, int] | None = None
-        self._lock = threading.RLock()
-        #: Those that came to nothing, for their messages were not ours any more; the newest.
+    def __init__(self) -> None:
+        self._open: dict[int, Settlement] = {}
         self._left: deque[Settlement] = deque(maxlen=_MOST_LEFT)
-        #: What has been logged of moves that fail.
+
+    def add(self, settlement: Settlement) -> None:
+        self._open[settlement.number] = settlement
+
+    def take(self, settlement: Settlement) -> bool:
+        """Take out *settlement*; whether it was there."""
+        return self._open.pop(settlement.number, None) is not None
+
+    def all(self) -> list[Settlement]:
+        return list(self._open.values())
+
+    def waiting(self) -> list[Settlement]:
+        return [settlement for settlement in self.all() if settlement.waiting]
+
+    def leave(self, settlement: Settlement) -> None:
+        """Its message is not ours."""
+        self._left.append(settlement)
+
+    def take_left(self, message: Any) -> Settlement | None:
+        """Take out the one that was left, of *message*."""
+        for settlement in [*self._left]:
+            if settlement.delivery.message is message:
+                self._left.remove(settlement)
+                return settlement
+        return None
+
+
+class _FailureLog:
+    """Says once what fails: of a full queue or a broker that is away all messages say the same."""
+
+    def __init__(self) -> None:
         self._said: set[str] = set()
-        self.pause = Pause(consumer)
-        #: For what this worker's loop must not wait for.
-        self.aside = Aside(self)
 
-    # The worker's connection and loop
-
-    def use(self, broker: Broker) -> None:
-        """Go through *broker*, which belongs to the worker's newest connection."""
-        old, self._broker = self._broker, broker
-        self._thread = threading.get_ident()
-        if old is not None:
-            old.close()
-        self.pause.forget()
-        for move in list(self._pending.values()):
-            self._repeat(move)
-
-    def consumes_again(self) -> None:
-        """The worker consumes, whether it is paused or not: if it is, it stops again."""
-        self.pause.forget()
-
-    def watch(self, hub: Any) -> None:
-        """Let *hub*, the worker's event loop, run what other threads post."""
-        if self._wake is None:
-            self._wake = os.pipe()
-            for end in self._wake:
-                os.set_blocking(end, False)
-        hub.add_reader(self._wake[0], self._read_posted)
-
-    def check(self) -> None:
-        """Look after the connection; the worker's event loop calls it now and then."""
-        self.aside.check()
-        check = getattr(self._broker, "check", None)
-        if check is not None:
-            # As every move: our lock first, the broker's second.
-            with self._lock:
-                check()
-
-    def start_again(self, request: Any, delay: float) -> None:
-        """Let the worker start *request*, which has its slot in the pool, in *delay* seconds."""
-        self.call_after(delay, self._consumer.controller._process_task, request)
-
-    def call_after(self, delay: float, call: Callable[..., None], *args: Any) -> None:
-        """Call *call* in *delay* seconds, where the worker's loop is."""
-        self._consumer.timer.call_after(delay, call, args)
-
-    @property
-    def looping(self) -> bool:
-        """Whether the worker's loop runs: before and after, everything is done at once."""
-        return bool(self._consumer.blueprint.state == _RUN)
-
-    @property
-    def ending(self) -> bool:
-        """Whether the worker has been told to end."""
-        told = any(each is not None and each is not False for each in _told())
-        return told or bool(self._consumer.controller.blueprint.state != _RUN)
-
-    @property
-    def unfinished(self) -> int:
-        """How many settlements are not over yet."""
-        return len(self._pending)
-
-    @property
-    def failing(self) -> int:
-        """How many settlements have failed, and will be tried again."""
-        return len(self._waiting())
-
-    @property
-    def tags(self) -> set[str]:
-        """The delivery tags of what they settle: it is done, and nobody shall have it again."""
-        return {move.delivery.message.delivery_tag for move in list(self._pending.values())}
-
-    def take_up(self, message: Any) -> bool:
-        """Settle *message*, which is ours again, if that has come to nothing before; False if its
-        settlement is over."""
-        with self._lock:
-            for move in [*self._left]:
-                if move.delivery.message is message:
-                    self._left.remove(move)
-                    self._begin(move)
-                    return True
-            return any(move.delivery.message is message for move in [*self._pending.values()])
-
-    def drain(self, timeout: float) -> None:
-        """Finish, within *timeout* seconds, what has been begun; the worker is going down."""
-        self.aside.finish()
-        self._read_posted()
-        with self._lock:
-            for move in list(self._pending.values()):
-                self._repeat(move)
-            if self._broker is not None:
-                self._broker.flush(timeout)
-
-    def close(self) -> None:
-        """Give back the connection and the wake-up pipe."""
-        for move in self._pending.values():
-            if move.delivery.acked_early or move.delivery.no_ack:
-                why = "acks_late=False" if move.delivery.acked_early else "its queue is no_ack"
-                logger.critical(
-                    "%s: LOST: it could not be settled, and its broker has let it go before it "
-                    "ran (%s)",
-                    move.subject, why,
-                )  # fmt: skip
-            else:
-                unless = ", unless it went with its queue" if move.delivery.volatile else ""
-                logger.error(
-                    "%s: could not be settled; its broker will deliver it again%s",
-                    move.subject, unless,
-                )  # fmt: skip
-        if self._broker is not None:
-            self._broker.close()
-            self._broker = None
-        if self._wake is not None:
-            for end in self._wake:
-                os.close(end)
-            self._wake = None
-
-    # Moves, and what becomes of them
-
-    def start(self, move: Settlement) -> None:
-        """Begin *move*, in the thread of the worker's loop while that runs. Raises nothing."""
-        # Without the lock: a shutdown may have interrupted the loop that holds it, and wait there
-        # until this thread has ended.
-        self._pending[move.number] = move
-        self.in_loop(lambda: self._begin(move))
-
-    def _begin(self, move: Settlement) -> None:
-        with self._lock:
-            self._pending[move.number] = move
-            move.tries, move.waiting = move.tries + 1, False
-            try:
-                move.begin(lambda problem: self._over(move, problem))
-            except Exception as exc:
-                self._over(move, exc)
-
-    def _repeat(self, move: Settlement) -> None:
-        with self._lock:
-            if move.waiting:
-                self._begin(move)
-
-    def _over(self, move: Settlement, problem: BaseException | None) -> None:
-        if self._pending.pop(move.number, None) is None:
-            return
-        if move.is_letter and not any(other.is_letter for other in self._waiting()):
-            self.pause.end(Why.LETTERS)
-        if problem is None:
-            if move.tries > 1:
-                logger.warning("%s: settled at try %d", move.subject, move.tries)
-                if not self._waiting():
-                    self._said.clear()
-            move.worked()
-            move.delivery.ack()
-        elif isinstance(problem, NotOurs):
-            self._left.append(move)
-            logger.warning("%s: not settled: %s", move.subject, problem)
-        elif isinstance(problem, Unroutable) and move.unroutable is not None:
-            move.unroutable()
-        elif isinstance(problem, TooLarge) and move.too_large is not None:
-            move.too_large()
-        else:
-            self._again(move, problem)
-
-    def _again(self, move: Settlement, problem: BaseException) -> None:
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(move.tries - 1, 10))
-        said = f"{type(problem).__name__}: {problem}"
-        mend = how_to_mend(problem)
-        # Of a full queue or a broker that is away every message says the same.
+    def failed(self, subject: str, problem: BaseException) -> None:
+        said, fix = f"{type(problem).__name__}: {problem}", how_to_mend(problem)
         logger.log(
             logging.DEBUG if said in self._said else logging.ERROR,
             "%s: could not be settled (%s); it is kept, and the settlement repeated until it "
             "works%s",
-            move.subject, said, f". To mend it: {mend}" if mend else "",
+            subject, said, f". To mend it: {fix}" if fix else "",
         )  # fmt: skip
-        if len(self._said) > 100:  # whoever puts an id into his words
+        if len(self._said) > 100:  # problems that name an id
             self._said.clear()
         self._said.add(said)
-        if move.tries == 1:
-            move.pending()
-        self._pending[move.number], move.waiting = move, True
-        if move.is_letter and self.looping:
-            self.pause.begin(Why.LETTERS)
-        if self.looping:
-            self._consumer.timer.call_after(pause, self._repeat, (move,))
 
-    def _waiting(self) -> list[Settlement]:
-        return [move for move in list(self._pending.values()) if move.waiting]
+    def works_again(self) -> None:
+        self._said.clear()
+
+
+class PendingSettlements:
+    """The settlements of one worker, through the Broker of its newest connection."""
+
+    def __init__(self, consumer: Any) -> None:
+        self.loop = WorkerLoop(consumer)
+        self.pause = Pause(consumer)
+        #: For what this worker's loop must not wait for.
+        self.aside = Aside(self.loop)
+        self._broker: Broker | None = None
+        self._store = _Store()
+        self._log = _FailureLog()
+        self._lock = threading.RLock()
+
+    # The worker's connection
 
     @property
     def broker(self) -> Broker:
@@ -268,28 +143,117 @@ class PendingSettlements:
             raise ConnectionError("the worker is not connected to its broker")
         return self._broker
 
-    # Other threads
+    def use(self, broker: Broker) -> None:
+        """Go through *broker*, which belongs to the worker's newest connection."""
+        old, self._broker = self._broker, broker
+        self.loop.is_here()
+        if old is not None:
+            old.close()
+        self.pause.forget()
+        for settlement in self._store.all():
+            self._repeat(settlement)
 
-    def in_loop(self, call: Callable[[], None]) -> None:
-        """Have *call* done in the thread of the worker's loop while that runs, else here."""
-        if self._wake is not None and self.looping and threading.get_ident() != self._thread:
-            self._post(call)
-        else:
-            call()
+    def check(self) -> None:
+        """Look after the connection; the worker's event loop calls it now and then."""
+        self.aside.check()
+        check = getattr(self._broker, "check", None)
+        if check is not None:
+            # As every settlement: our lock first, the broker's second.
+            with self._lock:
+                check()
 
-    def _post(self, call: Callable[[], None]) -> None:
-        self._posted.append(call)
-        assert self._wake is not None
-        with suppress(BlockingIOError):  # the pipe is full: the loop is awake already
-            os.write(self._wake[1], b"!")
+    def drain(self, timeout: float) -> None:
+        """Finish, within *timeout* seconds, what has been begun; the worker is going down."""
+        self.aside.finish()
+        self.loop.run_posted()
+        with self._lock:
+            for settlement in self._store.all():
+                self._repeat(settlement)
+            if self._broker is not None:
+                self._broker.flush(timeout)
 
-    def _read_posted(self) -> None:
-        if self._wake is not None:
-            with suppress(BlockingIOError):
-                os.read(self._wake[0], 65536)
-        while self._posted:
-            self._posted.popleft()()
+    def close(self) -> list[Settlement]:
+        """Give back the connection; what could not be settled."""
+        if self._broker is not None:
+            self._broker.close()
+            self._broker = None
+        self.loop.close()
+        return self._store.all()
 
+    # What is pending
 
-def _told() -> tuple[object, object]:
-    return state.should_stop, state.should_terminate
+    @property
+    def unfinished(self) -> int:
+        """How many settlements are not over yet."""
+        return len(self._store.all())
+
+    @property
+    def failing(self) -> int:
+        """How many settlements have failed, and will be tried again."""
+        return len(self._store.waiting())
+
+    @property
+    def tags(self) -> set[str]:
+        """The delivery tags of what they settle: it is done, and nobody shall have it again."""
+        return {settlement.delivery.message.delivery_tag for settlement in self._store.all()}
+
+    def start(self, settlement: Settlement) -> None:
+        """Begin *settlement*, in the thread of the loop while that runs. Raises nothing."""
+        # Without the lock: a shutdown may have interrupted the loop that holds it, and wait there
+        # until this thread has ended.
+        self._store.add(settlement)
+        self.loop.in_loop(lambda: self._begin(settlement))
+
+    def take_up(self, message: Any) -> bool:
+        """Settle *message*, which is ours again, if that has come to nothing before; False if its
+        settlement is over."""
+        with self._lock:
+            left = self._store.take_left(message)
+            if left is not None:
+                self._begin(left)
+                return True
+            return any(each.delivery.message is message for each in self._store.all())
+
+    def _begin(self, settlement: Settlement) -> None:
+        with self._lock:
+            self._store.add(settlement)
+            settlement.tries, settlement.waiting = settlement.tries + 1, False
+            try:
+                settlement.begin(lambda problem: self._over(settlement, problem))
+            except Exception as exc:
+                self._over(settlement, exc)
+
+    def _repeat(self, settlement: Settlement) -> None:
+        with self._lock:
+            if settlement.waiting:
+                self._begin(settlement)
+
+    def _over(self, settlement: Settlement, problem: BaseException | None) -> None:
+        if not self._store.take(settlement):
+            return
+        subject, result = settlement.delivery.subject, Result.of(problem)
+        if settlement.is_letter and not any(each.is_letter for each in self._store.waiting()):
+            self.pause.end(Why.LETTERS)
+        if result is Result.DONE and settlement.tries > 1:
+            logger.warning("%s: settled at try %d", subject, settlement.tries)
+            if not self._store.waiting():
+                self._log.works_again()
+        elif result is Result.NOT_OURS:
+            self._store.leave(settlement)
+            logger.warning("%s: not settled: %s", subject, problem)
+        over = settlement.ended(result, settlement.tries)
+        if result is Result.DONE:
+            settlement.delivery.ack()
+        elif problem is not None and not over and result is not Result.NOT_OURS:
+            self._again(settlement, problem)
+
+    def _again(self, settlement: Settlement, problem: BaseException) -> None:
+        self._log.failed(settlement.delivery.subject, problem)
+        self._store.add(settlement)
+        settlement.waiting = True
+        if not self.loop.looping:
+            return
+        if settlement.is_letter:
+            self.pause.begin(Why.LETTERS)
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(settlement.tries - 1, 10))
+        self.loop.call_after(pause, self._repeat, settlement)

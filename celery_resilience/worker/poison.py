@@ -86,14 +86,8 @@ def ask_before_end(request: Any, settler: Settler, delivery: Delivery, history: 
 def _give_up(request: Any, settler: Settler, delivery: Delivery, limit: int) -> None:
     """Make a dead letter of *request*."""
     request.detach()
-    settler.bury(
-        delivery,
-        Reason.WORKER_LOST,
-        subject=f"{request.name}[{request.id}]",
-        worker=request._hostname,
-        rule=f"max_worker_losses={limit}: its worker died whenever it was started",
-        queues=(getattr(request._task, "dead_letter_queue", None),),
-    )
+    rule = f"max_worker_losses={limit}: its worker died whenever it was started"
+    settler.bury(delivery, Reason.WORKER_LOST, rule)
 
 
 def put_back(
@@ -104,11 +98,4 @@ def put_back(
     copy = delivery.envelope
     if history.starts or HEADER in copy.headers:
         copy = copy.with_header(history.dumps())
-    settler.schedule(
-        delivery,
-        copy,
-        delay,
-        subject=f"{request.name}[{request.id}]",
-        worker=request._hostname,
-        task_queue=getattr(request._task, "dead_letter_queue", None),
-    )
+    settler.schedule(delivery, copy, delay)

@@ -124,7 +124,7 @@ def watch_start(request: Any) -> None:
         request._suspected = True
         settler = settler_of(request)
         if settler is not None and counts_redeliveries(settler):
-            settler.pending.call_after(0, _wait_outside, request, settler)
+            settler.pending.loop.call_after(0, _wait_outside, request, settler)
 
 
 def reserved() -> list[Any]:
@@ -198,7 +198,7 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
             state.reserved_requests.discard(request)  # it does not go on if the connection is lost
             name = f"{request.name}[{request.id}]"
             logger.warning("%s: that it is started can't be written down: %r", name, exc)
-            settler.pending.start_again(request, _TURN)
+            settler.pending.loop.start_again(request, _TURN)
             return None
         state.reserved_requests.add(request)
         if not ours:
@@ -235,7 +235,7 @@ def _is_by_itself(request: Any, settler: Settler, suspects: Suspects) -> bool:
     waited = suspects.waited(request)
     if waited >= _PATIENCE or (waited >= _MOMENT and not settler.pending.unfinished):
         return True
-    settler.pending.start_again(request, _MOMENT)
+    settler.pending.loop.start_again(request, _MOMENT)
     return False
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from billiard import einfo as _einfo
-from billiard.exceptions import Terminated, TimeLimitExceeded
-from celery import VERSION
+from billiard.exceptions import TimeLimitExceeded
 from celery import exceptions as _exceptions
 from celery.worker import request as _request
 from celery.worker import state
@@ -21,6 +22,7 @@ from celery.worker import state
 from celery_resilience.brokers.base import Delivery
 from celery_resilience.classify.foreign import let_through, log_raised
 from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.outcome import OutcomeKind
 from celery_resilience.policy.decision import Reason, RetryLater
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.einfo import carried
@@ -33,13 +35,14 @@ from celery_resilience.worker.announce import (
     send_retried,
 )
 from celery_resilience.worker.decide import (
+    Report,
     came_before,
     decide_lost_attempt,
     decide_requeue,
-    is_celerys_own,
     is_lost,
     text,
 )
+from celery_resilience.worker.outcome import telling
 from celery_resilience.worker.redelivery import note_acknowledged, watch_start
 from celery_resilience.worker.rejection import goes_to_an_exchange
 from celery_resilience.worker.revocation import recall_revocation
@@ -58,9 +61,6 @@ Request: Any = _request.Request
 einfo: Any = _einfo
 send_revoked: Any = vars(_request)["send_revoked"]
 
-#: Celery 5.7 calls a task that rejects its message failed; the ones before leave it pending.
-_REJECTION_FAILS = VERSION >= (5, 7)
-
 
 class ResilientRequest(Request):  # type: ignore[misc]
     """Celery's Request, which moves the message before it lets it go."""
@@ -70,7 +70,15 @@ class ResilientRequest(Request):  # type: ignore[misc]
     _settled = _rejected = False
     #: Its message has come before (:mod:`~celery_resilience.worker.redelivery`).
     _suspected = False
+    #: Who settles its message, and who is told how that has ended.
+    _resilience_settler: Any = None
+    _listeners: Sequence[Any] = ()
     acknowledged: bool
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "on_success" in vars(cls):
+            cls.on_success = telling(vars(cls)["on_success"])
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,29 +92,33 @@ class ResilientRequest(Request):  # type: ignore[misc]
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
         """The attempt did not succeed: settle what the child decided, or decide here."""
-        settler = settler_of(self)
-        if self._settled:
-            return None
-        exc = exception_of(exc_info)
-        outcome = carried(exc_info)
-        rejects = isinstance(exc, _exceptions.Reject) and not state.should_terminate
-        if rejects and settler is not None:
-            if getattr(exc, "requeue", False):
-                return self._requeue(exc, settler)
-            if _REJECTION_FAILS:
+        settler, exc, result = settler_of(self), exception_of(exc_info), carried(exc_info)
+        report = Report.of(
+            exc, decided=result is not None, settles=settler is not None, settled=self._settled,
+            terminating=bool(state.should_terminate),
+        )  # fmt: skip
+        celerys = partial(super().on_failure, exc_info, send_failed_event, return_ok)
+        if settler is None:
+            return None if self._settled else celerys()
+        match report:
+            case Report.CELERYS_OWN:
+                delivery = self.delivery(settler) if self._listeners else None
+                answer = celerys()
+                if delivery is not None:
+                    settler.outcomes.of_celerys_own(self, delivery, exc)
+                return answer
+            case Report.REQUEUED:
+                self._requeue(exc, settler)
+            case Report.REJECTED:
                 state.task_ready(self)
                 announce_rejection(self, settler.pending.aside, exc, exc_info, send_failed_event)
-                return None
-        here = outcome is None
-        # In a cold shutdown the children are killed: what they held goes back to the broker.
-        killed = state.should_terminate and (is_lost(exc) or isinstance(exc, Terminated))
-        if settler is None or (here and (killed or is_celerys_own(exc))):
-            return super().on_failure(exc_info, send_failed_event, return_ok)
-        self._settled = True
-        if outcome is None:
-            self._fail_here(exc, exc_info, send_failed_event, settler)
-        else:
-            self._fail(exc, exc_info, send_failed_event, settler, outcome, here=False)
+            case Report.UNDECIDED:
+                self._settled = True
+                self._fail_here(exc, exc_info, send_failed_event, settler)
+            case Report.DECIDED:
+                assert result is not None
+                self._settled = True
+                self._fail(exc, exc_info, send_failed_event, settler, result)
         return None
 
     def _fail_here(
@@ -124,15 +136,16 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 state.task_ready(self, successful=bool(stored))
                 if stored:
                     self.acknowledge()
+                    settler.outcomes.succeeded(self, "stored before its process died")
                 else:
                     remember_killed(self, settler)
                 return
-            outcome = decide_lost_attempt(self, exc, settler.settings.max_worker_losses)
+            result = decide_lost_attempt(self, exc, settler.settings.max_worker_losses)
 
             def fail(stored: Any) -> None:
-                self._fail(exc, exc_info, send_event, settler, outcome, here=True)
+                self._fail(exc, exc_info, send_event, settler, result, here=True)
 
-            result_store.store_outcome(self, aside, exc, exc_info, outcome, fail)
+            result_store.store_outcome(self, aside, exc, exc_info, result, fail)
 
         if is_lost(exc):
             result_store.ask_for_success(self, aside, decide)
@@ -141,28 +154,28 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def _fail(
         self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler,
-        outcome: AttemptResult, here: bool,
+        result: AttemptResult, here: bool = False,
     ) -> None:  # fmt: skip
-        """Tell Celery's world of *outcome*, and carry it out."""
-        if isinstance(outcome.decision, RetryLater) and is_revoked(self):
+        """Tell Celery's world of *result*, and carry it out."""
+        if isinstance(result.decision, RetryLater) and is_revoked(self):
             # Here: another worker may not know of it, nor may this one later.
             logger.info("%s[%s]: dropped: it was revoked while it ran", self.name, self.id)
             self._announce_revoked("revoked", False, None, False)
             return
         state.task_ready(self)
         try:
-            if isinstance(outcome.decision, RetryLater) or isinstance(exc, _exceptions.Retry):
-                announce_retry(self, exc, exc_info, outcome, here)
+            if isinstance(result.decision, RetryLater) or isinstance(exc, _exceptions.Retry):
+                announce_retry(self, exc, exc_info, result, here)
             else:
                 announce_failure(self, exc, exc_info, here, send_event)
-                if outcome.untold:
+                if result.untold:
                     result_store.store_failure(self, settler.pending.aside, exc)
         except BaseException as problem:
             let_through(problem)
             what = "%s[%s]: its failure could not be announced"
             log_raised(logger, problem, what, self.name, self.id)
         finally:
-            self._settle(self.delivery(settler), settler, outcome, lost=here and is_lost(exc))
+            settler.settle(self.delivery(settler), result, lost=here and is_lost(exc))
 
     def on_retry(self, exc_info: Any) -> None:
         """Celery's, which would format the traceback whether anybody looks or not."""
@@ -207,12 +220,14 @@ class ResilientRequest(Request):  # type: ignore[misc]
         if requeue or settler is None or goes_to_an_exchange(self, settler.settings):
             self._rejected = True
             super().reject(requeue=requeue)
+            if self._listeners and settler is not None:
+                settler.outcomes.rejected(self.delivery(settler), requeue)
             return
         self._settled = True
         if self.time_start:
-            self._bury(self.delivery(settler), settler, Reason.REJECTED, "the task rejected it")
+            settler.bury(self.delivery(settler), Reason.REJECTED, "the task rejected it")
         else:
-            self._bury(self.delivery(settler), settler, Reason.INVALID, "Celery refused it")
+            settler.bury(self.delivery(settler), Reason.INVALID, "Celery refused it")
         self.send_event("task-rejected", requeue=False)
 
     def maybe_expire(self) -> bool | None:
@@ -241,10 +256,10 @@ class ResilientRequest(Request):  # type: ignore[misc]
         def drop(stored: Any) -> None:
             if keeps:
                 rule = f"it expired at {text(self._expires)}, before a worker came to it"
-                self._bury(delivery, settler, Reason.EXPIRED, rule)
+                settler.bury(delivery, Reason.EXPIRED, rule)
             else:
-                settler.counts["dropped"] += 1
                 self.acknowledge()
+                settler.outcomes.tell(OutcomeKind.DROPPED, delivery, why=reason)
             send_revoked(
                 self._task, request=self._context, terminated=terminated, signum=signum,
                 expired=expired,
@@ -252,38 +267,16 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
         result_store.store_revocation(self, settler.pending.aside, reason, drop)
 
-    def _settle(
-        self, delivery: Delivery, settler: Settler, outcome: AttemptResult, lost: bool = False
-    ) -> None:
-        settler.settle(
-            delivery,
-            outcome,
-            subject=f"{self.name}[{self.id}]",
-            worker=self._hostname,
-            task_queue=getattr(self._task, "dead_letter_queue", None),
-            lost=lost,
-        )
-
-    def _bury(self, delivery: Delivery, settler: Settler, reason: Reason, rule: str) -> None:
-        settler.bury(
-            delivery,
-            reason,
-            subject=f"{self.name}[{self.id}]",
-            worker=self._hostname,
-            rule=rule,
-            queues=(getattr(self._task, "dead_letter_queue", None),),
-        )
-
     def _keeps_expired(self) -> bool:
         settler = settler_of(self)
         return settler is not None and settler.settings.dead_letter_expired
 
     def _requeue(self, exc: BaseException, settler: Settler) -> None:
-        outcome = decide_requeue(self, exc)
+        result = decide_requeue(self, exc)
         delivery = self.delivery(settler)
         self.detach()
-        self._settle(delivery, settler, outcome)
-        self.send_event("task-rejected", requeue=isinstance(outcome.decision, RetryLater))
+        settler.settle(delivery, result)
+        self.send_event("task-rejected", requeue=isinstance(result.decision, RetryLater))
 
     def _look_back(self) -> None:
         """It is not the first time that this message is delivered."""
@@ -307,10 +300,14 @@ class ResilientRequest(Request):  # type: ignore[misc]
         message = self._message
 
         def ack() -> None:
-            if settler.pending.looping:
+            if settler.pending.loop.looping:
                 Request.acknowledge(self)
             elif not self.acknowledged:
                 message.ack_log_error(logger, self._connection_errors)
                 self.acknowledged = True
 
-        return delivery_of(self._app, message, ack, acked_early=self.acknowledged)
+        return delivery_of(
+            self._app, message, ack, f"{self.name}[{self.id}]", self._hostname,
+            task_queue=getattr(self._task, "dead_letter_queue", None),
+            acked_early=self.acknowledged,
+        )  # fmt: skip

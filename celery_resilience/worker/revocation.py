@@ -19,8 +19,11 @@ from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.control import Panel
 
+from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.within import within
+from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.outcome import OutcomeKind
 from celery_resilience.worker.background import ANSWER
 from celery_resilience.worker.result_store import ask_for_state, keeps_states
 from celery_resilience.worker.revoked_retries import drop_scheduled, stamps_of
@@ -86,7 +89,7 @@ def recall_revocation(request: Any, settler: Settler) -> None:
             state.revoked.add(request.id)
         # One that was lost with its connection meanwhile is delivered again.
         if starts and request in state.reserved_requests:
-            settler.pending.start_again(request, 0)
+            settler.pending.loop.start_again(request, 0)
 
     # Celery builds a class that overrides this method: only an instance has the last word.
     request.execute_using_pool = start
@@ -99,12 +102,19 @@ def _fetch(panel: Any, ids: set[str], stamps: Mapping[str, Any]) -> None:
         return
     broker = settler.pending.broker
     if hasattr(broker, "take_scheduled"):
-        look = partial(drop_scheduled, panel.consumer, broker, ids, stamps)
+        tell = partial(_tell, settler, panel.consumer.hostname)
+        look = partial(drop_scheduled, panel.consumer, broker, ids, stamps, tell)
     else:
         note = partial(_note_in_backend, panel.app, ids)
         look = partial(within, ANSWER, note, "the result store")
     # Many may wait, and the worker's loop must not: in a thread.
-    threading.Thread(target=_guarded, args=(look, settler), daemon=True).start()
+    threading.Thread(target=_guarded, args=(look,), daemon=True).start()
+
+
+def _tell(settler: Settler, worker: str, envelope: Envelope) -> None:
+    """Tell that the scheduled retry in *envelope* was dropped."""
+    delivery = Delivery(None, envelope, lambda: None, worker=worker)
+    settler.outcomes.tell(OutcomeKind.DROPPED, delivery, why="revoked")
 
 
 def _note_in_backend(app: Any, ids: set[str]) -> int:
@@ -119,15 +129,11 @@ def _note_in_backend(app: Any, ids: set[str]) -> int:
     return len(waiting)
 
 
-def _guarded(look: Callable[[], int], settler: Settler) -> None:
+def _guarded(look: Callable[[], int]) -> None:
     try:
         number = look()
     except Exception as exc:
         logger.warning("retries of revoked tasks could not be looked for: %r", exc)
     else:
         if number:
-            if hasattr(
-                settler.pending.broker, "take_scheduled"
-            ):  # else it is counted when it comes
-                settler.counts["dropped"] += number
             logger.info("%d scheduled retries of revoked tasks are dropped", number)

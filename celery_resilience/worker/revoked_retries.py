@@ -55,10 +55,11 @@ def has_stamp(fields: Mapping[str, Any], stamps: Mapping[str, Any]) -> bool:
 
 
 def drop_scheduled(
-    consumer: Any, broker: Any, ids: Iterable[str], stamps: Mapping[str, Any]
-) -> int:
-    """Drop the scheduled retries of the tasks with these *ids*, or that bear one of the *stamps*;
-    how many this worker has dropped. For another thread than the loop's."""
+    consumer: Any, broker: Any, ids: Iterable[str], stamps: Mapping[str, Any],
+    tell: Callable[[Envelope], None] = lambda envelope: None,
+) -> int:  # fmt: skip
+    """Drop the scheduled retries of the tasks with these *ids*, or that bear one of the *stamps*,
+    and *tell* of each; how many this worker has dropped. For another thread than the loop's."""
     dropped, hangs = 0, ""
     wanted: Callable[[Envelope], bool] | None = None
     if stamps:
@@ -78,6 +79,7 @@ def drop_scheduled(
             )  # fmt: skip
         else:
             dropped += 1
+            tell(found.envelope)
             logger.info("%s: dropped: it was revoked while its retry waited", id_)
     return dropped
 

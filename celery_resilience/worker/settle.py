@@ -1,41 +1,35 @@
-"""Settling: carry out what was decided about a message, then let the message go.
+"""Settling: carry out what was decided about a message, then acknowledge it.
 
 This is the one place where a decision has an effect: it says what is written and where. The
-moves that it begins are repeated until they work.
+settlements that it begins are repeated until they work; how a delivery ended is told after.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery_resilience.brokers.base import Delivery, Done
-from celery_resilience.classify.verdict import Verdict
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History, clipped
+from celery_resilience.messages.outcome import OutcomeKind
 from celery_resilience.policy.decision import Drop, GiveUp, Reason, RetryLater
 from celery_resilience.policy.terms import LONGEST_DELAY
 from celery_resilience.settings import Settings
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.reporting import logger_of_letters
-from celery_resilience.worker.pending import PendingSettlements, Settlement
+from celery_resilience.worker.outcome import FailedAttempt, Outcomes
+from celery_resilience.worker.pending import PendingSettlements, Result, Settlement
 
 __all__ = ["Settler", "settler_of"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: Where a class of requests says, which one worker makes, who settles them.
-_BOUND = "_resilience_settler"
-#: As what attempts are counted that have not succeeded.
-_COUNTED = ("retried", "dead_letters", "dropped", "results_not_stored")
 #: Of the workers that run in this process, the one that was started last at the end.
 _settlers: WeakKeyDictionary[Any, list[Settler]] = WeakKeyDictionary()
 
@@ -43,7 +37,7 @@ _settlers: WeakKeyDictionary[Any, list[Settler]] = WeakKeyDictionary()
 def settler_of(who: Any) -> Settler | None:
     """The settler of the worker that has made the request *who*, or of the one that runs the app
     *who* in this process, the last if there are several; None outside of a worker."""
-    bound = getattr(type(who), _BOUND, None)
+    bound: Settler | None = getattr(type(who), "_resilience_settler", None)
     if bound is not None:
         return bound if bound.settings.enabled else None
     running = _settlers.get(getattr(who, "_app", who))
@@ -56,10 +50,9 @@ class Settler:
     def __init__(self, consumer: Any, settings: Settings) -> None:
         self.settings = settings
         self.pending = PendingSettlements(consumer)
+        self.outcomes = Outcomes(settings.app_version)
         self._app = consumer.app
         self._request_classes: dict[type, type] = {}
-        #: What was decided since the worker's start, for ``celery inspect stats``.
-        self.counts = Counter(dict.fromkeys(_COUNTED, 0))
 
     def begin(self) -> None:
         """Settle, from now on, what the tasks of the app come to; called again it does nothing.
@@ -73,173 +66,218 @@ class Settler:
     def request_class(self, kind: type) -> type:
         """The class of requests of that *kind* whose messages this worker has received."""
         if kind not in self._request_classes:
-            attributes = {"__module__": kind.__module__, _BOUND: self}
+            attributes = {
+                "__module__": kind.__module__,
+                "_resilience_settler": self,
+                "_listeners": self.outcomes.listeners,
+            }
             self._request_classes[kind] = type(kind.__name__, (kind,), attributes)
         return self._request_classes[kind]
 
     def end(self) -> None:
-        """The worker has ended."""
+        """The worker has ended: what could not be settled is its broker's again, or lost."""
+        for settlement in self.pending.close():
+            delivery = settlement.delivery
+            if delivery.acked_early or delivery.no_ack:
+                why = "acks_late=False" if delivery.acked_early else "its queue is no_ack"
+                logger.critical(
+                    "%s: LOST: it could not be settled, and its broker has let it go before it "
+                    "ran (%s)",
+                    delivery.subject, why,
+                )  # fmt: skip
+                self.outcomes.tell(OutcomeKind.LOST, delivery, why=f"not settled ({why})")
+            else:
+                unless = ", unless it went with its queue" if delivery.volatile else ""
+                logger.error(
+                    "%s: could not be settled; its broker will deliver it again%s",
+                    delivery.subject, unless,
+                )  # fmt: skip
+                self.outcomes.tell(OutcomeKind.REQUEUED, delivery, why="not settled")
         running = _settlers.get(self._app, [])
         if self in running:
             running.remove(self)
 
-    # What is settled
+    # What is settled; none of these raises
 
-    def settle(
-        self,
-        delivery: Delivery,
-        outcome: AttemptResult,
-        *,
-        subject: str,
-        worker: str,
-        task_queue: str | None = None,
-        lost: bool = False,
-    ) -> None:
-        """Carry out *outcome*'s decision about the message *delivery*.
+    def settle(self, delivery: Delivery, result: AttemptResult, *, lost: bool = False) -> None:
+        """Carry out what was decided about the attempt with that *result*; *lost* tells that the
+        process that ran it died."""
+        decision = result.decision
+        failed = FailedAttempt(result, _history_after(delivery, result, lost))
+        match decision:
+            case Drop():
+                logger.info("%s: dropped: %s", delivery.subject, decision.why)
+                kind = _KINDS_OF_DROPS.get(decision.counted_as, OutcomeKind.DROPPED)
+                self.end_as(kind, delivery, failed, decision.why)
+            case GiveUp():
+                self.bury(delivery, decision.reason, decision.rule, failed)
+            case RetryLater():
+                self._retry(delivery, failed, decision)
 
-        *task_queue* is the dead-letter queue that its task names; *lost* tells that the process
-        that ran it died. Raises nothing.
-        """
-        envelope, decision = delivery.envelope, outcome.decision
-        history = History.loads(envelope.headers.get(HEADER))
-        attempt = Attempt(
-            number=history.count + 1,
-            at=outcome.at,
-            ran=round(outcome.ran, 6),
-            worker=worker,
-            error=outcome.error.error,
-            message=clipped(outcome.error.message),
-            kind=outcome.verdict.kind.value,
-            rule=outcome.verdict.rule,
-            delay=round(decision.delay, 6) if isinstance(decision, RetryLater) else None,
-            frame=clipped(outcome.error.frame, 200),
-        )
-        history = history.add(attempt, lost=lost)
-        if outcome.context is not None:
-            history = replace(history, context=outcome.context)
-        if outcome.succeeded is not None:
-            history = replace(history, succeeded=outcome.succeeded)
-        if isinstance(decision, RetryLater):
-            try:
-                if outcome.changed is not None:
-                    envelope = outcome.changed.apply(envelope)
-                copy = _again(envelope, history, decision)
-            except Exception as exc:
-                logger.exception("%s: no retry can be made of this message", subject)
-                outcome = replace(outcome, error=ErrorRecord.of(exc))
-                decision = GiveUp(Reason.INVALID, rule="no retry can be made of this message")
-            else:
-                logger.info(
-                    "%s: attempt %d ended (%s, %s): again in %.3f s",
-                    subject, attempt.number, attempt.error, decision.rule, decision.delay,
-                )  # fmt: skip
-                self.counts["retried"] += 1
-                self.schedule(
-                    delivery, copy, decision.delay, subject=subject, worker=worker,
-                    history=history, error=outcome.error, verdict=outcome.verdict,
-                    task_queue=task_queue,
-                )  # fmt: skip
-                return
-        if isinstance(decision, Drop):
-            logger.info("%s: dropped: %s", subject, decision.why)
-            self.counts[decision.counted_as] += 1
-            delivery.ack()
+    def _retry(self, delivery: Delivery, failed: FailedAttempt, decision: RetryLater) -> None:
+        envelope, (result, history) = delivery.envelope, failed
+        try:
+            if result.changed is not None:
+                envelope = result.changed.apply(envelope)
+            copy = _again(envelope, history, decision)
+        except Exception as exc:
+            rule = "no retry can be made of this message"
+            logger.exception("%s: %s", delivery.subject, rule)
+            given_up = GiveUp(Reason.INVALID, rule)
+            result = replace(result, error=ErrorRecord.of(exc), decision=given_up)
+            self.bury(delivery, Reason.INVALID, rule, FailedAttempt(result, history))
             return
-        self.bury(
-            delivery, decision.reason, subject=subject, worker=worker, history=history,
-            error=outcome.error, verdict=outcome.verdict, rule=decision.rule,
-            queues=(decision.queue, task_queue), seen=outcome.seen, exception=outcome.exception,
+        logger.info(
+            "%s: attempt %d ended (%s, %s): again in %.3f s",
+            delivery.subject, history.count, result.error.error, decision.rule, decision.delay,
         )  # fmt: skip
+        self.schedule(delivery, copy, decision.delay, failed)
+
+    def end_as(
+        self, kind: OutcomeKind, delivery: Delivery, failed: FailedAttempt | None = None,
+        why: str = "",
+    ) -> None:  # fmt: skip
+        """Acknowledge *delivery*, of which nothing is to be written: it has ended as *kind*."""
+        delivery.ack()
+        self.outcomes.tell(kind, delivery, failed, why=why)
 
     def schedule(
-        self, delivery: Delivery, copy: Envelope, delay: float, *, subject: str, worker: str,
-        history: History | None = None, error: ErrorRecord | None = None,
-        verdict: Verdict | None = None, task_queue: str | None = None,
-    ) -> None:  # fmt: skip
-        """Let *copy* be delivered in *delay* seconds in place of *delivery*. Raises nothing.
-
-        The rest is for the dead letter that it becomes if its queue has gone, or our header has no
-        room beside its own.
-        """
-
-        def give_up(reason: Reason, rule: str) -> None:
-            self.bury(
-                delivery, reason, subject=subject, worker=worker, history=history,
-                error=error, verdict=verdict, rule=rule, queues=(task_queue,),
-            )  # fmt: skip
-
-        def unroutable() -> None:
-            give_up(Reason.UNROUTABLE, f"its queue {delivery.envelope.queue} has gone")
-
-        def too_large() -> None:
-            give_up(Reason.INVALID, "its headers leave no room for a retry's")
+        self, delivery: Delivery, copy: Envelope, delay: float, failed: FailedAttempt | None = None
+    ) -> None:
+        """Let *copy* be delivered in *delay* seconds in place of *delivery*: for the next attempt
+        after the one that *failed*, or, without one, back to its queue."""
 
         def begin(done: Done) -> None:
             self.pending.broker.hold(delivery, copy, delay, done)
 
-        self.pending.start(Settlement(delivery, begin, subject, unroutable, too_large))
+        def ended(result: Result, tries: int) -> bool:
+            match result:
+                case Result.DONE:
+                    self.outcomes.tell(_kind_of_retry(failed), delivery, failed, delay=delay)
+                case Result.NOT_OURS:
+                    self.outcomes.tell(OutcomeKind.NOT_OURS, delivery, failed)
+                case Result.UNROUTABLE:
+                    rule = f"its queue {delivery.envelope.queue} has gone"
+                    self.bury(delivery, Reason.UNROUTABLE, rule, _unseen(failed))
+                case Result.TOO_LARGE:
+                    rule = "its headers leave no room for a retry's"
+                    self.bury(delivery, Reason.INVALID, rule, _unseen(failed))
+            return result is not Result.FAILED
+
+        self.pending.start(Settlement(delivery, begin, ended))
 
     def bury(
-        self,
-        delivery: Delivery,
-        reason: Reason,
-        *,
-        subject: str,
-        worker: str,
-        history: History | None = None,
-        error: ErrorRecord | None = None,
-        verdict: Verdict | None = None,
-        rule: str = "",
-        queues: tuple[str | None, ...] = (),
-        seen: bool = False,
-        exception: BaseException | None = None,
-    ) -> None:
-        """Make a dead letter of the message *delivery*, in the first of *queues* that is given,
-        else in the setting's. Raises nothing.
-
-        *seen* says that error trackers know of it; else the line about it is their event, with
-        the *exception* where there is one.
-        """
-        letter = DeadLetter.write(
-            reason,
-            delivery.envelope,
-            history=history or History.loads(delivery.envelope.headers.get(HEADER)),
-            error=error or ErrorRecord(),
-            kind=verdict.kind.value if verdict else "",
-            verdict_rule=verdict.rule if verdict else "",
-            category=verdict.category if verdict else "",
-            hint=verdict.hint if verdict else "",
-            rule=rule,
-            worker=worker,
-            app_version=self.settings.app_version,
-        )
-        queue = self.settings.queue_for(delivery.envelope.queue, *queues)
+        self, delivery: Delivery, reason: Reason, rule: str = "",
+        failed: FailedAttempt | None = None, error: BaseException | None = None,
+    ) -> None:  # fmt: skip
+        """Make a dead letter of *delivery*: after the attempt that *failed*, or for the *error*
+        that it is for this worker. It goes into the queue that the policy's rule names, else the
+        task, else the settings."""
+        result, history = failed or (None, History.loads(delivery.envelope.headers.get(HEADER)))
+        letter = self._letter(delivery, reason, rule, history, result, error)
+        decision = result and result.decision
+        own = decision.queue if isinstance(decision, GiveUp) else None
+        queue = self.settings.queue_for(delivery.envelope.queue, own, delivery.task_queue)
         arguments = self.settings.dead_letter_queue_arguments
+        if result is not None:
+            error = result.exception
 
-        def log(*, pending: bool) -> None:
-            """Say that the letter lies there, or that it could not be written yet."""
-            self.counts["dead_letters"] += not pending
-            logger_of_letters(seen).log(
-                logging.WARNING if pending else logging.ERROR,
+        def log(level: int, where: str) -> None:
+            logger_of_letters(result is not None and result.seen).log(
+                level,
                 "%s: dead letter %s %s %s: %s, attempts: %d (%s, %s)",
-                subject, letter.id, "pending for" if pending else "in", queue, reason,
-                letter.history.count, letter.error.error or "no error",
-                rule or letter.verdict_rule or "no rule",
-                exc_info=None if pending else exception,
+                delivery.subject, letter.id, where, queue, reason, history.count,
+                letter.error.error or "no error", rule or letter.verdict_rule or "no rule",
+                exc_info=error if level == logging.ERROR else None,
             )  # fmt: skip
 
-        def write(copy: Envelope, too_large: Callable[[], None] | None = None) -> None:
+        def write(copy: Envelope, *, packed: bool = False) -> None:
             def begin(done: Done) -> None:
                 self.pending.broker.bury(delivery, copy, queue, arguments, done)
 
-            self.pending.start(
-                Settlement(
-                    delivery, begin, subject, too_large=too_large, is_letter=True,
-                    worked=partial(log, pending=False), pending=partial(log, pending=True),
-                )
-            )  # fmt: skip
+            def ended(result: Result, tries: int) -> bool:
+                match result:
+                    case Result.DONE:
+                        log(logging.ERROR, "in")
+                        kind = OutcomeKind.DEAD_LETTERED
+                        self.outcomes.tell(kind, delivery, failed, letter=letter)
+                    case Result.NOT_OURS:
+                        self.outcomes.tell(OutcomeKind.NOT_OURS, delivery, failed)
+                    case Result.TOO_LARGE if not packed:
+                        write(letter.to_envelope(packed=True), packed=True)
+                    case _:
+                        if tries == 1:
+                            log(logging.WARNING, "pending for")
+                        return False
+                return True
 
-        write(letter.to_envelope(), lambda: write(letter.to_envelope(packed=True)))
+            self.pending.start(Settlement(delivery, begin, ended, is_letter=True))
+
+        write(letter.to_envelope())
+
+    def _letter(
+        self, delivery: Delivery, reason: Reason, rule: str, history: History,
+        result: AttemptResult | None, error: BaseException | None,
+    ) -> DeadLetter:  # fmt: skip
+        facts: dict[str, Any] = {}
+        if result is not None:
+            verdict = result.verdict
+            facts = {
+                "error": result.error, "kind": verdict.kind.value, "verdict_rule": verdict.rule,
+                "category": verdict.category, "hint": verdict.hint,
+            }  # fmt: skip
+        elif error is not None:
+            facts = {"error": ErrorRecord.of(error)}
+        return DeadLetter.write(
+            reason, delivery.envelope, history=history, rule=rule, worker=delivery.worker,
+            app_version=self.settings.app_version, **facts,
+        )  # fmt: skip
+
+
+#: What a retry is that the body, or its policy, has asked for in another word; by its verdict.
+_KINDS_OF_RETRIES = {"protocol.Snooze": OutcomeKind.SNOOZED, "Reject": OutcomeKind.REQUEUED}
+#: What has ended, and is not dropped: by what it is counted as.
+_KINDS_OF_DROPS = {
+    "retried": OutcomeKind.RETRY_SCHEDULED,
+    "results_not_stored": OutcomeKind.SUCCEEDED,
+}
+
+
+def _kind_of_retry(failed: FailedAttempt | None) -> OutcomeKind:
+    if failed is None:
+        return OutcomeKind.REQUEUED
+    return _KINDS_OF_RETRIES.get(failed.result.verdict.rule, OutcomeKind.RETRY_SCHEDULED)
+
+
+def _unseen(failed: FailedAttempt | None) -> FailedAttempt | None:
+    """The same, of which error trackers have not heard: until now it was to be retried."""
+    if failed is None:
+        return None
+    result = replace(failed.result, seen=False, exception=None)
+    return FailedAttempt(result, failed.history)
+
+
+def _history_after(delivery: Delivery, result: AttemptResult, lost: bool) -> History:
+    """The history of the message, with the attempt that had that *result*."""
+    history, decision = History.loads(delivery.envelope.headers.get(HEADER)), result.decision
+    attempt = Attempt(
+        number=history.count + 1,
+        at=result.at,
+        ran=round(result.ran, 6),
+        worker=delivery.worker,
+        error=result.error.error,
+        message=clipped(result.error.message),
+        kind=result.verdict.kind.value,
+        rule=result.verdict.rule,
+        delay=round(decision.delay, 6) if isinstance(decision, RetryLater) else None,
+        frame=clipped(result.error.frame, 200),
+    )
+    history = history.add(attempt, lost=lost)
+    if result.context is not None:
+        history = replace(history, context=result.context)
+    if result.succeeded is not None:
+        history = replace(history, succeeded=result.succeeded)
+    return history
 
 
 def _again(envelope: Envelope, history: History, decision: RetryLater) -> Envelope:

@@ -18,6 +18,8 @@ from weakref import WeakKeyDictionary
 from celery.worker import state
 
 from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
+from celery_resilience.messages.outcome import OutcomeKind
+from celery_resilience.worker.outcome import KILLED
 from celery_resilience.worker.redelivery import (
     counts_redeliveries,
     hand_back,
@@ -85,7 +87,7 @@ def ended_with_worker(exc: BaseException, settler: Settler) -> bool:
     """
     if state.should_terminate:
         return True
-    if not settler.pending.ending:
+    if not settler.pending.loop.ending:
         return False
     if isinstance(exc, (SystemExit, KeyboardInterrupt)):
         return True
@@ -104,7 +106,12 @@ def remember_killed(request: Any, settler: Settler) -> None:
 
 
 def requeue_killed(settler: Settler) -> None:
-    """Put back, when the pool has ended, what was killed with it."""
+    """Put back, when the pool has ended, what was killed with it; what was acknowledged before
+    its body ran is lost."""
+    active: list[Any] = [*state.active_requests] if state.should_terminate else []
+    for request in active:
+        if hasattr(request, "detach") and request.acknowledged and not request._settled:
+            settler.outcomes.tell(OutcomeKind.LOST, request.delivery(settler), why=KILLED)
     killed = [request for request in _killed.pop(settler, ()) if is_open(request)]
     if not killed:
         return
@@ -112,8 +119,11 @@ def requeue_killed(settler: Settler) -> None:
         _requeue(killed, settler, _BUDGET)
         return
     broker: Any = settler.pending.broker
-    for request in filter(is_watched, killed):
+    for request in killed:
         delivery = request.delivery(settler)
+        settler.outcomes.tell(OutcomeKind.REQUEUED, delivery, why=KILLED)
+        if not is_watched(request):
+            continue
         try:
             broker.note_start(delivery, delivery.envelope)  # as it was before its start
         except Exception as exc:

@@ -80,16 +80,18 @@ def queue_of(message: Any, app: Any) -> str:
 
 
 def delivery_of(
-    app: Any, message: Any, ack: Callable[[], None], *, acked_early: bool = False
+    app: Any, message: Any, ack: Callable[[], None], subject: str, worker: str, **more: Any
 ) -> Delivery:
-    """What a worker of *app* was given with *message*, to be settled."""
+    """What the *worker* of *app* was given with *message*, to be settled; *more* are other fields
+    of the delivery."""
     name = queue_of(message, app)
     queue = app.amqp.queues.get(name)
     envelope = Envelope.received(message, name)
     return Delivery(
-        message, envelope, ack, acked_early,
+        message, envelope, ack, subject=subject, worker=worker,
         no_ack=bool(getattr(queue, "no_ack", False)),
         volatile=not hasattr(message, "_raw") and _is_volatile(envelope, queue),
+        **more,
     )  # fmt: skip
 
 

@@ -19,7 +19,6 @@ from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq.pyamqp import UNREADABLE
 from celery_resilience.errors import nearest
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorRecord
 from celery_resilience.policy.decision import Reason
 from celery_resilience.worker.delivery_limit import puts_back
 from celery_resilience.worker.lost_connection import InHand
@@ -63,7 +62,7 @@ class UnprocessableMessages:
                 except Exception as exc:
                     if _is_the_connections(exc, c) or _is_the_loops(exc):
                         raise
-                    if self._settler.pending.ending:
+                    if self._settler.pending.loop.ending:
                         return None  # the pool may have ended: what is not acknowledged goes back
                     return self._bury(message, Reason.INVALID, exc)
 
@@ -118,37 +117,22 @@ class UnprocessableMessages:
         delivery = Delivery(
             SimpleNamespace(channel=channel, delivery_tag=taken.tag, take=taken.number),
             Envelope(taken.payload, None, None, headers={}, queue=taken.queue),
-            ack=lambda: None,  # it was never delivered: the move takes it from what is held
-        )
-        self._settler.bury(
-            delivery,
-            Reason.UNDECODABLE,
+            ack=lambda: None,  # it was never delivered: the letter takes its place in the lease
             subject=f"something in {taken.queue}",
             worker=self._c.hostname,
-            rule="it is no message",
         )
+        self._settler.bury(delivery, Reason.UNDECODABLE, "it is no message")
 
     def _bury(
-        self,
-        message: Any,
-        reason: Reason,
-        error: BaseException | None = None,
-        rule: str = "",
+        self, message: Any, reason: Reason, error: BaseException | None = None, rule: str = ""
     ) -> Envelope:
         c = self._c
-        delivery = delivery_of(
-            c.app, message, lambda: message.ack_log_error(logger, c.connection_errors)
-        )
         headers = message.headers if isinstance(message.headers, dict) else {}
-        self._settler.bury(
-            delivery,
-            reason,
-            subject=f"{headers.get('task', 'a message')}[{headers.get('id', '?')}]",
-            worker=c.hostname,
-            error=ErrorRecord.of(error) if error is not None else None,
-            rule=rule or f"this worker can't make a task of it ({reason})",
-            exception=error,
-        )
+        subject = f"{headers.get('task', 'a message')}[{headers.get('id', '?')}]"
+        ack = partial(message.ack_log_error, logger, c.connection_errors)
+        delivery = delivery_of(c.app, message, ack, subject, c.hostname)
+        rule = rule or f"this worker can't make a task of it ({reason})"
+        self._settler.bury(delivery, reason, rule, error=error)
         return delivery.envelope
 
 

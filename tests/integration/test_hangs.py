@@ -246,14 +246,14 @@ def test_other_workers_are_not_waited_for_where_rabbitmq_does_not_answer(
     monkeypatch.setattr(peers, "_PAUSE", 0.1)
     app = Celery(broker=f"amqp://127.0.0.1:{silent}", set_as_current=False)
     calls: queue.Queue[Any] = queue.Queue()
-    pending = SimpleNamespace(
-        broker=object(), looping=True, in_loop=calls.put,
+    loop = SimpleNamespace(
+        looping=True, in_loop=calls.put,
         call_after=lambda delay, call, *args: threading.Timer(
             delay, calls.put, [partial(call, *args)]
         ).start(),
     )  # fmt: skip
     told: list[Any] = []
-    settler: Any = SimpleNamespace(pending=pending)
+    settler: Any = SimpleNamespace(pending=SimpleNamespace(broker=object(), loop=loop))
     began = time.monotonic()
     peers._Questions(settler).ask(app, peers.Name("1", 0, 0, (), ""), told.append)
     while not told:

@@ -118,7 +118,7 @@ def test_what_takes_too_long_is_left_to_rabbitmq(
     ],
 )
 def test_what_ends_with_the_worker_has_not_died(said: str, ending: bool, ended: bool) -> None:
-    settler: Any = SimpleNamespace(pending=SimpleNamespace(ending=ending))
+    settler: Any = SimpleNamespace(pending=SimpleNamespace(loop=SimpleNamespace(ending=ending)))
     assert leaving.ended_with_worker(WorkerLostError(said), settler) is ended
 
 
@@ -134,7 +134,8 @@ def test_failure_in_a_cold_shutdown_that_nobody_has_decided_about_goes_back(
     )
     monkeypatch.setattr(state, "should_terminate", 1)
     settler = SimpleNamespace(
-        settings=SimpleNamespace(enabled=True), pending=SimpleNamespace(aside=None, ending=True)
+        settings=SimpleNamespace(enabled=True),
+        pending=SimpleNamespace(aside=None, loop=SimpleNamespace(ending=True)),
     )
     kind = type("Ours", (ResilientRequest,), {"_resilience_settler": settler, "__init__": object})
     request: Any = object.__new__(kind)
@@ -153,7 +154,7 @@ def test_message_that_comes_when_the_pool_has_ended_is_no_letter() -> None:
         raise RuntimeError("cannot schedule new futures after shutdown")
 
     c = SimpleNamespace(create_task_handler=lambda: handle, connection_errors=(), app=None)
-    pending = SimpleNamespace(ending=True)
+    pending = SimpleNamespace(loop=SimpleNamespace(ending=True))
     UnprocessableMessages(c, ASettler(pending), in_hand={}).install()  # type: ignore[arg-type]
     message = SimpleNamespace(delivery_info={}, headers={}, channel=None, acknowledged=False)
     assert c.create_task_handler()(message) is None

@@ -94,6 +94,6 @@ def test_what_rabbitmq_may_not_deliver_again(
         properties={"delivery_mode": 2, **properties},
         delivery_info={"routing_key": "work"},
     )  # fmt: skip
-    assert delivery_of(app, message, lambda: None).volatile is volatile
+    assert delivery_of(app, message, lambda: None, "t[1]", "w@1").volatile is volatile
     message._raw = {}  # of a virtual transport, as Redis' is
-    assert not delivery_of(app, message, lambda: None).volatile
+    assert not delivery_of(app, message, lambda: None, "t[1]", "w@1").volatile

@@ -1,4 +1,4 @@
-"""Moves of several threads through one broker."""
+"""Settlements of several threads through one broker, and how each try ends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from celery import bootsteps
 
-from celery_resilience.brokers.base import Delivery, Done, Unroutable
+from celery_resilience.brokers.base import Delivery, Done, NotOurs, TooLarge, Unroutable
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.worker.pending import PendingSettlements, Settlement
+from celery_resilience.worker.pending import PendingSettlements, Result, Settlement
 
 ENVELOPE = Envelope(b"", None, None, {})
+
+
+def over(result: Result, tries: int) -> bool:
+    return True
 
 
 class Broker:
@@ -42,18 +47,22 @@ def test_a_check_and_a_settlement_do_not_wait_for_each_other() -> None:
     pending.use(broker)
     settled: list[str] = []
 
-    def move(name: str) -> Settlement:
+    def settlement(name: str) -> Settlement:
         delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: settled.append(name))
-        return Settlement(delivery, broker.publish, name)
+        return Settlement(delivery, broker.publish, over)
 
-    first = move("its retry")
-    first.begin = broker.under_way.append
-    first.unroutable = lambda: pending.start(move("its letter"))
+    def write_letter(result: Result, tries: int) -> bool:
+        assert result is Result.UNROUTABLE
+        pending.start(settlement("its letter"))
+        return True
+
+    first = settlement("its retry")
+    first.begin, first.ended = broker.under_way.append, write_letter
     pending.start(first)
     check = threading.Thread(target=pending.check, daemon=True)
     check.start()
     assert broker.checking.wait(5)
-    other = threading.Thread(target=lambda: pending.start(move("another")), daemon=True)
+    other = threading.Thread(target=lambda: pending.start(settlement("another")), daemon=True)
     other.start()
     check.join(5)
     other.join(5)
@@ -67,7 +76,7 @@ def test_a_thread_of_the_pool_does_not_wait_for_the_loop() -> None:
 
     def pool_thread() -> None:
         delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: settled.append("its retry"))
-        pending.start(Settlement(delivery, lambda done: done(None), "its retry"))
+        pending.start(Settlement(delivery, lambda done: done(None), over))
         ended.set()
 
     class Interrupted:
@@ -84,8 +93,76 @@ def test_a_thread_of_the_pool_does_not_wait_for_the_loop() -> None:
     broker: Any = Interrupted()
     pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=bootsteps.RUN)))  # type: ignore[attr-defined]
     pending.use(broker)
-    pending.watch(SimpleNamespace(add_reader=lambda fd, callback: None))
+    pending.loop.watch(SimpleNamespace(add_reader=lambda fd, callback: None))
     pending.check()
     pending.drain(1)
     pending.close()
     assert settled == ["its retry"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "result"),
+    [
+        (None, Result.DONE),
+        (NotOurs("x"), Result.NOT_OURS),
+        (Unroutable("x"), Result.UNROUTABLE),
+        (TooLarge("x"), Result.TOO_LARGE),
+        (ConnectionError("x"), Result.FAILED),
+    ],
+)
+def test_result_says_what_a_broker_has_answered(
+    problem: BaseException | None, result: Result
+) -> None:
+    assert Result.of(problem) is result
+
+
+@pytest.mark.parametrize(
+    ("problem", "is_over", "pending_after", "acked", "left"),
+    [
+        (None, False, 0, True, False),
+        (None, True, 0, True, False),
+        (NotOurs("x"), False, 0, False, True),
+        (Unroutable("x"), True, 0, False, False),
+        (Unroutable("x"), False, 1, False, False),
+        (TooLarge("x"), True, 0, False, False),
+        (TooLarge("x"), False, 1, False, False),
+        (ConnectionError("x"), False, 1, False, False),
+    ],
+)
+def test_settlement_is_kept_until_it_is_over(
+    problem: BaseException | None, is_over: bool, pending_after: int, acked: bool, left: bool
+) -> None:
+    """Only what is done is acknowledged, and only what is not ours may be taken up again."""
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    acks: list[bool] = []
+    told: list[Any] = []
+    answers = [problem]
+    delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: acks.append(True))
+
+    def ended(result: Result, tries: int) -> bool:
+        told.append((result, tries))
+        return is_over
+
+    def begin(done: Done) -> None:
+        done(answers.pop() if answers else None)
+
+    pending.start(Settlement(delivery, begin, ended))
+    assert told == [(Result.of(problem), 1)]
+    assert (pending.unfinished, pending.failing) == (pending_after, pending_after)
+    assert bool(acks) is acked
+    pending.drain(0)
+    assert bool(acks) is (acked or bool(pending_after))
+    assert pending.take_up(delivery.message) is left
+    assert pending.unfinished == 0
+
+
+def test_settlement_that_fails_is_logged_once_for_all_messages(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    away = ConnectionError("away")
+    for number in range(3):
+        delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: None, subject=f"t[{number}]")
+        pending.start(Settlement(delivery, lambda done: done(away), lambda result, tries: False))
+    assert caplog.text.count("could not be settled (ConnectionError: away)") == 1
+    assert pending.failing == 3

@@ -79,10 +79,11 @@ def test_what_runs_counts_more_than_what_was_had() -> None:
 
 def test_those_that_nobody_knows_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    pending = SimpleNamespace(
-        broker=object(), looping=True, in_loop=lambda call: call(),
+    loop = SimpleNamespace(
+        looping=True, in_loop=lambda call: call(),
         call_after=lambda delay, call, *args: calls.append(lambda: call(*args)),
     )  # fmt: skip
+    pending = SimpleNamespace(broker=object(), loop=loop)
     questions = peers._Questions(SimpleNamespace(pending=pending))  # type: ignore[arg-type]
     asked: list[Any] = []
     clock = SimpleNamespace(monotonic=lambda: 3.0 * len(asked))

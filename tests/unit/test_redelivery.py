@@ -207,7 +207,7 @@ def test_moves_keep_what_came_to_nothing() -> None:
     pending = RealPending(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
     answers: list[Any] = [NotOurs("its channel is closed"), None]
     delivery = Delivery(message(), Envelope(b"", None, None, headers={}, queue="q"), ack=list)
-    pending.start(Settlement(delivery, lambda done: done(answers.pop(0)), "t"))
+    pending.start(Settlement(delivery, lambda done: done(answers.pop(0)), lambda *told: True))
     assert len(answers) == 1
     assert pending.take_up(delivery.message)
     assert answers == []

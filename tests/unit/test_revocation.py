@@ -49,7 +49,8 @@ class Beside:
     """A worker's settler: what is asked aside is made when ``answer`` says so."""
 
     def __init__(self) -> None:
-        self.pending = SimpleNamespace(aside=self, start_again=self._start_again)
+        loop = SimpleNamespace(start_again=self._start_again)
+        self.pending = SimpleNamespace(aside=self, loop=loop)
         self.asked: list[Any] = []
 
     def ask(self, what: str, call: Any, then: Any, keep: bool = False) -> None:

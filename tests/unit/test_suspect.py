@@ -23,7 +23,9 @@ class Settler:
 
     def __init__(self, limit: int) -> None:
         self.settings = SimpleNamespace(max_worker_losses=limit)
-        self.pending = SimpleNamespace(broker=SimpleNamespace(note_start=lambda *told: True))
+        self.pending = SimpleNamespace(
+            broker=SimpleNamespace(note_start=lambda *told: True), loop=SimpleNamespace()
+        )
         self.back: list[History] = []
 
     def schedule(self, delivery: Any, copy: Envelope, delay: float, **told: Any) -> None:
@@ -93,7 +95,7 @@ def test_on_rabbitmq_it_does_not_wait_in_the_workers_hands(monkeypatch: pytest.M
     """But one that waits for its eta does: put back, it would be run too early."""
     settler, calls = Settler(3), []
     settler.pending.broker = SimpleNamespace()
-    settler.pending.call_after = lambda delay, call, *args: calls.append((call, args))
+    settler.pending.loop.call_after = lambda delay, call, *args: calls.append((call, args))
     monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
     monkeypatch.setattr(state, "requests", {})
     alone, waits, later = (Request(name, starts=1) for name in ("alone", "waits", "later"))
@@ -125,7 +127,7 @@ def test_a_start_that_can_not_be_written_down_is_tried_again(
         return answer
 
     settler.pending.broker.note_start = note_start
-    settler.pending.start_again = lambda request, delay: again.append(request)
+    settler.pending.loop.start_again = lambda request, delay: again.append(request)
     monkeypatch.setattr(suspect, "settler_of", lambda app: settler)
     monkeypatch.setattr(state, "requests", {})
     request = Request("one", starts=0)

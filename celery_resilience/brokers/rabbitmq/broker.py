@@ -182,7 +182,7 @@ class AmqpBroker:
 
         def over(problem: BaseException | None) -> None:
             if problem is None and whose.is_unusual:
-                logger.warning("%s: %s; its copy is published", delivery.name, whose.value)
+                logger.warning("%s: %s; its copy is published", delivery.subject, whose.value)
             done(problem)
 
         self._confirms.publish(copy, exchange, key, over, prepare)

@@ -110,7 +110,7 @@ class RedisBroker:
             done(NotOurs(whose.value))
             return
         if whose.is_unusual:
-            logger.warning("%s: %s; its copy is written", delivery.name, whose.value)
+            logger.warning("%s: %s; its copy is written", delivery.subject, whose.value)
         done(None)
 
     def _original(self, delivery: Delivery, is_there: bool = True) -> Original:
