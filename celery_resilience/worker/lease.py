@@ -50,7 +50,7 @@ class WorkerLease:
         if holds and again:
             given = broker.leases.requeue(self._owner.id, keep=running)
             if given:
-                logger.info("%d messages that had not been begun are given back", given)
+                logger.info("requeued %d messages that had not been started", given)
             owner = self._owner
             left = {tag: each for tag, each in owner.left.items() if tag not in running}
             broker.leases.write_again(owner.id, left)
@@ -84,7 +84,7 @@ class WorkerLease:
             leases.write_again(owner.id, left)
             leases.leave(owner.id)
         except Exception as exc:
-            logger.warning("what this worker holds will be given back by another one: %r", exc)
+            logger.warning("another worker will requeue the messages of this one: %r", exc)
 
 
 #: For so long a worker may not have said that it is alive before it takes no more messages, in
@@ -144,13 +144,13 @@ class HousekeepingThread:
         except Exception as exc:
             if not self._failing:
                 logger.warning(
-                    "due retries can't be moved for now: %s: %s", type(exc).__name__, exc
+                    "due retries can't be published for now: %s: %s", type(exc).__name__, exc
                 )
             self._failing = True
             pause = _PAUSE
         else:
             if self._failing:
-                logger.warning("due retries are moved again")
+                logger.warning("due retries are published again")
             self._failing = False
         doubted = time.monotonic() - self._housekeeper.renewed_at > DOUBTED
         if doubted is not self._doubted:

@@ -1,8 +1,8 @@
-"""A worker takes no more messages while it could not see to them: its dead letters can't be
-written, or it can't say that it is alive.
+"""Pauses consuming while this worker could not handle more messages: its dead letters can't be
+written, or its lease can't be renewed.
 
-What has been decided stays in memory meanwhile, and nobody can say how much that would become.
-What is running goes on, and so does the worker when the way is free again.
+Settlements that wait for the broker stay in memory, and without a pause nothing would limit them.
+Running tasks go on; consuming resumes when the cause is gone.
 """
 
 from __future__ import annotations
@@ -11,24 +11,28 @@ import logging
 from enum import Enum
 from typing import Any
 
-__all__ = ["Pause", "Why", "how_to_mend"]
+__all__ = ["Pause", "Why", "how_to_fix"]
 
 logger = logging.getLogger("celery_resilience")
 
 
 class Why(Enum):
-    """Why a worker takes no more messages: what is said then, and afterwards."""
+    """Why consuming is paused: the log lines at its begin and at its end."""
 
-    LETTERS = "dead letters can't be written", "dead letters are written again"
+    LETTERS = (
+        "dead letters can't be written: consuming is paused until the dead-letter queue accepts "
+        "them",
+        "dead letters are written again: consuming is resumed",
+    )
     LEASE = (
-        "this worker can't tell Redis that it is alive, and others will soon be given what it "
-        "holds",
-        "this worker is known to be alive again",
+        "the lease of this worker can't be renewed, and others will soon requeue its messages: "
+        "consuming is paused until it is renewed",
+        "the lease of this worker is renewed again: consuming is resumed",
     )
 
 
 class Pause:
-    """Stops and resumes the consuming of one worker, in the worker's own loop."""
+    """Pauses and resumes the consuming of one worker, in the worker's own loop."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
@@ -36,35 +40,35 @@ class Pause:
         self._paused = False
 
     def begin(self, why: Why) -> None:
-        """Take no more messages; what was received already is still begun."""
+        """Pause for *why*; messages already received are still run."""
         if why not in self._wanted:
             self._wanted.add(why)
-            self._consumer.call_soon(self._look, why)
+            self._consumer.call_soon(self._apply, why)
 
     def end(self, why: Why) -> None:
-        """Go on, as far as *why* is concerned."""
+        """Resume, unless there is another reason to pause than *why*."""
         if why in self._wanted:
             self._wanted.discard(why)
-            self._consumer.call_soon(self._look, why)
+            self._consumer.call_soon(self._apply, why)
 
     def forget(self) -> None:
-        """It consumes again: the connection is a new one, or a queue was added."""
+        """Celery consumes again: the connection is a new one, or a queue was added."""
         self._paused = False
         for why in list(self._wanted)[:1]:
-            self._consumer.call_soon(self._look, why)
+            self._consumer.call_soon(self._apply, why)
 
-    def _look(self, why: Why) -> None:
+    def _apply(self, why: Why) -> None:
         tasks = self._consumer.task_consumer
         if tasks is None or bool(self._wanted) == self._paused:
             return
         self._paused = bool(self._wanted)
-        problem, mended = why.value
+        problem, solved = why.value
         if self._paused:
             tasks.cancel()
-            logger.error("%s: no more messages are taken until that is over", problem)
+            logger.error(problem)
         else:
             tasks.consume()
-            logger.warning("%s: messages are taken again", mended)
+            logger.warning(solved)
 
 
 #: What the broker says, and what to do about it.
@@ -88,7 +92,7 @@ _ADVICE = (
 )
 
 
-def how_to_mend(problem: BaseException) -> str:
+def how_to_fix(problem: BaseException) -> str:
     """What an operator can do about *problem*; empty where it says enough itself."""
     said = f"{type(problem).__name__}: {problem}"
     return next((advice for words, advice in _ADVICE if any(w in said for w in words)), "")

@@ -19,7 +19,7 @@ from typing import Any
 from celery_resilience.brokers.base import Broker, Delivery, Done, NotOurs, TooLarge, Unroutable
 from celery_resilience.worker.background import Aside
 from celery_resilience.worker.loop import WorkerLoop
-from celery_resilience.worker.pause import Pause, Why, how_to_mend
+from celery_resilience.worker.pause import Pause, Why, how_to_fix
 
 __all__ = ["PendingSettlements", "Result", "Settlement"]
 
@@ -106,12 +106,11 @@ class _FailureLog:
         self._said: set[str] = set()
 
     def failed(self, subject: str, problem: BaseException) -> None:
-        said, fix = f"{type(problem).__name__}: {problem}", how_to_mend(problem)
+        said, fix = f"{type(problem).__name__}: {problem}", how_to_fix(problem)
         logger.log(
             logging.DEBUG if said in self._said else logging.ERROR,
-            "%s: could not be settled (%s); it is kept, and the settlement repeated until it "
-            "works%s",
-            subject, said, f". To mend it: {fix}" if fix else "",
+            "%s: settlement failed (%s); message kept unacknowledged, will retry%s",
+            subject, said, f". Fix: {fix}" if fix else "",
         )  # fmt: skip
         if len(self._said) > 100:  # problems that name an id
             self._said.clear()

@@ -81,15 +81,14 @@ class Settler:
             if delivery.acked_early or delivery.no_ack:
                 why = "acks_late=False" if delivery.acked_early else "its queue is no_ack"
                 logger.critical(
-                    "%s: LOST: it could not be settled, and its broker has let it go before it "
-                    "ran (%s)",
+                    "%s: LOST: settlement failed, and it was acknowledged before it ran (%s)",
                     delivery.subject, why,
                 )  # fmt: skip
                 self.outcomes.tell(OutcomeKind.LOST, delivery, why=f"not settled ({why})")
             else:
                 unless = ", unless it went with its queue" if delivery.volatile else ""
                 logger.error(
-                    "%s: could not be settled; its broker will deliver it again%s",
+                    "%s: settlement failed; its broker will deliver it again%s",
                     delivery.subject, unless,
                 )  # fmt: skip
                 self.outcomes.tell(OutcomeKind.REQUEUED, delivery, why="not settled")

@@ -74,7 +74,7 @@ def settlement(scene: Scene) -> None:
     _half_open(scene, b"dead_letter")
     _traffic(scene)
     scene.wait(scene.places.are_final, scene.patience)
-    scene.expect("could not be settled (Timeout" in worker.log(), "no line says what hangs")
+    scene.expect("settlement failed (Timeout" in worker.log(), "no line says what hangs")
 
 
 @row(
@@ -93,7 +93,9 @@ def lease(scene: Scene) -> None:
     scene.worker()
     _traffic(scene)
     scene.wait(scene.places.are_final, scene.patience)
-    scene.expect("due retries can't be moved for now: Timeout" in worker.log(), "no line says so")
+    scene.expect(
+        "due retries can't be published for now: Timeout" in worker.log(), "no line says so"
+    )
 
 
 @row(

@@ -268,7 +268,7 @@ def _no_letters(scene: Scene) -> list[str]:
 
 
 def _goes_on_by_itself(scene: Scene, worker: Any) -> None:
-    said = "could not be settled"
+    said = "settlement failed"
     scene.wait(lambda: said in worker.log(), 20, message=f"the log says {said!r}")
     scene.expect(scene.client.count("dead_letter") == 0, "there were letters before it was mended")
 
@@ -292,7 +292,7 @@ def full(scene: Scene) -> None:
     scene.client.put("dead_letter", b"it fills the queue")
     worker = scene.worker()
     _no_letters(scene)
-    scene.wait(lambda: "could not be settled" in worker.log(), 20, message="the log says so")
+    scene.wait(lambda: "settlement failed" in worker.log(), 20, message="the log says so")
     scene.expect(scene.client.count("dead_letter") == 1, "it took one more than its limit")
     with scene.client.app.connection_for_write() as connection:
         connection.default_channel.queue_purge("dead_letter")  # of what has filled it
@@ -378,10 +378,10 @@ def wrong_type(scene: Scene) -> None:
     client.set("dead_letter", "somebody's")
     worker = scene.worker()
     _no_letters(scene)
-    scene.wait(lambda: "could not be settled" in worker.log(), 20, message="the log says so")
+    scene.wait(lambda: "settlement failed" in worker.log(), 20, message="the log says so")
     client.delete("dead_letter")
     scene.wait(scene.places.are_final, scene.patience)
-    scene.expect(worker.log().count("could not be settled") == 1, "the log said it more than once")
+    scene.expect(worker.log().count("settlement failed") == 1, "the log said it more than once")
 
 
 @row(

@@ -179,7 +179,7 @@ def test_headers_that_leave_no_room_for_ours_are_a_letter(
     client.send(task, "b", headers={"large": large})
     (letter,) = eventually(client.letters)
     assert (letter.reason, letter.envelope.headers["large"]) == (reason, large)
-    assert "could not be settled" not in worker.log()
+    assert "settlement failed" not in worker.log()
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)

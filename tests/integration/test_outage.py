@@ -34,9 +34,7 @@ def test_redis_is_killed_while_a_body_runs(
     redis_server.kill()
     client.record.with_name("gate").touch()  # now it fails, and nobody is there to be told
     eventually(
-        lambda: (
-            "could not be settled" in worker.log() or "Connection to broker lost" in worker.log()
-        )
+        lambda: "settlement failed" in worker.log() or "Connection to broker lost" in worker.log()
     )
     redis_server.start()
     assert client.value(result, timeout=60) == "w done"

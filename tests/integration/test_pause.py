@@ -10,7 +10,7 @@ import pytest
 import redis
 from kombu import Queue
 
-from celery_resilience.worker.pause import how_to_mend
+from celery_resilience.worker.pause import how_to_fix
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker
@@ -61,14 +61,14 @@ def test_nothing_is_taken_until_dead_letters_can_be_written(
     with blocked(client, broker) as mend:
         worker = start_worker(SHOP, broker, pool=pool, env=client.env)
         client.send("refused", "refused")
-        eventually(lambda: "no more messages are taken" in worker.log())
+        eventually(lambda: "consuming is paused" in worker.log())
         good = none_is_taken(client)
         mend()
         all_go_on(client, good)
     log = worker.log()
-    assert log.count("could not be settled") == 1
-    assert "To mend it: " in log
-    assert "messages are taken again" in log
+    assert log.count("settlement failed") == 1
+    assert "Fix: " in log
+    assert "consuming is resumed" in log
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -80,9 +80,9 @@ def test_a_retry_that_can_not_be_written_is_no_reason(
         db.set("celery_resilience:waiting:shop", "no set")
         worker = start_worker(SHOP, broker, env=client.env)
         kept = client.send("flaky", "kept", 1)
-        eventually(lambda: "could not be settled" in worker.log())
+        eventually(lambda: "settlement failed" in worker.log())
         assert client.value(client.send("flaky", "other", 0))
-        assert "no more messages are taken" not in worker.log()
+        assert "consuming is paused" not in worker.log()
         db.delete("celery_resilience:waiting:shop")
     assert client.value(kept)
     assert client.executions() == {"kept": 2, "other": 1}
@@ -105,7 +105,7 @@ def test_a_letter_that_can_be_written_does_not_end_it(
         gate.touch()
         eventually(lambda: len(client.letters("dead.shop")) == 1)
         client.ping()
-        assert "messages are taken again" not in worker.log()
+        assert "consuming is resumed" not in worker.log()
         mend()
         assert client.value(first, timeout=60) == "w done"
     assert client.executions() == {"w": 2, "refused": 1, "theirs": 1}
@@ -116,7 +116,7 @@ def test_it_lasts_over_a_lost_connection(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """The next one consumes at first, as every new connection does."""
-    paused = "no more messages are taken"
+    paused = "consuming is paused"
     with blocked(client, broker) as mend:
         worker = start_worker(SHOP, broker, env=client.env)
         client.send("refused", "refused")
@@ -150,7 +150,7 @@ def test_what_was_received_before_comes_back_into_its_own_queue(
         running = client.send("waits", "w", str(gate), exchange="side", routing_key="elsewhere")
         eventually(lambda: client.executions()["w"] == 1)
         client.send("refused", "refused")
-        eventually(lambda: "no more messages are taken" in worker.log())
+        eventually(lambda: "consuming is paused" in worker.log())
         gate.touch()
         eventually(lambda: client.count("shop") == 1)
         mend()
@@ -158,6 +158,6 @@ def test_what_was_received_before_comes_back_into_its_own_queue(
 
 
 def test_advice_is_for_what_the_broker_says() -> None:
-    assert "configure and write" in how_to_mend(RuntimeError("(403) ACCESS_REFUSED - queue"))
-    assert "maxmemory" in how_to_mend(RuntimeError("OOM command not allowed"))
-    assert how_to_mend(ConnectionError("refused")) == ""
+    assert "configure and write" in how_to_fix(RuntimeError("(403) ACCESS_REFUSED - queue"))
+    assert "maxmemory" in how_to_fix(RuntimeError("OOM command not allowed"))
+    assert how_to_fix(ConnectionError("refused")) == ""

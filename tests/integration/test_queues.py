@@ -62,10 +62,10 @@ def test_a_queue_that_is_added_does_not_end_a_pause(
         )
     worker = start_worker(SHOP, broker, env=client.env)
     client.send("refused", "before")
-    eventually(lambda: worker.log().count("no more messages are taken") == 1)
+    eventually(lambda: worker.log().count("consuming is paused") == 1)
     arguments = {"queue_arguments": {"x-queue-type": broker.queue_type}}
     client.app.control.add_consumer("more", options=arguments, reply=True)
-    eventually(lambda: worker.log().count("no more messages are taken") == 2)
+    eventually(lambda: worker.log().count("consuming is paused") == 2)
     client.send("refused", "after")
     client.app.control.ping()  # it has had the time to take it
     assert client.executions() == {"before": 1}

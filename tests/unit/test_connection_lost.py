@@ -16,7 +16,7 @@ from celery_resilience.brokers.rabbitmq import queues
 from celery_resilience.brokers.rabbitmq.browse import Look
 from celery_resilience.brokers.rabbitmq.figures import figures
 from celery_resilience.brokers.rabbitmq.topology import make_at_once
-from celery_resilience.worker.pause import how_to_mend
+from celery_resilience.worker.pause import how_to_fix
 
 
 class Channel:
@@ -53,5 +53,5 @@ def test_what_ended_the_connection_is_told(ask: Callable[[], object]) -> None:
 
 
 def test_what_to_do_about_it_is_told() -> None:
-    said = how_to_mend(InternalError("INTERNAL_ERROR", (0, 0), "", 541))
+    said = how_to_fix(InternalError("INTERNAL_ERROR", (0, 0), "", 541))
     assert "restart that node" in said

@@ -164,5 +164,5 @@ def test_settlement_that_fails_is_logged_once_for_all_messages(
     for number in range(3):
         delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: None, subject=f"t[{number}]")
         pending.start(Settlement(delivery, lambda done: done(away), lambda result, tries: False))
-    assert caplog.text.count("could not be settled (ConnectionError: away)") == 1
+    assert caplog.text.count("settlement failed (ConnectionError: away)") == 1
     assert pending.failing == 3

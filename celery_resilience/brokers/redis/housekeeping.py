@@ -109,7 +109,7 @@ class Housekeeper:
         for worker in dead:
             given = self._leases.requeue(worker)
             if given:
-                logger.warning("worker %s has died: %d messages are given back", worker, given)
+                logger.warning("lease of worker %s expired, requeued %d messages", worker, given)
             self._leases.leave(worker, if_dead=True)
 
     def _search(self, now: float) -> None:
