@@ -27,7 +27,7 @@ _NOT_THE_USERS = frozenset({"celery", "celery_resilience", "contextlib"})
 
 
 def install(app: Any, classify: bool = False, only: Iterable[str] | None = None) -> None:
-    """Let every task of *app* end in its result, a waiting retry or a dead letter.
+    """Let every task of *app* end in its result, a scheduled retry or a dead letter.
 
     Each task is retried as it states itself: by a ``failure_policy``, by Celery's own options or
     by ``self.retry``. With *classify* the classifier decides about the tasks that state nothing;

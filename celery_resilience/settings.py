@@ -27,7 +27,7 @@ __all__ = [
 _Conf: Any = _CelerySettings
 
 PREFIX = "resilience_"
-#: What somebody may write for it who means it.
+#: Prefixes that are likely to be mistaken for it.
 _WORDS = ("resilience", "resilient", "resiliency")
 
 _NOT_GIVEN = object()
@@ -39,7 +39,7 @@ Redaction = tuple["str | Callable[[str], str]", ...]
 class Settings(BrokerOptions):
     """Every setting, with its default; each is written ``resilience_<name>`` in the app's conf."""
 
-    #: How often a message may be started by a process that dies of it before it is a dead letter.
+    #: How often a message may crash its process before it becomes a dead letter.
     max_worker_losses: int = 3
     #: The app's version, kept in every letter.
     app_version: str = ""
@@ -48,23 +48,23 @@ class Settings(BrokerOptions):
     #: Patterns of task names (``"*remote_call*"``), each with its policy or the name of one; the
     #: first that matches decides about tasks that have no ``failure_policy`` of their own.
     policies_by_name: Mapping[str, Policy | str] = field(default_factory=dict)
-    #: The path of the operator's file of policies (TOML), which overrules the code; None: none.
+    #: The path of the operator's policy file (TOML), which overrules the code; None: none.
     failure_policies: str | None = None
     #: Whether a task whose ``expires`` has passed becomes a dead letter instead of being dropped.
     dead_letter_expired: bool = False
-    #: Through which transport workers take from Redis: ``"auto"``: our own, kombu's where that
-    #: can't be; ``"own"``: a worker for which it can't be does not start; ``"kombu"``: kombu's.
+    #: The transport that workers take from Redis with: ``"auto"``: our own, kombu's where that is
+    #: impossible; ``"own"``: our own, or the worker does not start; ``"kombu"``: kombu's.
     redis_transport: str = "auto"
-    #: False: failures are decided as by stock Celery, and nothing becomes a dead letter.
+    #: False: stock Celery decides about failures, and nothing becomes a dead letter.
     enabled: bool = True
     #: Where RabbitMQ's queue of a task has a dead-letter exchange of its own: ``"exchange"``: what
     #: the task rejects goes there; ``"letter"``: it is a dead letter. A list names queues that have
     #: one by a policy of RabbitMQ's, beside those that ``task_queues`` shows.
     reject_on_dlx: str | Sequence[str] = "exchange"
-    #: What no output may show: names of keyword arguments, and functions from text to text.
+    #: Values to mask in all output: names of arguments, and functions from text to text.
     redact: Redaction = ()
-    #: Whether what is named like a credential (``password``, ``api_key``, ``access_token``,
-    #: ``Authorization``, ``cookie`` ...) is masked too, and the password in a URL.
+    #: Whether values named like a credential (``password``, ``api_key``, ``access_token``,
+    #: ``Authorization``, ``cookie`` ...) are masked too, and the password in a URL.
     redact_credentials: bool = True
 
     @classmethod
@@ -83,10 +83,10 @@ class Settings(BrokerOptions):
                 continue  # of the same name, but not in the app's namespace
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
-                meant = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+                meant = f"; did you mean {PREFIX}{near[0]}?" if near else "."
                 raise ImproperlyConfigured(
-                    f"{key} is no setting of celery_resilience{meant} "
-                    f"Known are: {', '.join(PREFIX + n for n in sorted(known))}"
+                    f"unknown setting {key}{meant} "
+                    f"Known settings: {', '.join(PREFIX + n for n in sorted(known))}"
                 )
             values[name] = value
         if _is_quorum(app):
@@ -145,10 +145,7 @@ def _refuse_misspelt_prefix(app: Any) -> None:
             continue
         near = difflib.get_close_matches(bare, known, 1, cutoff=0.8)
         if near:
-            raise ImproperlyConfigured(
-                f"{key} is no setting of Celery's nor of celery_resilience; did you mean "
-                f"{start}{near[0]}?"
-            )
+            raise ImproperlyConfigured(f"unknown setting {key}; did you mean {start}{near[0]}?")
 
 
 def _checked(name: str, value: Any) -> Any:

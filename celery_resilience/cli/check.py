@@ -1,4 +1,4 @@
-"""``celery resilience check FILE``: what a file of policies says, before a worker reads it."""
+"""``celery resilience check FILE``: check a policy file before a worker reads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["as_text", "check"]
 def check(app: Any, path: str) -> dict[str, Any]:
     """What the file at *path* says about *app*'s tasks.
 
-    Raises ImproperlyConfigured, with the line and what is meant, for whatever a worker would
+    Raises ImproperlyConfigured, with the line and the fix, for anything that a worker would
     refuse.
     """
     settings = Settings.of(app)
@@ -42,7 +42,7 @@ def check(app: Any, path: str) -> dict[str, Any]:
 def as_text(told: dict[str, Any], with_tasks: bool) -> Iterator[str]:
     """The same for a person; *with_tasks*: the app's tasks are known."""
     names = ", ".join(told["policies"]) or "none"
-    yield f"{told['file']} can be used. Policies: {names}."
+    yield f"{told['file']} is valid. Policies: {names}."
     for one in told["patterns"]:
         tasks = ", ".join(one["tasks"]) or "no task of this app"
         yield f"  {one['pattern']} -> {one['policy']}" + (f": {tasks}" if with_tasks else "")

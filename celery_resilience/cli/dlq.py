@@ -1,9 +1,10 @@
-"""``celery -A app dlq``: look at dead letters, replay them, or drop them."""
+"""``celery -A app dlq``: inspect dead letters, replay them, or drop them."""
 
-# Every call of ``celery`` imports this module: what is heavy is imported where it is used.
+# Every call of ``celery`` imports this module: heavy imports are inside the functions.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,9 @@ import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 from celery.platforms import EX_FAILURE
 
+from celery_resilience.cli.exits import EXIT_CODES, app_of
 from celery_resilience.cli.options import (
-    EXIT_CODES,
     Selection,
-    app_of,
-    ask,
-    ask_why,
     because,
     changing,
     filtering,
@@ -26,14 +24,7 @@ from celery_resilience.cli.options import (
     option,
     up_to,
 )
-from celery_resilience.cli.session import (
-    letters_verb,
-    number_of,
-    tallies_of,
-    tell_elsewhere,
-    there,
-    would,
-)
+from celery_resilience.cli.session import count_of, letters_verb, tallies_of, tell_elsewhere
 
 if TYPE_CHECKING:
     from celery_resilience.messages.filters import Filters
@@ -49,20 +40,20 @@ __all__ = ["dlq"]
 
 @click.group(cls=DYMGroup, epilog=EXIT_CODES)
 @click.option(
-    "--dead-letter-queue", metavar="QUEUE", help="Look into QUEUE and no other, whatever the verb."
+    "--dead-letter-queue", metavar="QUEUE", help="Look into QUEUE only, whatever the verb."
 )
 @click.pass_context
 @handle_preload_options
 def dlq(ctx: click.Context, **kwargs: Any) -> None:
-    """Look at dead letters, replay them, or drop them.
+    """Inspect dead letters, replay them, or drop them.
 
-    Looking takes nothing out: no letter is removed, reordered or delayed.
+    Inspecting takes nothing out: no letter is removed, reordered or delayed.
     """
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @limit_option
-@option("--newest", "newest_first", is_flag=True, help="The newest first.")
+@option("--newest", "newest_first", is_flag=True, help="List the newest first.")
 @filtering("letters")
 @json_option
 @letters_verb
@@ -78,36 +69,30 @@ def ls(
     **kwargs: Any,
 ) -> None:
     """List dead letters, the oldest of each queue first."""
-    from celery_resilience.cli import output as printing
-    from celery_resilience.cli import render_letter as story
-    from celery_resilience.cli.listing import first, newest, watched
+    from celery_resilience.cli.letter_json import as_json as json_of
+    from celery_resilience.cli.letters import names, print_letters, row_of
+    from celery_resilience.cli.listing import listed, tell_more
+    from celery_resilience.cli.output import print_array
+    from celery_resilience.cli.text import many_letters
 
     def made(filed: Filed) -> Any:
-        if as_json:
-            return story.as_json(filed, redactor)
-        return printing.row_of(filed, redactor)
+        return json_of(filed, redactor) if as_json else row_of(filed, redactor)
 
-    most, number = up_to(limit, as_json), there(ctx)
-    if newest_first:
-        looked = watched(ctx, letters.list(filters=filters), number, "Reading")
-        listing = newest(looked, made, most, lambda filed: filed.letter.at)
-    elif filters or most is None:
-        looked = watched(ctx, letters.list(filters=filters), number, "Reading")
-        listing = first(looked, made, most)
-    else:
-        listing = first(letters.list(most), made, most, number)
+    def at(filed: Filed) -> float:
+        return filed.letter.at
+
+    listing = listed(
+        ctx, letters, filters, made, up_to(limit, as_json), count_of(ctx),
+        at if newest_first else None,
+    )  # fmt: skip
     if as_json:
-        printing.print_array(listing.shown)
+        print_array(listing.shown)
     elif listing.shown:
-        rows = listing.shown
-        # The newest of all, whichever queue they lie in; each queue has one heading.
-        printing.print_letters(ctx, letters, sorted(rows, key=lambda row: row[0]))
+        print_letters(ctx, letters, listing.shown)
     elif not listing.total:
         such = "such " if filters else ""
-        ctx.obj.echo(f"No {such}dead letters in {printing.names(letters)}.")
-    if len(listing.shown) < listing.total:
-        of = f"{len(listing.shown):,} of {printing.many(listing.total)}"
-        ctx.obj.echo(f"{of}: --limit N or --limit all shows more.", err=True)
+        ctx.obj.echo(f"No {such}dead letters in {names(letters)}.")
+    tell_more(ctx, listing, many_letters)
     tell_elsewhere(ctx, letters)
 
 
@@ -126,30 +111,31 @@ def groups(
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """List what is failing: dead letters by their cause, the most first.
+    """Group dead letters by cause, the largest group first.
 
     A group is a type of error in one place of your code, with a line for each task that it has
-    hit. --group takes its name, in every verb.
+    hit. Every verb takes its name with --group.
     """
-    from celery_resilience.cli import output as printing
-    from celery_resilience.cli import render_groups as grouped
+    from celery_resilience.cli.letters import names
     from celery_resilience.cli.listing import watched
-    from celery_resilience.operate.groups import grouped as groups_of
+    from celery_resilience.cli.output import print_array
+    from celery_resilience.cli.render_groups import as_json as json_of
+    from celery_resilience.cli.render_groups import lines
+    from celery_resilience.operate.groups import grouped
 
-    looked = watched(ctx, letters.list(filters=filters), there(ctx), "Reading")
-    found = groups_of(filed.letter for filed in looked)
-    most = up_to(limit, as_json)
-    shown = found[:most]
+    browsed = watched(ctx, letters.list(filters=filters), count_of(ctx), "Reading")
+    found = grouped(filed.letter for filed in browsed)
+    shown = found[: up_to(limit, as_json)]
     if as_json:
-        printing.print_array(grouped.as_json(group, redactor) for group in shown)
+        print_array(json_of(group, redactor) for group in shown)
     elif shown:
-        heading, *rows = grouped.lines(shown, redactor)
+        heading, *rows = lines(shown, redactor)
         ctx.obj.echo(ctx.obj.style(heading, bold=True))
         for row in rows:
             ctx.obj.echo(row)
     else:
         such = "such " if filters else ""
-        ctx.obj.echo(f"No {such}dead letters in {printing.names(letters)}.")
+        ctx.obj.echo(f"No {such}dead letters in {names(letters)}.")
     if len(shown) < len(found):
         ctx.obj.echo(f"{len(shown):,} of {len(found):,} groups: --limit N shows more.", err=True)
 
@@ -167,25 +153,23 @@ def show(
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """Tell the story of one dead letter.
+    """Show one dead letter.
 
-    What died, why, when and where, every attempt, and what came with it. ID is a letter's, or a
-    task's, whose newest letter it means, or how one of them begins.
+    What failed, why, when and where, every attempt, and the message itself. ID is a letter's id,
+    a task's id (its newest letter is shown), or the beginning of one of them.
     """
-    from celery_resilience.cli import render_letter as story
+    from celery_resilience.cli.letter_json import as_json as json_of
+    from celery_resilience.cli.output import print_blocks
+    from celery_resilience.cli.render_letter import story
     from celery_resilience.messages.redact import printable
 
     filed = letters.find(letter_id)
     if as_json:
-        click.echo(json.dumps(story.as_json(filed, redactor, whole=True), indent=2))
+        click.echo(json.dumps(json_of(filed, redactor, whole=True), indent=2))
         return
     name = printable(filed.name)
     ctx.obj.echo(f"Dead letter {ctx.obj.style(name, bold=True)} in {printable(filed.queue)}")
-    for title, text in story.story(filed, redactor):
-        ctx.obj.echo("")
-        if title:
-            ctx.obj.echo(ctx.obj.style(title, bold=True))
-        ctx.obj.echo(text)
+    print_blocks(ctx, story(filed, redactor))
     ctx.obj.echo(f"\nTo replay it: {app_of(ctx)} dlq replay {name}")
 
 
@@ -206,8 +190,8 @@ def count(
 ) -> None:
     """Count the dead letters of each queue, by the broker's own figures.
 
-    Exits with 3, and says null in JSON, where it can't be known: RabbitMQ does not count the
-    letters that somebody is looking at.
+    Exits with 3, and prints null in JSON, where the number is not known: RabbitMQ does not count
+    letters that another command is reading.
     """
     from celery_resilience.cli.text import columns, room
 
@@ -230,7 +214,9 @@ def count(
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
-@option("--to-queue", metavar="QUEUE", help="Publish to QUEUE, not to where each came from.")
+@option(
+    "--to-queue", metavar="QUEUE", help="Publish to QUEUE, not to the queue that each came from."
+)
 @changing("letters")
 @letters_verb
 def replay(
@@ -244,29 +230,23 @@ def replay(
 ) -> None:
     """Publish the messages of dead letters again.
 
-    They have all their retries before them, and go to the queues that they came from. A letter
-    is removed when the broker has confirmed its message: a crash in between leaves both, never
-    neither. What becomes of what is published, its workers tell.
+    Each starts again with all its retries, in the queue that it came from. A letter is removed
+    once the broker has confirmed its message: a crash in between leaves both, never neither. What
+    happens to the message after that is up to the workers.
     """
-    from celery_resilience.cli import output as printing
+    from celery_resilience.cli.change import change
+    from celery_resilience.cli.letters import REPLAY, things
+    from celery_resilience.operate.app_info import known_queues
 
-    if to_queue is not None and to_queue in letters.queues:
-        raise click.UsageError(f"{to_queue} is a dead-letter queue: nothing would run there.")
-    chosen = letters.find_all(selection.ids) if selection.ids else None
-    number = number_of(ctx, letters, selection) if chosen is None else len(chosen)
-    if selection.dry_run:
-        would(ctx, letters, redactor, selection, chosen, number, "replay")
-        return
-    if number and not selection.yes:
-        _ask(ctx, letters, number, to_queue)
-    results = letters.replay(
-        "all" if chosen is None else [filed.name for filed in chosen],
-        filters=selection.filters,
-        limit=number if chosen is None else None,
-        to_queue=to_queue,
-    )
-    if not printing.carry_out(ctx, printing.REPLAY, results, number, selection.as_json):
-        ctx.exit(EX_FAILURE)
+    how = ", each to the queue that it came from"
+    if to_queue is not None:
+        if to_queue in letters.queues:
+            raise click.UsageError(f"{to_queue} is a dead-letter queue: nothing would run there.")
+        how = f", to {to_queue}"
+        if to_queue not in known_queues(ctx.obj.app):
+            how += " (which this app does not know)"
+    move = functools.partial(letters.replay, to_queue=to_queue)
+    change(ctx, things(ctx, letters, redactor), selection, REPLAY, move, how=how)
 
 
 @dlq.command(cls=CeleryCommand, epilog=EXIT_CODES)
@@ -281,39 +261,8 @@ def drop(
     selection: Selection,
     **kwargs: Any,
 ) -> None:
-    """Remove dead letters for good: nobody can replay them any more."""
-    from celery_resilience.cli import output as printing
+    """Remove dead letters for good: they cannot be replayed any more."""
+    from celery_resilience.cli.change import change
+    from celery_resilience.cli.letters import DROP, things
 
-    chosen = letters.find_all(selection.ids) if selection.ids else None
-    number = number_of(ctx, letters, selection) if chosen is None else len(chosen)
-    if selection.dry_run:
-        would(ctx, letters, redactor, selection, chosen, number, "drop")
-        return
-    letters.close()  # a broker may hang up on a connection that nobody uses
-    why = ask_why(number, selection)
-    if number and not selection.yes:
-        what = printing.many(number)
-        ask(f"{what} to drop", f"Drop {what} of {printing.names(letters)} for good?")
-    results = letters.drop(
-        "all" if chosen is None else [filed.name for filed in chosen],
-        filters=selection.filters,
-        limit=number if chosen is None else None,
-        because=why,
-    )
-    also = {"because": why} if why else None
-    if not printing.carry_out(ctx, printing.DROP, results, number, selection.as_json, also):
-        ctx.exit(EX_FAILURE)
-
-
-def _ask(ctx: click.Context, letters: DeadLetters, number: int, to_queue: str | None) -> None:
-    from celery_resilience.cli import output as printing
-    from celery_resilience.operate.dead_letters import known_queues
-
-    letters.close()  # a broker may hang up on a connection that nobody uses
-    where = "each to the queue that it came from"
-    if to_queue is not None:
-        where = f"to {to_queue}"
-        if to_queue not in known_queues(ctx.obj.app):
-            where += " (which this app does not know)"
-    what = f"{printing.many(number)} of {printing.names(letters)}"
-    ask(f"{printing.many(number)} to replay", f"Replay {what}, {where}?")
+    change(ctx, things(ctx, letters, redactor), selection, DROP, letters.drop, how=" for good")

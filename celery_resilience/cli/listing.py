@@ -1,5 +1,5 @@
-"""What is listed is read first, all of it, then let go, and only then printed: on RabbitMQ nobody
-else sees a letter while it is being looked at."""
+"""Lists are read first, all of them, then released, and only then printed: on RabbitMQ a letter is
+invisible to others while it is being read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Listing", "first", "newest", "watched"]
+__all__ = ["Listing", "first", "listed", "newest", "tell_more", "watched"]
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ _LONG = 1000
 
 @dataclass(frozen=True)
 class Listing:
-    """What of a look is to be printed."""
+    """What was read, and how much of it is printed."""
 
     #: What was made of each, in the order in which they are printed.
     shown: list[Any]
@@ -54,6 +54,30 @@ def newest(
         elif limit and key > kept[0][:2]:
             heapq.heapreplace(kept, (*key, make(thing)))
     return Listing([made for *_, made in sorted(kept, key=lambda k: k[:2], reverse=True)], seen)
+
+
+def listed(
+    ctx: click.Context,
+    session: Any,
+    filters: Any,
+    make: Callable[[Any], Any],
+    limit: int | None,
+    number: int,
+    at: Callable[[Any], float] | None = None,
+) -> Listing:
+    """What *make* makes of those in an operator's *session* that *filters* accept, the first
+    *limit* or, by *at*, the newest; there are about *number* in all."""
+    if at is None and not filters and limit is not None:
+        return first(session.list(limit), make, limit, number)
+    browsed = watched(ctx, session.list(filters=filters), number, "Reading")
+    return first(browsed, make, limit) if at is None else newest(browsed, make, limit, at)
+
+
+def tell_more(ctx: click.Context, listing: Listing, many: Callable[[int], str]) -> None:
+    """Say on stderr how many are not shown."""
+    if len(listing.shown) < listing.total:
+        of = f"{len(listing.shown):,} of {many(listing.total)}"
+        ctx.obj.echo(f"{of}: --limit N or --limit all shows more.", err=True)
 
 
 def watched(ctx: click.Context, things: Iterator[T], number: int, label: str) -> Iterator[T]:

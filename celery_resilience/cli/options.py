@@ -1,41 +1,28 @@
-"""What the verbs of ``dlq`` and ``retries`` have in common: options, questions, exit codes."""
+"""The options that verbs of ``dlq``, ``retries`` and ``resilience`` have in common."""
 
-# Every call of ``celery`` imports this module: what is heavy is imported where it is used.
+# Every call of ``celery`` imports this module: heavy imports are inside the functions.
 
 from __future__ import annotations
 
 import functools
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from celery.bin.base import CeleryOption
-from celery.exceptions import CeleryCommandException
-from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
-
-from celery_resilience.cli.stderr import warnings_shown
 
 if TYPE_CHECKING:
     from celery_resilience.messages.filters import Filters
 
 __all__ = [
-    "EXIT_CODES",
-    "EX_NOT_KNOWN",
     "Selection",
-    "app_of",
-    "ask",
-    "ask_why",
     "because",
     "changing",
-    "ending",
     "filtering",
     "json_option",
     "limit_option",
-    "needs_app",
     "option",
     "span",
     "timeout_option",
@@ -44,16 +31,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXIT_CODES = """\b
-Exit codes:
-  0   done
-  1   it failed, nothing was found, or you answered no
-  2   wrong usage
-  3   not known: the broker does not answer, or not all letters can be seen just now
-  69  the broker can't be reached"""
-#: Neither "there are letters" nor "there are none".
-EX_NOT_KNOWN = 3
-#: So many lines a terminal gets if nobody says how many.
+#: How many lines a terminal gets by default.
 _LINES = 20
 
 #: In which help group an option stands.
@@ -74,7 +52,7 @@ def json_option(command: F) -> F:
 
 def _seconds(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
     if not 0 < value < float("inf"):
-        raise click.BadParameter("give seconds, more than 0")
+        raise click.BadParameter(f"must be more than 0 seconds, got {value:g}")
     return value
 
 
@@ -85,7 +63,7 @@ timeout_option = option(
     show_default=True,
     metavar="SECONDS",
     callback=_seconds,
-    help="How long to wait for an answer of the broker, or of the result store.",
+    help="How long to wait for an answer from the broker or the result store.",
 )
 
 
@@ -94,7 +72,7 @@ def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     if value is None or value == "all":
         return None if value is None else -1
     if not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is neither a number of at least 0 nor all")
+        raise click.BadParameter(f"must be a number >= 0, or all, got {value!r}")
     return int(value)
 
 
@@ -102,7 +80,7 @@ limit_option = option(
     "--limit",
     callback=_limit,
     metavar="N|all",
-    help=f"List so many and no more. [default: {_LINES} on a terminal, else all]",
+    help=f"List at most N. [default: {_LINES} on a terminal, else all]",
 )
 
 
@@ -119,7 +97,7 @@ def up_to(limit: int | None, as_json: bool = False) -> int | None:
 
 
 def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """A callback that reads what was typed with a function of ``filters``."""
+    """A callback that parses an option with a function of ``filters``."""
 
     def callback(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
         from celery_resilience.messages import filters
@@ -142,25 +120,25 @@ span = _parsed("seconds")
 
 
 def filtering(of: str) -> Callable[[F], F]:
-    """Give a verb the options that filter letters or waiting retries (*of*); it gets them as its
+    """Give a verb the options that filter letters or scheduled retries (*of*); it gets them as its
     keyword argument *filters*."""
     names = ["task", "error", "group", "queue", "since", "until", "args"]
     moment = {"callback": _parsed("moment")}
     options: list[tuple[str, str, str, dict[str, Any]]] = [
-        ("--task", "PATTERN", "Tasks whose name matches: 'shop.*'.", {}),
-        ("--error", "PATTERN", "Whose last error matches: Timeout, or '*: no such table*'.", {}),
-        ("--group", "GROUP", "Whose last error has this cause: a group of dlq groups, a "
-         "fingerprint, or how it begins.", {}),
-        ("--queue", "QUEUE", "Which came from QUEUE.", {}),
-        ("--since", "TIME", "Which failed last at TIME or later: 2h or 5min (ago), today, 12:36, "
-         "2026-03-01T14:30.", moment),
-        ("--until", "TIME", "Which failed last before TIME.", moment),
-        ("--args", "K=V", "Which were called with this argument, and all others that are given: "
-         "customer=42.", {"callback": _parsed("argument")}),
+        ("--task", "PATTERN", "Only tasks whose name matches: 'shop.*'.", {}),
+        ("--error", "PATTERN", "Only where the last error matches: Timeout, '*: no such*'.", {}),
+        ("--group", "GROUP", "Only where the last error has this cause: a group of dlq "
+         "groups, a fingerprint, or the beginning of one.", {}),
+        ("--queue", "QUEUE", "Only from QUEUE.", {}),
+        ("--since", "TIME", "Only where the last attempt failed at TIME or later: 2h or 5min "
+         "(ago), today, 12:36, 2026-03-01T14:30.", moment),
+        ("--until", "TIME", "Only where the last attempt failed before TIME.", moment),
+        ("--args", "K=V", "Only calls with this argument: customer=42. If given several times, "
+         "all must match.", {"callback": _parsed("argument")}),
     ]  # fmt: skip
     if of == "letters":
         names.append("reason")
-        options.append(("--reason", "REASON", "Which died of REASON.", {"callback": _reason}))
+        options.append(("--reason", "REASON", "Only with this reason.", {"callback": _reason}))
 
     def decorate(command: F) -> F:
         @functools.wraps(command)
@@ -189,13 +167,13 @@ def _reason(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ..
     known = [reason.value for reason in Reason]
     for wanted in value:
         if wanted not in known:
-            raise click.BadParameter(f"{wanted!r} is none of {', '.join(known)}")
+            raise click.BadParameter(f"unknown reason {wanted!r}; choose from {', '.join(known)}")
     return tuple(map(Reason, value))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a verb that changes something was told: which, and how."""
+    """The options of a verb that changes something: which, and how."""
 
     ids: tuple[str, ...]
     filters: Filters
@@ -213,7 +191,7 @@ class Selection:
 
 
 def changing(of: str) -> Callable[[F], F]:
-    """Give a verb that changes letters or waiting retries (*of*) the options of a Selection; it
+    """Give a verb that changes letters or scheduled retries (*of*) the options of a Selection; it
     gets them as its keyword argument *selection*."""
 
     def decorate(command: F) -> F:
@@ -234,10 +212,10 @@ def changing(of: str) -> Callable[[F], F]:
         made: Any = filtering(of)(chosen)
         for wrap in (
             json_option,
-            option("-y", "--yes", is_flag=True, help="Don't ask."),
-            option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
-            option("--limit", callback=_limit, metavar="N|all", help="The first N alone."),
-            option("--all", "everything", is_flag=True, help=f"All {of} that are there now."),
+            option("-y", "--yes", is_flag=True, help="Do not ask for confirmation."),
+            option("--dry-run", is_flag=True, help="Show what would be done, without doing it."),
+            option("--limit", callback=_limit, metavar="N|all", help="At most N of them."),
+            option("--all", "everything", is_flag=True, help=f"All {of} that exist now."),
             click.argument("ids", metavar="[ID]...", nargs=-1),
         ):
             made = wrap(made)
@@ -249,72 +227,6 @@ def changing(of: str) -> Callable[[F], F]:
 def because(command: F) -> F:
     """``--because``, for a verb that takes something away; it stands in its Selection."""
     return option(
-        "--because", metavar="WHY", default="", help="Why, for the log; without a terminal it is "
-        "needed for more than one.",
+        "--because", metavar="WHY", default="", help="Reason, for the log; required for more than "
+        "one when not on a terminal.",
     )(command)  # fmt: skip
-
-
-# Asking, and the end
-
-
-def ask(what: str, question: str) -> None:
-    """Ask on the terminal; without one, refuse to change *what*."""
-    if not sys.stdin.isatty():
-        raise CeleryCommandException(
-            f"{what} and nobody to ask: add --yes, or --dry-run to look first", EX_FAILURE
-        )
-    click.confirm(question, abort=True, err=True)
-
-
-def ask_why(number: int, selection: Selection) -> str:
-    """Why *number* letters or retries are taken away: as it was typed, or is asked for.
-
-    Where nobody can be asked, more than one need ``--yes`` and ``--because``.
-    """
-    if number < 2 or selection.because:
-        return selection.because
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            f"{number:,} would be dropped: without a terminal that needs --yes and --because WHY."
-        )
-    return str(click.prompt("Because", err=True))
-
-
-@contextmanager
-def ending() -> Iterator[None]:
-    """End a command with the exit code of whatever goes wrong."""
-    from celery.exceptions import ImproperlyConfigured
-
-    from celery_resilience.brokers.connect import NoAnswer, Unreachable
-    from celery_resilience.errors import ResilienceError
-    from celery_resilience.messages.redact import printable
-
-    try:
-        with warnings_shown():
-            yield
-    except NoAnswer as exc:
-        raise CeleryCommandException(printable(str(exc)), EX_NOT_KNOWN) from exc
-    except Unreachable as exc:
-        raise CeleryCommandException(printable(str(exc)), EX_UNAVAILABLE) from exc
-    except (ResilienceError, ImproperlyConfigured) as exc:
-        raise CeleryCommandException(printable(str(exc)), EX_FAILURE) from exc
-
-
-def needs_app(ctx: click.Context) -> None:
-    """Refuse to go on where neither an app nor a broker was named: Celery would ask for RabbitMQ
-    on this machine."""
-    given = ctx.find_root().params
-    conf = ctx.obj.app.conf
-    if given.get("app", "") is None and not (
-        given.get("broker") or conf.broker_read_url or conf.broker_url
-    ):
-        verb, here = "", ctx
-        while here.parent is not None:
-            verb, here = f"{here.info_name} {verb}".strip(), here.parent
-        raise click.UsageError(f"no app was given: celery -A YOUR_APP {verb}")
-
-
-def app_of(ctx: click.Context) -> str:
-    """How ``celery`` was called, as far as the app goes."""
-    app = ctx.find_root().params.get("app")
-    return f"celery -A {app}" if isinstance(app, str) else "celery"

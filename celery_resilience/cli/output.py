@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,30 +12,10 @@ from typing import Any
 
 import click
 
-from celery_resilience.cli import render_letter as story
-from celery_resilience.messages.redact import Redactor, printable
-from celery_resilience.operate.dead_letters import (
-    DeadLetters,
-    Dropped,
-    DropResult,
-    Filed,
-    Replayed,
-    ReplayResult,
-)
+from celery_resilience.messages.redact import printable
 from celery_resilience.operate.ids import length_shown, shortened
 
-__all__ = [
-    "DROP",
-    "REPLAY",
-    "Verb",
-    "carry_out",
-    "many",
-    "names",
-    "print_array",
-    "print_letters",
-    "print_table",
-    "row_of",
-]
+__all__ = ["Verb", "carry_out", "print_array", "print_blocks", "print_table"]
 
 #: So many lines of a table are set at once; longer ones come in several pieces.
 _PIECE = 200
@@ -44,8 +23,10 @@ _PIECE = 200
 
 @dataclass(frozen=True)
 class Verb:
-    """What is said while a verb goes on, and when it is over."""
+    """The words for a verb: before it changes anything, while it runs, and at its end."""
 
+    #: What it does: ``replay``.
+    infinitive: str
     #: What it is doing, for the progress bar.
     label: str
     #: What may become of one letter or retry; the last of these is a failure.
@@ -54,25 +35,8 @@ class Verb:
     array: str
     #: One of them, for a program.
     as_object: Callable[[Any], dict[str, Any]]
-
-
-def _replayed(replayed: Replayed) -> dict[str, Any]:
-    return {**_dropped(replayed), "to": replayed.to}
-
-
-def _dropped(changed: Replayed | Dropped) -> dict[str, Any]:
-    return {
-        "id": changed.letter.id,
-        "task": changed.letter.task,
-        "task_id": changed.letter.task_id,
-        "dead_letter_queue": changed.queue,
-        "result": changed.result.value,
-        "why": changed.why,
-    }
-
-
-REPLAY = Verb("Replaying", tuple(ReplayResult), "letters", _replayed)
-DROP = Verb("Dropping", tuple(DropResult), "letters", _dropped)
+    #: Whether it removes something for good: then a reason is asked for.
+    drops: bool = False
 
 
 def carry_out(
@@ -98,7 +62,7 @@ def carry_out(
                 totals[one.result] += 1
                 yield one
 
-    #: The first of them are told, the others are alike.
+    #: The first of them are printed, the others are alike.
     problems: list[str] = []
     try:
         if as_json:
@@ -119,25 +83,6 @@ def carry_out(
             numbers = {name: n for name, n in sums.items() if isinstance(n, int)}
             ctx.obj.echo(", ".join(f"{name} {n:,}" for name, n in numbers.items()))
     return totals[verb.results[-1]] == 0
-
-
-#: A row of a table, whose first cell is an id, and the queue that it stands under.
-Row = tuple[str, list[str]]
-
-
-def row_of(filed: Filed, redactor: Redactor) -> Row:
-    """The row of a letter."""
-    return filed.queue, story.as_row(filed, redactor)
-
-
-def print_letters(ctx: click.Context, letters: DeadLetters, rows: Sequence[Row]) -> None:
-    """Print a line for each letter, and the queue where there are several."""
-    blank, length = "", length_shown(cells[0] for _, cells in rows)
-    for queue, of_queue in itertools.groupby(rows, key=lambda row: row[0]):
-        if len(letters.queues) > 1:
-            ctx.obj.echo(blank + ctx.obj.style(f"In {printable(queue)}:", bold=True))
-            blank = "\n"
-        print_table(ctx, [cells for _, cells in of_queue], story.headlines, length)
 
 
 def print_table(
@@ -167,11 +112,10 @@ def print_array(objects: Iterable[dict[str, Any]]) -> None:
     click.echo("[]" if separator == "[" else "\n]")
 
 
-def many(number: int) -> str:
-    """So many dead letters."""
-    return f"{number:,} dead letter{'' if number == 1 else 's'}"
-
-
-def names(letters: DeadLetters) -> str:
-    """The dead-letter queues, for a sentence."""
-    return printable(", ".join(letters.queues))
+def print_blocks(ctx: click.Context, blocks: Iterable[tuple[str, str]]) -> None:
+    """Print blocks of text, each under its title if it has one, with a blank line before."""
+    for title, text in blocks:
+        ctx.obj.echo("")
+        if title:
+            ctx.obj.echo(ctx.obj.style(title, bold=True))
+        ctx.obj.echo(text)

@@ -11,9 +11,9 @@ from celery_resilience.operate.explain import count
 
 __all__ = ["as_text", "by_default"]
 
-#: A caller who waits so many seconds or longer is told of.
+#: From so many seconds on it is mentioned that callers wait.
 _WORTH_SAYING = 60.0
-#: So many waits are told one by one.
+#: So many waits are listed one by one.
 _FEW = 5
 
 #: What the default policy makes of a failure, where no number belongs to it.
@@ -27,7 +27,7 @@ _BY_DEFAULT = {
 
 
 def by_default(told: dict[str, Any]) -> str:
-    """What the default policy makes of a failure: *told* is what ``explain`` says of that."""
+    """What the default policy makes of a failure: *told* is ``explain``'s description of that."""
     if told["is"] in _BY_DEFAULT:
         return _BY_DEFAULT[told["is"]]
     if told["is"] == "retries":
@@ -50,7 +50,7 @@ def by_default(told: dict[str, Any]) -> str:
 
 
 def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """*told*, by one of the functions of ``explanation``, as blocks of text, each under a title."""
+    """*told*, made by ``operate.explain``, as blocks of text, each under a title."""
     yield "", printable(told["name"])
     if told["is"] == "exception":
         at_most = told["max_retries"]
@@ -127,7 +127,7 @@ def _rules(told: dict[str, Any]) -> str:
     if told["unmatched"] == "classify":
         lines.append(("else", "the classifier decides, under the limits above"))
     else:
-        lines.append(("else", "dead letter: nobody asks for a retry"))
+        lines.append(("else", "dead letter: no retry is asked for"))
     return "\n".join(
         wrapped(f"{printable(title)}: {printable(does)}", screen(), "  ", "      ")
         for title, does in lines

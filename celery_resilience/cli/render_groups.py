@@ -1,10 +1,11 @@
-"""Groups of dead letters told to a person and to a program."""
+"""Groups of dead letters, as text for a terminal and as JSON for a program."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from celery_resilience.cli import render_letter as story
+from celery_resilience.cli.letter_json import iso
+from celery_resilience.cli.render_letter import error_line
 from celery_resilience.cli.text import ago, columns, room
 from celery_resilience.messages.redact import Redactor, printable
 from celery_resilience.operate.groups import Group, Span
@@ -34,7 +35,7 @@ def as_json(group: Group, redactor: Redactor) -> dict[str, Any]:
 
 
 def _span(span: Span) -> dict[str, Any]:
-    first, last = story.iso(span.first), story.iso(span.last)
+    first, last = iso(span.first), iso(span.last)
     return {"count": span.count, "first": first, "last": last}
 
 
@@ -44,7 +45,7 @@ def lines(groups: list[Group], redactor: Redactor) -> list[str]:
     rows = [_HEADINGS]
     for group in groups:
         said = "" if group.newest is None else redactor(group.newest.error.message)
-        cause = printable(story.error_line(group.error, said)) or group.reason.value
+        cause = printable(error_line(group.error, said)) or group.reason.value
         where = f"in {printable(group.frame)}: " if group.frame else ""
         rows.append([group.name[:length], *_cells(group), where + cause])
         for task, span in group.tasks.items():

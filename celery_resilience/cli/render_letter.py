@@ -1,12 +1,10 @@
-"""A dead letter told to a person, and to a program."""
+"""A dead letter as text for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from datetime import datetime, timezone
-from typing import Any
 
+from celery_resilience.cli.letter_json import own_headers
 from celery_resilience.cli.text import (
     ago,
     columns,
@@ -24,13 +22,10 @@ from celery_resilience.operate.dead_letters import Filed
 from celery_resilience.policy.decision import Reason
 
 __all__ = [
-    "as_json",
     "as_row",
     "body",
-    "details",
     "error_line",
     "headlines",
-    "iso",
     "listed",
     "particulars",
     "story",
@@ -38,19 +33,11 @@ __all__ = [
     "verdict",
 ]
 
-#: Celery's own headers; what else there is, its sender has put there.
-_CELERYS = frozenset(
-    {
-        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries"),
-        *("timelimit", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin"),
-        *("ignore_result", "replaced_task_nesting", "stamped_headers", "compression"),
-    }
-)
 _TRACEBACK_LINES = 24
 _EXCERPT = 500
 
 _MEANING = {
-    Reason.PERMANENT: "no retry can help, or nobody asked for one",
+    Reason.PERMANENT: "no retry can help, or none was asked for",
     Reason.EXHAUSTED: "every retry it was allowed has failed",
     Reason.DEADLINE: "the next retry would have been too late",
     Reason.TIME_LIMIT: "it ran into its time limit",
@@ -65,75 +52,6 @@ _MEANING = {
     Reason.MANUAL: "an operator buried it",
 }
 
-
-# For a program
-
-
-def as_json(filed: Filed, redactor: Redactor, *, whole: bool = False) -> dict[str, Any]:
-    """What JSON output says about a letter; *whole* adds what ``show`` shows."""
-    # To mask all of a letter takes its time, and ls has many.
-    letter = redactor.letter(filed.letter) if whole else filed.letter
-    told: dict[str, Any] = {
-        "id": filed.name,
-        "dead_letter_queue": filed.queue,
-        "reason": letter.reason.value,
-        "at": iso(letter.at),
-        "task": letter.task,
-        "task_id": letter.task_id,
-        "queue": letter.envelope.queue,
-        "attempts": letter.history.count,
-        "error": letter.error.error,
-        "message": letter.error.message if whole else redactor(letter.error.message),
-        "kind": letter.kind,
-        "rule": letter.rule if whole else redactor(letter.rule),
-        "group": letter.group,
-        "fingerprint": letter.fingerprint,
-    }
-    return {**told, **details(letter)} if whole else told
-
-
-def details(letter: DeadLetter) -> dict[str, Any]:
-    """What JSON output of ``show`` says about a *letter* that is fit to be shown, and ``ls`` does
-    not."""
-    envelope = letter.envelope
-    return {
-        "verdict_rule": letter.verdict_rule,
-        "category": letter.category,
-        "hint": letter.hint,
-        "worker": letter.worker,
-        "app_version": letter.app_version,
-        "first": iso(letter.history.first or 0.0),
-        "history": [
-            {**asdict(attempt), "at": iso(attempt.at)} for attempt in letter.history.attempts
-        ],
-        "causes": [asdict(cause) for cause in letter.error.causes],
-        "traceback": letter.error.traceback,
-        "arguments": letter.arguments,
-        "headers": _own_headers(envelope.headers),
-        "exchange": envelope.exchange,
-        "routing_key": envelope.routing_key,
-        "priority": envelope.properties.get("priority"),
-        "losses": letter.history.losses,
-        "lineage": list(letter.history.lineage),
-        "body": {
-            "content_type": envelope.content_type,
-            "content_encoding": envelope.content_encoding,
-            "compression": envelope.headers.get("compression"),
-            "size": len(envelope.body),
-        },
-    }
-
-
-def iso(at: float) -> str | None:
-    """*at* for a program, in UTC; None where there is no such moment."""
-    try:
-        moment = datetime.fromtimestamp(at, timezone.utc) if at > 0 else None
-    except (OverflowError, ValueError, OSError):
-        return None
-    return None if moment is None else moment.isoformat(timespec="milliseconds")
-
-
-# For a person
 
 HEADINGS = ("ID", "AGE", "TASK", "REASON", "TRIES", "ERROR")
 
@@ -180,7 +98,7 @@ def particulars(
         excerpt = _excerpt(letter.envelope, redactor)
         if excerpt:
             yield "Body", wrapped(excerpt, width, "  ")
-    headers = _own_headers(letter.envelope.headers)
+    headers = own_headers(letter.envelope.headers)
     if headers:
         lines = [f"{printable(k)}: {printable(str(v))}" for k, v in headers.items()]
         yield "Headers", "\n".join(wrapped(line, width, "  ", "    ") for line in lines)
@@ -297,10 +215,6 @@ def _excerpt(envelope: Envelope, redactor: Redactor) -> str:
     text = envelope.body[: 4 * _EXCERPT].decode("utf-8", "backslashreplace")
     shown = printable(redactor(text))
     return shown if len(shown) <= _EXCERPT else shown[: _EXCERPT - 1] + "…"
-
-
-def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in headers.items() if k not in _CELERYS and v not in (None, {}, [])}
 
 
 def _source(line: str, width: int) -> str:

@@ -1,6 +1,6 @@
-"""``celery -A app resilience``: what this app does about failures."""
+"""``celery -A app resilience``: explain failures, check policies, find problems."""
 
-# Every call of ``celery`` imports this module: what is heavy is imported where it is used.
+# Every call of ``celery`` imports this module: heavy imports are inside the functions.
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from celery.bin.worker import worker
 from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE
 
-from celery_resilience.cli.options import app_of, ending, json_option, timeout_option
+from celery_resilience.cli.exits import app_of, ending
+from celery_resilience.cli.options import json_option, timeout_option
 from celery_resilience.cli.unknown_flags import tell_of_install
 from celery_resilience.errors import nearest
 
@@ -31,7 +32,7 @@ _GROUP = "Resilience Options"
 _EXIT_CODES = """\b
 Exit codes:
   0  done
-  1  there is no such task or exception, or its policy is wrong
+  1  no such task or exception, or its policy is invalid
   2  wrong usage"""
 
 
@@ -39,7 +40,7 @@ Exit codes:
 @click.pass_context
 @handle_preload_options
 def resilience(ctx: click.Context, **kwargs: Any) -> None:
-    """Show what this app does about failures, and what is wrong around it."""
+    """Explain what this app does about failures, and find problems."""
 
 
 @resilience.command(cls=CeleryCommand, epilog=_EXIT_CODES)
@@ -52,7 +53,7 @@ def resilience(ctx: click.Context, **kwargs: Any) -> None:
     default=1000,
     show_default=True,
     metavar="N",
-    help="For the peak rate: N tasks fail at the same moment.",
+    help="For the peak rate: assume that N tasks fail at once.",
 )
 @json_option
 @click.pass_context
@@ -64,20 +65,20 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
     """
     from celery.exceptions import ImproperlyConfigured
 
-    from celery_resilience.cli import render_explain as explained
+    from celery_resilience.cli.render_explain import as_text, by_default
     from celery_resilience.messages.redact import printable
-    from celery_resilience.operate import explain as explanation
-    from celery_resilience.operate.dead_letters import load_tasks
+    from celery_resilience.operate.app_info import load_tasks
+    from celery_resilience.operate.explain import of_exception, of_task
     from celery_resilience.settings import Settings
 
     app = ctx.obj.app
     load_tasks(app)
     try:
         if name in app.tasks:
-            told = explanation.of_task(app.tasks[name], Settings.of(app), tasks)
+            told = of_task(app.tasks[name], Settings.of(app), tasks)
         else:
-            told = explanation.of_exception(name)
-            told["by_default"] = explained.by_default(told["by_default"])
+            told = of_exception(name)
+            told["by_default"] = by_default(told["by_default"])
     except ImproperlyConfigured as exc:
         raise CeleryCommandException(printable(str(exc)), EX_FAILURE) from exc
     except (TypeError, ValueError) as exc:
@@ -94,7 +95,7 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
-    for title, text in explained.as_text(told):
+    for title, text in as_text(told):
         if title:
             ctx.obj.echo("\n" + ctx.obj.style(title, bold=True))
         ctx.obj.echo(text)
@@ -104,30 +105,31 @@ def explain(ctx: click.Context, /, name: str, tasks: int, as_json: bool, **kwarg
     cls=CeleryCommand,
     epilog="""\b
 Exit codes:
-  0  a worker would take it
-  1  it would not: the line, what is wrong with it, and what is meant
+  0  valid
+  1  invalid: the line and the fix are printed
   2  wrong usage""",
 )
 @click.argument("file", metavar="FILE")
 @json_option
 @click.pass_context
 def check(ctx: click.Context, /, file: str, as_json: bool, **kwargs: Any) -> None:
-    """Check a file of policies before a worker reads it.
+    """Check a policy file before a worker reads it.
 
-    With -A it is told as well which of the app's tasks each pattern is for.
+    With -A it also lists which of the app's tasks each pattern matches.
     """
-    from celery_resilience.cli import check as checked
+    from celery_resilience.cli.check import as_text
+    from celery_resilience.cli.check import check as checked
     from celery_resilience.messages.redact import printable
-    from celery_resilience.operate.dead_letters import load_tasks
+    from celery_resilience.operate.app_info import load_tasks
 
     app = ctx.obj.app
     with ending():
         load_tasks(app)
-        told = checked.check(app, file)
+        told = checked(app, file)
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
-    for line in checked.as_text(told, with_tasks=ctx.find_root().params.get("app", "") is not None):
+    for line in as_text(told, with_tasks=ctx.find_root().params.get("app", "") is not None):
         ctx.obj.echo(printable(line, lines=True))
 
 
@@ -135,21 +137,20 @@ def check(ctx: click.Context, /, file: str, as_json: bool, **kwargs: Any) -> Non
     cls=CeleryCommand,
     epilog="""\b
 Exit codes:
-  0   no problems found, in what could be checked
-  1   a problem was found
+  0   no problems found in what could be checked
+  1   at least one problem found
   2   wrong usage
   3   not known: the broker does not answer
-  69  the broker can't be reached""",
+  69  broker unreachable""",
 )
 @timeout_option
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, /, as_json: bool, timeout: float, **kwargs: Any) -> None:
-    """Find out what is wrong.
+    """Find problems, and print how to fix each.
 
-    Open dead letters, stuck retries, orphaned messages, misrouted queues, missing rights, tasks
-    that are not covered: for each, the command or the setting that fixes it. What could not be
-    checked is said.
+    Open dead letters, stuck retries, orphaned messages, misrouted queues, missing permissions,
+    tasks that are not covered. What could not be checked is listed too.
     """
     from dataclasses import asdict
 

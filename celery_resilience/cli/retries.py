@@ -1,38 +1,35 @@
-"""``celery -A app retries``: look at retries that wait in the broker, and move them."""
+"""``celery -A app retries``: inspect scheduled retries, run, reschedule, bury or drop them."""
 
-# Every call of ``celery`` imports this module: what is heavy is imported where it is used.
+# Every call of ``celery`` imports this module: heavy imports are inside the functions.
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 
+from celery_resilience.cli.exits import EXIT_CODES, app_of
 from celery_resilience.cli.options import (
-    EXIT_CODES,
     Selection,
-    app_of,
     because,
     changing,
-    ending,
     filtering,
     json_option,
     limit_option,
-    needs_app,
     option,
     span,
-    timeout_option,
     up_to,
 )
+from celery_resilience.cli.session import retries_verb
 
 if TYPE_CHECKING:
     from celery_resilience.messages.filters import Filters
     from celery_resilience.messages.redact import Redactor
     from celery_resilience.operate.retries import Retries
+    from celery_resilience.operate.scheduled_retry import ScheduledRetry
 
     DYMGroup = click.Group
 else:
@@ -41,29 +38,14 @@ else:
 __all__ = ["retries"]
 
 
-def _verb(command: Callable[..., None]) -> Callable[..., Any]:
-    """Give a verb the app's waiting retries, and end it with the right exit code."""
-
-    @functools.wraps(command)
-    def run(ctx: click.Context, /, timeout: float, **options: Any) -> None:
-        from celery_resilience.messages.redact import Redactor
-        from celery_resilience.operate.retries import Retries
-
-        needs_app(ctx)
-        with ending(), Retries(ctx.obj.app, timeout) as waiting:
-            command(ctx, waiting, Redactor.of(waiting.settings), **options)
-
-    return timeout_option(click.pass_context(run))
-
-
 @click.group(cls=DYMGroup, epilog=EXIT_CODES)
 @click.pass_context
 @handle_preload_options
 def retries(ctx: click.Context, **kwargs: Any) -> None:
-    """Look at retries that wait in the broker, and move them.
+    """Inspect and change scheduled retries: those that wait in the broker until they are due.
 
-    Looking changes nothing. Every move is one step in the broker: no retry is lost, and none is
-    moved twice, whoever else moves them.
+    Inspecting changes nothing. Every change is one step in the broker: no retry is lost, and none
+    is moved twice, by several operators either.
     """
 
 
@@ -71,10 +53,10 @@ def retries(ctx: click.Context, **kwargs: Any) -> None:
 @limit_option
 @filtering("retries")
 @json_option
-@_verb
+@retries_verb
 def ls(
     ctx: click.Context,
-    waiting: Retries,
+    session: Retries,
     redactor: Redactor,
     *,
     limit: int | None,
@@ -82,51 +64,50 @@ def ls(
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """List waiting retries, in each queue those first that are due first."""
-    from celery_resilience.cli import output as printing
-    from celery_resilience.cli import render_retry as waits
-    from celery_resilience.cli.listing import first, watched
+    """List scheduled retries, in each queue those first that are due first."""
+    from celery_resilience.cli.listing import listed, tell_more
+    from celery_resilience.cli.output import print_array, print_table
+    from celery_resilience.cli.render_retry import as_json as json_of
+    from celery_resilience.cli.render_retry import as_row, headlines
+    from celery_resilience.cli.scheduled import many, unlisted
 
-    if waits.unlisted(ctx, waiting, as_json):
+    if unlisted(ctx, session, as_json):
         return
-    most, number = up_to(limit, as_json), sum(waiting.count().values())
-    make = waits.as_json if as_json else waits.as_row
-    if filters or most is None:
-        looked = watched(ctx, waiting.list(filters=filters), number, "Reading")
-        listing = first(looked, lambda retry: make(retry, redactor), most)
-    else:
-        listing = first(waiting.list(most), lambda retry: make(retry, redactor), most, number)
+
+    def made(retry: ScheduledRetry) -> Any:
+        return json_of(retry, redactor) if as_json else as_row(retry, redactor)
+
+    number = sum(session.count().values())
+    listing = listed(ctx, session, filters, made, up_to(limit, as_json), number)
     if as_json:
-        printing.print_array(listing.shown)
+        print_array(listing.shown)
     elif listing.shown:
-        printing.print_table(ctx, listing.shown, waits.headlines)
+        print_table(ctx, listing.shown, headlines)
     elif not listing.total:
-        ctx.obj.echo("No such retry waits." if filters else "No retry waits.")
-    if len(listing.shown) < listing.total:
-        of = f"{len(listing.shown):,} of {waits.many(listing.total)}"
-        ctx.obj.echo(f"{of}: --limit N or --limit all shows more.", err=True)
+        ctx.obj.echo("No such scheduled retries." if filters else "No scheduled retries.")
+    tell_more(ctx, listing, many)
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @option("--queue", metavar="QUEUE", help="Count those of QUEUE alone.")
 @json_option
-@_verb
+@retries_verb
 def count(
     ctx: click.Context,
-    waiting: Retries,
+    session: Retries,
     redactor: Redactor,
     *,
     queue: str | None,
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """Count the waiting retries of each queue."""
-    from celery_resilience.cli import render_retry as waits
+    """Count the scheduled retries of each queue."""
+    from celery_resilience.cli.scheduled import unlisted
     from celery_resilience.cli.text import columns, room
 
-    if waits.unlisted(ctx, waiting, as_json):
+    if unlisted(ctx, session, as_json):
         return
-    counts = waiting.count()
+    counts = session.count()
     if queue is not None:
         counts = {queue: counts.get(queue, 0)}
     if as_json:
@@ -140,91 +121,81 @@ def count(
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @click.argument("task_id", metavar="ID")
 @json_option
-@_verb
+@retries_verb
 def show(
     ctx: click.Context,
-    waiting: Retries,
+    session: Retries,
     redactor: Redactor,
     *,
     task_id: str,
     as_json: bool,
     **kwargs: Any,
 ) -> None:
-    """Tell the story of one waiting retry.
+    """Show one scheduled retry.
 
     When it is due, every attempt before, and what comes with it. ID is a task's, or how it
     begins.
     """
-    from celery_resilience.cli import render_retry as waits
+    from celery_resilience.cli.output import print_blocks
+    from celery_resilience.cli.render_retry import as_json as json_of
+    from celery_resilience.cli.render_retry import story
     from celery_resilience.messages.redact import printable
 
-    found = waiting.find_all([task_id])
+    found = session.find_all([task_id])
     if as_json:
-        told = [waits.as_json(retry, redactor, whole=True) for retry in found]
+        told = [json_of(retry, redactor, whole=True) for retry in found]
         click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
         return
     for retry in found:
         name = printable(retry.task_id)
-        ctx.obj.echo(f"Waiting retry of {ctx.obj.style(name, bold=True)}")
-        for title, text in waits.tell(retry, redactor):
-            ctx.obj.echo("")
-            if title:
-                ctx.obj.echo(ctx.obj.style(title, bold=True))
-            ctx.obj.echo(text)
+        ctx.obj.echo(f"Scheduled retry of {ctx.obj.style(name, bold=True)}")
+        print_blocks(ctx, story(retry, redactor))
     ctx.obj.echo(f"\nTo run it now: {app_of(ctx)} retries run {name}")
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @changing("retries")
-@_verb
+@retries_verb
 def run(
-    ctx: click.Context, waiting: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
+    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
 ) -> None:
-    """Run waiting retries now, each in its queue."""
-    from celery_resilience.cli import render_retry as waits
-    from celery_resilience.operate.scheduled_retry import Result
+    """Run scheduled retries now, each in its queue."""
+    from celery_resilience.cli.scheduled import RUN, change_retries
 
-    waits.change(
-        ctx, waiting, redactor, selection, waiting.run, "run", "Running", Result.RUN, " now"
-    )
+    change_retries(ctx, session, redactor, selection, RUN, session.run, " now")
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @changing("retries")
-@_verb
+@retries_verb
 def bury(
-    ctx: click.Context, waiting: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
+    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
 ) -> None:
-    """Make dead letters of waiting retries.
+    """Turn scheduled retries into dead letters.
 
     Each goes to the dead-letter queue that a failure would have put it into, with all its
     attempts, reason manual; dlq replay brings it back.
     """
-    from celery_resilience.cli import render_retry as waits
-    from celery_resilience.operate.scheduled_retry import Result
+    from celery_resilience.cli.scheduled import BURY, change_retries
 
-    waits.change(ctx, waiting, redactor, selection, waiting.bury, "bury", "Burying", Result.BURIED)
+    change_retries(ctx, session, redactor, selection, BURY, session.bury)
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @because
 @changing("retries")
-@_verb
+@retries_verb
 def drop(
-    ctx: click.Context, waiting: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
+    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
 ) -> None:
-    """Remove waiting retries for good: they are neither run nor kept.
+    """Remove scheduled retries for good: they are neither run nor kept.
 
     Celery is told that their tasks were revoked. celery purge does not reach them: it empties
     work queues.
     """
-    from celery_resilience.cli import render_retry as waits
-    from celery_resilience.operate.scheduled_retry import Result
+    from celery_resilience.cli.scheduled import DROP, change_retries
 
-    waits.change(
-        ctx, waiting, redactor, selection, waiting.drop, "drop", "Dropping", Result.DROPPED,
-        " for good",
-    )  # fmt: skip
+    change_retries(ctx, session, redactor, selection, DROP, session.drop, " for good")
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
@@ -233,10 +204,10 @@ def drop(
     "--spread", metavar="SPAN", callback=span, help="Spread them evenly over SPAN, from then on."
 )
 @changing("retries")
-@_verb
+@retries_verb
 def reschedule(
     ctx: click.Context,
-    waiting: Retries,
+    session: Retries,
     redactor: Redactor,
     *,
     selection: Selection,
@@ -244,43 +215,37 @@ def reschedule(
     spread: float | None,
     **kwargs: Any,
 ) -> None:
-    """Let retries wait for another moment.
+    """Change when retries are due.
 
     --spread takes a herd apart: each is due at a random moment of that time. With --in it begins
     then, without it now.
     """
-    from celery_resilience.cli import render_retry as waits
-    from celery_resilience.cli.text import span as told
-    from celery_resilience.operate.scheduled_retry import Result
+    from celery_resilience.cli.scheduled import RESCHEDULE, change_retries
+    from celery_resilience.cli.text import span as in_words
 
     if delay is None and spread is None:
         raise click.UsageError("Give --in, --spread, or both.")
-    change = functools.partial(waiting.reschedule, delay=delay or 0.0, spread=spread or 0.0)
-    when = f" in {told(delay)}" if delay is not None else ""
+    move = functools.partial(session.reschedule, delay=delay or 0.0, spread=spread or 0.0)
+    when = f" in {in_words(delay)}" if delay is not None else ""
     if spread is not None:
-        when += f" spread over {told(spread)}"
-    waits.change(
-        ctx, waiting, redactor, selection, change, "reschedule", "Rescheduling",
-        Result.RESCHEDULED, when,
-    )  # fmt: skip
+        when += f" spread over {in_words(spread)}"
+    change_retries(ctx, session, redactor, selection, RESCHEDULE, move, when)
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @changing("retries")
-@_verb
+@retries_verb
 def release(
-    ctx: click.Context, waiting: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
+    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
 ) -> None:
-    """Give waiting retries back to plain Celery.
+    """Return scheduled retries to plain Celery.
 
     For a rollback to stock workers: each goes into its queue with the rest of its delay as eta,
-    and is held by the worker that receives it. With --all, what dead workers of ours held is given
-    back too.
+    and is held by the worker that receives it. With --all, messages held by dead workers of ours
+    are requeued too.
     """
-    from celery_resilience.cli import render_retry as waits
-    from celery_resilience.operate.scheduled_retry import Result
+    from celery_resilience.cli.scheduled import RELEASE, change_retries
 
-    waits.change(
-        ctx, waiting, redactor, selection, waiting.release, "release", "Releasing",
-        Result.RELEASED, orphans=not selection.ids and not selection.filters,
-    )  # fmt: skip
+    everything = not selection.ids and not selection.filters
+    orphans = sum(session.orphans().values()) if everything else 0
+    change_retries(ctx, session, redactor, selection, RELEASE, session.release, orphans=orphans)

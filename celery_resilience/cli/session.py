@@ -1,78 +1,88 @@
-"""What all verbs of ``dlq`` do before and after their own work."""
+"""What all verbs of ``dlq`` and ``retries`` do before and after their own work."""
 
-# Every call of ``celery`` imports this module: what is heavy is imported where it is used.
+# Every call of ``celery`` imports this module: heavy imports are inside the functions.
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_resilience.cli.options import (
-    EX_NOT_KNOWN,
-    Selection,
-    ending,
-    needs_app,
-    option,
-    timeout_option,
-    up_to,
-)
+from celery_resilience.cli.exits import EX_NOT_KNOWN, ending, needs_app
+from celery_resilience.cli.options import option, timeout_option
 
 if TYPE_CHECKING:
-    from celery_resilience.messages.redact import Redactor
-    from celery_resilience.operate.dead_letters import DeadLetters, Filed, Tally
+    from celery_resilience.operate.dead_letters import DeadLetters, Tally
+    from celery_resilience.operate.retries import Retries
 
-__all__ = ["letters_verb", "number_of", "tallies_of", "tell_elsewhere", "there", "would"]
+__all__ = ["count_of", "letters_verb", "retries_verb", "tallies_of", "tell_elsewhere"]
 
 queue_option = option(
     "--dead-letter-queue",
     metavar="QUEUE",
-    help="Look into QUEUE and no other; {queue} stands for every queue of the app. Without it: "
-    "all that settings, tasks and rules name.",
+    help="Look into QUEUE only; {queue} stands for every queue of the app. Default: all that "
+    "settings, tasks and rules name.",
 )
 all_queues_option = option(
     "--all-queues",
     is_flag=True,
-    help="Look as well into queues that letters were written to under other settings (Redis).",
+    help="Also look into queues that letters were written to under other settings (Redis).",
 )
 
 
-def letters_verb(command: Callable[..., None]) -> Callable[..., Any]:
-    """Give a verb the app's letters, and end it with the exit code of whatever goes wrong."""
+def _verb(
+    opened: Callable[[click.Context, float, dict[str, Any]], AbstractContextManager[Any]],
+    command: Callable[..., None],
+) -> Callable[..., Any]:
+    """Give a verb what *opened* takes its options for, and end it with the exit code of whatever
+    goes wrong."""
 
     @functools.wraps(command)
-    def run(
-        ctx: click.Context,
-        /,
-        dead_letter_queue: str | None,
-        all_queues: bool,
-        timeout: float,
-        **options: Any,
-    ) -> None:
+    def run(ctx: click.Context, /, timeout: float, **options: Any) -> None:
         from celery_resilience.messages.redact import Redactor
-        from celery_resilience.operate.dead_letters import DeadLetters
 
         needs_app(ctx)
-        if dead_letter_queue is None and ctx.parent is not None:
-            dead_letter_queue = ctx.parent.params.get("dead_letter_queue")
-        if dead_letter_queue is not None and all_queues:
-            raise click.UsageError("Give either --dead-letter-queue or --all-queues.")
-        with (
-            ending(),
-            DeadLetters(
-                ctx.obj.app,
-                dead_letter_queue=dead_letter_queue,
-                timeout=timeout,
-                all_queues=all_queues,
-            ) as letters,
-            _known(ctx, letters),
-        ):
-            command(ctx, letters, Redactor.of(letters.settings), **options)
+        with ending(), opened(ctx, timeout, options) as session:
+            command(ctx, session, Redactor.of(session.settings), **options)
 
-    return queue_option(all_queues_option(timeout_option(click.pass_context(run))))
+    return timeout_option(click.pass_context(run))
+
+
+def letters_verb(command: Callable[..., None]) -> Callable[..., Any]:
+    """Give a verb the app's letters and a Redactor."""
+    return queue_option(all_queues_option(_verb(_letters, command)))
+
+
+def retries_verb(command: Callable[..., None]) -> Callable[..., Any]:
+    """Give a verb the app's scheduled retries and a Redactor."""
+    return _verb(_retries, command)
+
+
+def _retries(ctx: click.Context, timeout: float, options: dict[str, Any]) -> Retries:
+    from celery_resilience.operate.retries import Retries
+
+    return Retries(ctx.obj.app, timeout)
+
+
+@contextmanager
+def _letters(ctx: click.Context, timeout: float, options: dict[str, Any]) -> Iterator[DeadLetters]:
+    from celery_resilience.operate.dead_letters import DeadLetters
+
+    queue, all_queues = options.pop("dead_letter_queue"), options.pop("all_queues")
+    if queue is None and ctx.parent is not None:
+        queue = ctx.parent.params.get("dead_letter_queue")
+    if queue is not None and all_queues:
+        raise click.UsageError("Give either --dead-letter-queue or --all-queues.")
+    with (
+        DeadLetters(
+            ctx.obj.app, dead_letter_queue=queue, timeout=timeout, all_queues=all_queues
+        ) as letters,
+        _known(ctx, letters),
+    ):
+        yield letters
 
 
 @contextmanager
@@ -84,7 +94,7 @@ def _known(ctx: click.Context, letters: DeadLetters) -> Iterator[None]:
     tallies = ctx.meta["tallies"] = letters.tally()
     missing = [f"{one.queue}: {one.unknown}" for one in tallies if one.unknown]
     if letters.problem:
-        missing.append(f"queues that only policies name are not known: {letters.problem}")
+        missing.append(f"queues named only by policies: {letters.problem}")
     code = EX_NOT_KNOWN if missing else 0
     try:
         yield
@@ -103,11 +113,11 @@ def _known(ctx: click.Context, letters: DeadLetters) -> Iterator[None]:
 
 
 def tell_elsewhere(ctx: click.Context, letters: DeadLetters) -> None:
-    from celery_resilience.cli import output as printing
+    from celery_resilience.cli.text import many_letters
     from celery_resilience.messages.redact import printable
 
     for queue, number in letters.elsewhere().items():
-        what = f"{printing.many(number)} in {printable(queue)}, which no setting names"
+        what = f"{many_letters(number)} in {printable(queue)}, which no setting names"
         ctx.obj.echo(f"{what}: --all-queues, or --dead-letter-queue.", err=True)
 
 
@@ -116,37 +126,6 @@ def tallies_of(ctx: click.Context) -> list[Tally]:
     return tallies
 
 
-def there(ctx: click.Context) -> int:
+def count_of(ctx: click.Context) -> int:
     """How many letters there are to see, by the broker's own figures."""
     return sum(tally.number for tally in tallies_of(ctx))
-
-
-def number_of(ctx: click.Context, letters: DeadLetters, selection: Selection) -> int:
-    """How many letters *selection* means, which names no ids."""
-    if selection.filters:
-        return sum(1 for _ in letters.list(selection.limit, selection.filters))
-    most = there(ctx)
-    return most if selection.limit is None else min(selection.limit, most)
-
-
-def would(
-    ctx: click.Context,
-    letters: DeadLetters,
-    redactor: Redactor,
-    selection: Selection,
-    chosen: Sequence[Filed] | None,
-    number: int,
-    verb: str,
-) -> None:
-    """Show what a verb would do, and to which letters."""
-    from celery_resilience.cli import output as printing
-    from celery_resilience.cli import render_letter as story
-
-    rows = number if selection.as_json else min(number, up_to(None) or number)
-    filed = letters.list(rows, selection.filters) if chosen is None else chosen
-    if selection.as_json:
-        printing.print_array([story.as_json(one, redactor) for one in filed])
-        return
-    shown = [printing.row_of(one, redactor) for one in filed]
-    printing.print_letters(ctx, letters, sorted(shown, key=lambda row: row[0]))
-    ctx.obj.echo(f"would {verb} {number:,}")

@@ -1,6 +1,6 @@
 """What a command has to say beside its answer."""
 
-# Every call of ``celery`` imports this module: what is heavy is imported where it is used.
+# Every call of ``celery`` imports this module: heavy imports are inside the functions.
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ __all__ = [
     "ago",
     "columns",
     "cut",
+    "many_letters",
     "moment",
     "on_terminal",
     "rendered",
@@ -25,12 +26,12 @@ __all__ = [
 
 
 def on_terminal() -> bool:
-    """Whether what is printed is seen by a person, and not read by another program."""
+    """Whether the output goes to a terminal, and not to another program."""
     return sys.stdout.isatty()
 
 
 def screen() -> int:
-    """The columns that there are; 80 where nobody knows."""
+    """The width of the terminal; 80 where it is unknown."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
@@ -148,6 +149,11 @@ def short(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{sign}"
     return f"{whole}s"
+
+
+def many_letters(number: int) -> str:
+    """So many dead letters."""
+    return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 
 def moment(at: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:

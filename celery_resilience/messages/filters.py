@@ -39,7 +39,7 @@ Texts = Union[str, "Sequence[str]", None]
 
 @dataclass(frozen=True)
 class Filters:
-    """What letters or waiting retries have to be like; None is "not given".
+    """Which letters or scheduled retries are meant; None is "not given".
 
     Where several are given for one filter, one of them has to accept; of *args* each.
     """

@@ -23,7 +23,7 @@ def load_tasks(app: Any) -> None:
         app.loader.import_default_modules()
     except Exception as exc:
         logger.warning(
-            "not all tasks could be imported (%s: %s): what only they name is not known",
+            "some tasks could not be imported (%s: %s): queues that only they name are missing",
             type(exc).__name__, exc,
         )  # fmt: skip
 

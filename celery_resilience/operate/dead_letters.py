@@ -1,4 +1,4 @@
-"""Dead letters, looked at, replayed and dropped: what ``celery dlq`` types, from Python.
+"""Dead letters, inspected, replayed and dropped: ``celery dlq`` from Python.
 
 ::
 
@@ -14,13 +14,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
-from types import TracebackType
 from typing import Any, Literal, Union
 
 from celery_resilience.brokers.base import Broker, Found
-from celery_resilience.brokers.connect import TIMEOUT, NoAnswer, Reached, Unreachable
-from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.brokers.connect import TIMEOUT, NoAnswer, Unreachable
 from celery_resilience.messages.filters import Filters
 from celery_resilience.operate.app_info import (
     known_queues,
@@ -29,11 +28,13 @@ from celery_resilience.operate.app_info import (
     parameters_of,
 )
 from celery_resilience.operate.drop import Drop, Dropped, DropResult
-from celery_resilience.operate.filed import Filed, Tally, named, registered
+from celery_resilience.operate.filed import Filed, Tally, registered
 from celery_resilience.operate.groups import Group, grouped
-from celery_resilience.operate.ids import AmbiguousId, Names, NoSuchId, resolve_ids
+from celery_resilience.operate.ids import AmbiguousId, NoSuchId
+from celery_resilience.operate.letter_browser import LetterBrowser
 from celery_resilience.operate.replay import Replay, Replayed, ReplayResult
-from celery_resilience.settings import Settings, queue_name
+from celery_resilience.operate.session import OperatorSession
+from celery_resilience.settings import queue_name
 
 __all__ = [
     "AmbiguousId",
@@ -52,9 +53,7 @@ __all__ = [
     "parameters_of",
 ]
 
-#: How many letters are held in memory while they are replayed.
-_BATCH = 100
-#: How long somebody else's look is waited for, and how often it is asked after, in seconds.
+#: How long to wait for another command that reads letters, and how often to ask, in seconds.
 _PATIENCE, _AGAIN = 2.0, 0.1
 _EVERY = Filters()
 
@@ -62,11 +61,11 @@ _EVERY = Filters()
 Meant = Union[str, Iterable[str], Literal["all"]]  # noqa: UP007
 
 
-class DeadLetters:
+class DeadLetters(OperatorSession):
     """The dead letters of a Celery *app*, in the broker's own queues.
 
-    Looking takes nothing out: no letter is removed, reordered or delayed. On RabbitMQ a letter
-    that is being looked at is invisible to others until the iteration is over or its process has
+    Reading takes nothing out: no letter is removed, reordered or delayed. On RabbitMQ a letter
+    that is being read is invisible to others until the iteration is over or its process has
     died, so finish one iteration before the next begins, and don't keep one open.
 
     *dead_letter_queue* takes the place of all that settings, tasks and rules name; *queues* are
@@ -85,15 +84,12 @@ class DeadLetters:
         *,
         all_queues: bool = False,
     ) -> None:
-        self._app = app
-        self.settings = Settings.of(app)
+        super().__init__(app, timeout)
         self._work_queues = None if queues is None else tuple(queues)
         self._own = dead_letter_queue and queue_name(dead_letter_queue, "--dead-letter-queue")
         self._all_queues = all_queues
         self._queues: tuple[str, ...] | None = None
         self._problem = ""
-        self._reached = Reached(app, timeout)
-        self._parameters = parameters_of(app)
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -123,7 +119,7 @@ class DeadLetters:
             return {queue: broker.count(queue) for queue in queues}
 
     def tally(self, patience: float | None = None) -> list[Tally]:
-        """The same, with what is not known: RabbitMQ does not count what somebody is looking at.
+        """The same, with what is not known: RabbitMQ does not count letters that are being read.
 
         That is over soon, and is waited for, *patience* seconds at most, by default 2.
         """
@@ -151,10 +147,8 @@ class DeadLetters:
 
     def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[Filed]:
         """The first *limit* letters that *filters* accept, the oldest of each queue first."""
-        queues = self.queues
-        with self._reached.turn() as broker:
-            looked = (filed for _, filed in self._look(broker, queues))
-            accepted = (filed for filed in looked if self._accept(filters, filed.letter))
+        with self._browser() as there:
+            accepted = (one for _, one in there.every() if there.accept(filters, one.letter))
             yield from itertools.islice(accepted, limit)
 
     def groups(self, filters: Filters = _EVERY) -> Sequence[Group]:
@@ -169,9 +163,8 @@ class DeadLetters:
 
     def find_all(self, ids: Iterable[str]) -> Sequence[Filed]:
         """The letters with these ids, in their order; raises NoSuchId if one is not there."""
-        queues = self.queues
-        with self._reached.turn() as broker:
-            return [filed for _, filed in self._find(broker, queues, list(ids))]
+        with self._browser() as there:
+            return [filed for _, filed in there.with_ids(list(ids))]
 
     def replay(
         self,
@@ -186,7 +179,7 @@ class DeadLetters:
         Each goes to the queue that it was received from, or to *to_queue*; its letter is removed
         when the broker has confirmed the message, so a crash in between leaves both. With
         ``"all"``, which means those that *filters* accept, it ends with the letters that lay
-        there when it began, whatever dies meanwhile.
+        there when it began, whatever is written meanwhile.
         Nothing happens before the first result is asked for.
         """
         if to_queue is not None and to_queue in self.queues:
@@ -206,7 +199,7 @@ class DeadLetters:
         limit: int | None = None,
         because: str = "",
     ) -> Iterator[Dropped]:
-        """Remove *letters* (an id, ids, or ``"all"``) for good: nobody can replay them any more.
+        """Remove *letters* (an id, ids, or ``"all"``) for good: they cannot be replayed any more.
 
         *because* is for the log. With ``"all"``, which means those that *filters* accept, it ends
         with the letters that lay there when it began.
@@ -219,54 +212,11 @@ class DeadLetters:
 
         return self._change(letters, filters, limit, begin, DropResult.DROPPED)
 
-    def close(self) -> None:
-        """Close the connection to the broker; it is opened again when needed."""
-        self._reached.close()
-
-    def __enter__(self) -> DeadLetters:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    # One letter after the other
-
-    def _look(self, broker: Broker, queues: Iterable[str]) -> Iterator[tuple[Found, Filed]]:
-        names = Names()
-        for queue in queues:
-            for found in broker.look(queue):
-                yield found, named(DeadLetter.from_envelope(found.envelope), queue, names)
-
-    def _find(
-        self, broker: Broker, queues: Iterable[str], ids: Sequence[str]
-    ) -> Sequence[tuple[Found, Filed]]:
-        """The letters that *ids* mean, in their order; nothing is kept of the others."""
-        return resolve_ids(
-            ids,
-            self._look(broker, queues),
-            lambda one: one[1].name,
-            what="dead letter",
-            where=", ".join(queues),
-            unique=True,
-            task_of=lambda one: one[1].letter.task_id,
-            at=lambda one: one[1].letter.at,
-        )
-
-    def _accept(self, filters: Filters, letter: DeadLetter) -> bool:
-        return not filters or filters.accept(
-            letter.envelope,
-            error=letter.error.error,
-            message=letter.error.message,
-            at=letter.at,
-            reason=letter.reason,
-            groups=lambda: (letter.group, letter.fingerprint),
-            parameters=self._parameters,
-        )
+    @contextmanager
+    def _browser(self) -> Iterator[LetterBrowser]:
+        queues = self.queues
+        with self._reached.turn() as broker:
+            yield LetterBrowser(broker, queues, self._parameters)
 
     def _change(
         self,
@@ -278,46 +228,20 @@ class DeadLetters:
     ) -> Iterator[Any]:
         """What *begin* makes, for each of *letters*; those whose result is *gone* are no longer
         there afterwards."""
-        queues = self.queues
-        with self._reached.turn() as broker:
+        with self._browser() as there:
             until = time.time()
             #: Those that stay where they are. Only numbers, for of the letters themselves there
             #: may be more than memory holds.
             kept: set[int] = set()
             chosen: Iterable[tuple[Found, Filed]]
             if letters == "all":
-                chosen = self._all(broker, queues, filters, kept)
+                chosen = there.each_once(filters, kept)
             else:
                 ids = [letters] if isinstance(letters, str) else list(dict.fromkeys(letters))
-                chosen, until = self._find(broker, queues, ids), float("inf")
-            change = begin(broker, until)
+                chosen, until = there.with_ids(ids), float("inf")
+            change = begin(there.broker, until)
             for found, filed in itertools.islice(chosen, limit):
                 changed = change(found, filed)
                 if changed.result is not gone:
                     kept.add(hash(found.key))
                 yield changed
-
-    def _all(
-        self, broker: Broker, queues: Iterable[str], filters: Filters, kept: set[int]
-    ) -> Iterator[tuple[Found, Filed]]:
-        """As many letters of each queue as lie there now, each once, though they are removed
-        while this goes on; *kept* tells which of them are not."""
-        for queue in queues:
-            left = broker.count(queue)
-            again = True
-            # What somebody else removes meanwhile may move a letter past the place where a broker
-            # goes on reading: so once more, until nothing new is found.
-            while again and left > 0:
-                again = False
-                names, look = Names(), broker.look(queue)
-                while left > 0 and (batch := list(itertools.islice(look, _BATCH))):
-                    for found in batch:
-                        if left < 1 or hash(found.key) in kept:
-                            continue
-                        filed = named(DeadLetter.from_envelope(found.envelope), queue, names)
-                        left -= 1
-                        if not self._accept(filters, filed.letter):
-                            kept.add(hash(found.key))
-                            continue
-                        again = True
-                        yield found, filed

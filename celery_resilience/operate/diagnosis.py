@@ -1,4 +1,4 @@
-"""What the doctor's checks look at, and what they come to."""
+"""The facts that the doctor's checks look at, and their findings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Report:
     """What an examination has come to."""
 
     findings: tuple[Finding, ...] = ()
-    #: What is as somebody has asked for, and worth knowing.
+    #: What is worth knowing, and was asked for by a setting or a task.
     notes: tuple[str, ...] = ()
     #: What was not checked, and why.
     unchecked: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Diagnosis:
 
     @cached_property
     def retries(self) -> Retries:
-        """The waiting retries."""
+        """The scheduled retries."""
         return self._opened.enter_context(Retries(self.app, self.timeout))
 
     @cached_property
@@ -101,11 +101,11 @@ class Diagnosis:
 
     @cached_property
     def waiting(self) -> Mapping[str, int] | None:
-        """How many retries wait for each queue that any waits for; None: it can't be told."""
+        """How many retries are scheduled for each queue that has any; None: unknown."""
         try:
             counts = self.retries.count()
         except NotListed as exc:
-            self.unchecked.append(f"which retries wait: {exc}")
+            self.unchecked.append(f"scheduled retries: {exc}")
             return None
         return {queue: number for queue, number in counts.items() if number}
 
@@ -131,16 +131,18 @@ class Diagnosis:
     def workers(self) -> Mapping[str, WorkerSeen] | None:
         """The workers that answer, by their names; None: none did."""
         try:
-            # All at once: each waits until its time is over, for nobody knows how many there are.
+            # All at once: each waits for its full time, since the number of workers is unknown.
             with ThreadPoolExecutor(3) as pool:
                 queues, stats, tasks = pool.map(self._ask, ("active_queues", "stats", "registered"))
         except Exception as exc:  # a transport without remote control says so in its own way
             logger.debug("workers can't be asked", exc_info=True)
-            self.unchecked.append(f"what workers consume: they can't be asked ({exc})")
+            self.unchecked.append(f"queues that workers consume: workers cannot be asked ({exc})")
             return None
         names = sorted({*queues, *stats, *tasks})
         if not names:
-            self.unchecked.append(f"what workers consume: none answered within {PATIENCE:g} s")
+            self.unchecked.append(
+                f"queues that workers consume: no worker answered within {PATIENCE:g} s"
+            )
             return None
         return {name: _seen(queues.get(name), stats.get(name), tasks.get(name)) for name in names}
 

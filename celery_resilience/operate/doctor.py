@@ -1,7 +1,7 @@
-"""What is wrong around an app's tasks, retries and dead letters, and the command that fixes it.
+"""Problems around an app's tasks, retries and dead letters, and how to fix each.
 
-A list of small checks; each looks at what :class:`Diagnosis` knows and yields what it finds. What
-could not be looked at is said: it is not the same as fine.
+A list of small checks; each looks at a :class:`Diagnosis` and yields its findings. What could not
+be checked is listed: that is not the same as no problem.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery_resilience.task.coverage import why_uncovered
 
 __all__ = ["CHECKS", "Finding", "Report", "examine"]
 
-#: So many names are told of a list of tasks.
+#: So many names of a list of tasks are printed.
 _NAMES = 5
 
 
@@ -35,29 +35,27 @@ def examine(app: Any, command: str = "celery", timeout: float = TIMEOUT) -> Repo
 def letters(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Dead letters that are still there."""
     if diagnosis.driver not in ("redis", "amqp"):
-        diagnosis.unchecked.append(
-            "how many dead letters there are: this broker can't be looked at"
-        )
+        diagnosis.unchecked.append("the number of dead letters: this broker cannot be inspected")
         return
     with DeadLetters(diagnosis.app, timeout=diagnosis.timeout) as filed:
         tallies = filed.tally()
     counts = {tally.queue: tally.number for tally in tallies if tally.number}
     for tally in tallies:
         if tally.unknown:
-            diagnosis.unchecked.append(f"how many letters lie in {tally.queue}: {tally.unknown}")
+            diagnosis.unchecked.append(f"the number of letters in {tally.queue}: {tally.unknown}")
     if counts:
         lie = ", ".join(f"{number:,} in {queue}" for queue, number in counts.items())
         number = sum(counts.values())
         yield Finding(
             "letters",
             f"{number:,} dead letter{' is' if number == 1 else 's are'} open: {lie}",
-            "each is a task that has failed for good and was neither replayed nor removed",
+            "each is a task that failed for good and was neither replayed nor dropped",
             f"{diagnosis.command} dlq ls; fix the cause, then {diagnosis.command} dlq replay",
         )
 
 
 def unconsumed(diagnosis: Diagnosis) -> Iterator[Finding]:
-    """Retries that wait for a queue which no living worker consumes."""
+    """Scheduled retries for a queue that no living worker consumes."""
     if not diagnosis.waiting or diagnosis.consumed is None:
         return
     for queue, number in diagnosis.waiting.items():
@@ -65,7 +63,7 @@ def unconsumed(diagnosis: Diagnosis) -> Iterator[Finding]:
             yield Finding(
                 "unconsumed",
                 f"{_retries(number)} for {queue}, which no worker consumes",
-                "they are moved into that queue when they are due, and lie there",
+                "they are moved into that queue when due, and stay there",
                 f"{diagnosis.command} worker -Q {queue}; or, if it has gone for good: "
                 f"{diagnosis.command} retries bury --queue {queue}",
             )
@@ -88,30 +86,30 @@ def overdue(diagnosis: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "overdue",
             f"retries for {queues} have been due for up to {max(late.values()):.0f} s",
-            f"{alive} of our workers are alive, but do not move them",
-            "look into their logs for 'due' and \"can't be moved\"; something that is no list may "
+            f"{alive} workers with celery_resilience are alive, but do not move them",
+            "look into their logs for 'due' and \"can't be moved\"; a key that is not a list may "
             "have the queue's name",
         )
         return
     yield Finding(
         "overdue",
         f"retries for {queues} have been due for up to {max(late.values()):.0f} s, and no worker "
-        "of ours is alive",
+        "with celery_resilience is alive",
         "only workers that load celery_resilience move them",
-        f"start one, on whatever queue; or, after a rollback to stock workers: {diagnosis.command} "
+        f"start one, on any queue; or, after a rollback to stock workers: {diagnosis.command} "
         "retries release --all",
     )
 
 
 def letters_are_executed(diagnosis: Diagnosis) -> Iterator[Finding]:
-    """A dead-letter queue that somebody consumes."""
+    """A dead-letter queue that is consumed."""
     for queue in diagnosis.dead_letter_queues:
         if diagnosis.consumed and queue in diagnosis.consumed:
             yield Finding(
                 "letters_are_executed",
                 f"{queue}, a dead-letter queue, is consumed by "
                 f"{', '.join(diagnosis.consumed[queue])}",
-                "a stock worker executes dead letters, which are gone then",
+                "a stock worker executes dead letters and loses them",
                 f"take {queue} out of its -Q and out of task_queues",
             )
 
@@ -124,19 +122,19 @@ def not_covered(diagnosis: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "own_strategy",
             f"{_named(own)}: tasks with a Strategy of their own, such as those of celery-batches",
-            "their failures never come to celery_resilience: no retry, no dead letter",
-            "give them Celery's Strategy, or let their body do little and send tasks of ours",
+            "celery_resilience never sees their failures: no retry, no dead letter",
+            "give them Celery's Strategy, or let their body only send other tasks",
         )
     stock = [name for name in diagnosis.tasks if name not in ours]
     if stock:
         diagnosis.notes.append(
-            f"{_named(stock)}: stock Celery tasks, which lose what stock Celery loses. "
-            "install(app) before they are defined covers them, unless only= leaves them out"
+            f"{_named(stock)}: stock Celery tasks: failures are handled as stock Celery does. "
+            "install(app) before they are defined covers them, unless only= excludes them"
         )
     early = [name for name, task in ours.items() if not task.acks_late]
     if early:
         diagnosis.notes.append(
-            f"{_named(early)}: acks_late is False, so what they run is lost when their worker dies"
+            f"{_named(early)}: acks_late is False: what is running is lost when its worker dies"
         )
 
 
@@ -146,8 +144,8 @@ def stock_workers(diagnosis: Diagnosis) -> Iterator[Finding]:
     stock = [name for name, worker in seen.items() if worker.stock and not worker.ours]
     if stock:
         diagnosis.notes.append(
-            f"{', '.join(stock)}: none of their tasks is covered by celery_resilience; they lose "
-            "what stock Celery loses, of whatever they take"
+            f"{', '.join(stock)}: none of their tasks is covered by celery_resilience: failures "
+            "are handled as stock Celery does, of every message they take"
         )
     yield from ()
 

@@ -1,6 +1,6 @@
-"""What the doctor looks for in RabbitMQ, as far as a client is told: it asks, and makes nothing.
+"""The doctor's checks of RabbitMQ, as far as a client can see: it declares nothing.
 
-Policies, and how many nodes there are, RabbitMQ tells to its management API alone.
+Policies and the number of nodes are known to RabbitMQ's management API alone.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def delay_is_whole(diagnosis: Diagnosis) -> Iterator[Finding]:
     if absent:
         yield Finding(
             "delay_is_broken",
-            f"deleted, while others of what retries wait in are there: {', '.join(absent)}",
-            "retries that wait do not come back into their queues, or too late",
-            "workers of ours make it again within about a minute: let one run. What lay in a queue "
-            "that was deleted is gone",
+            f"missing, while the rest of the delay exists: {', '.join(absent)}",
+            "scheduled retries return to their queues late or never",
+            "start a worker with celery_resilience: it declares them within about a minute. "
+            "Messages in a queue that was deleted are gone",
         )
 
 
@@ -42,15 +42,15 @@ def astray(diagnosis: Diagnosis) -> Iterator[Finding]:
     if number:
         yield Finding(
             "astray",
-            f"{number:,} message{' lies' if number == 1 else 's lie'} in {ASTRAY}",
-            "the queue that each waited for was deleted, and its dead-letter queue as well",
+            f"{number:,} message{' is' if number == 1 else 's are'} in {ASTRAY}",
+            "their queue was deleted while they waited, and so was their dead-letter queue",
             f"{diagnosis.command} dlq replay --dead-letter-queue {ASTRAY}, with --to-queue where "
             "the queue does not come back",
         )
 
 
 def letters_can_be_read(diagnosis: Diagnosis) -> Iterator[Finding]:
-    """Dead-letter queues that lose letters to others who look at them, or with a node."""
+    """Dead-letter queues that may lose letters to other readers, or with a node."""
     if diagnosis.driver != "amqp":
         return
     connection, _ = diagnosis.reached
@@ -58,31 +58,31 @@ def letters_can_be_read(diagnosis: Diagnosis) -> Iterator[Finding]:
         try:
             facts = _broker(diagnosis).facts(queue)
         except AccessRefused as exc:
-            diagnosis.unchecked.append(f"what kind of queue {queue} is: {exc}")
+            diagnosis.unchecked.append(f"the type of {queue}: {exc}")
             continue
-        if facts is None:  # there is none yet, or RabbitMQ does not tell
+        if facts is None:  # there is none yet, or its type is unknown
             continue
         if facts.type == "quorum" and facts.delivery_limit >= 0:
             diagnosis.notes.append(
                 f"{queue} is a quorum queue with a delivery limit of {facts.delivery_limit}: dlq "
-                "writes a letter anew before that is reached, but what other programs look at so "
-                "often, such as the management page, RabbitMQ destroys. A policy may say otherwise"
+                "rewrites a letter before that is reached; what others, such as the management "
+                "page, read so often RabbitMQ destroys. A policy may say otherwise"
             )
         if facts.type != "classic":
             continue
         several = connection.alt[1:] or diagnosis.app.conf.task_default_queue_type == "quorum"
         if not several:
             diagnosis.unchecked.append(
-                f"whether RabbitMQ is a cluster: {queue} is classic and would go with its node"
+                f"whether RabbitMQ is a cluster: {queue} is classic and would be lost with its node"
             )
             continue
         yield Finding(
             "letters_on_one_node",
             f"{queue} is a classic queue, and RabbitMQ seems to be a cluster: broker_url names "
             "several nodes, or task_default_queue_type is quorum",
-            "it lies on one node: while that is away no letter can be written, and workers pause",
+            "while its node is down no letter can be written, and workers pause",
             'app.conf.resilience_dead_letter_queue_arguments = {"x-queue-type": "quorum"}; replay '
-            "what lies there and delete the queue: the next worker makes it again",
+            "what lies there and delete the queue: the next worker declares it again",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the doctor looks for in a Redis broker."""
+"""The doctor's checks of a Redis broker."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from celery_resilience.operate.diagnosis import Check, Diagnosis, Finding
 
 __all__ = ["OVERDUE", "REDIS_CHECKS"]
 
-#: What a living worker of ours would have done so long ago, none does, in seconds.
+#: After so many seconds a living worker of ours would have done it.
 OVERDUE = 30.0
-#: The rights on so many queues are looked at.
+#: The rights on so many queues are checked.
 _QUEUES = 20
 
 
@@ -28,26 +28,26 @@ def rights(diagnosis: Diagnosis) -> Iterator[Finding]:
     try:
         told = refused(client, prefix, queues)
     except ResponseError as exc:
-        diagnosis.unchecked.append(f"what the user of the broker may do: {exc}")
+        diagnosis.unchecked.append(f"the permissions of the broker's user: {exc}")
         return
     if told:
         yield Finding(
             "rights",
             f"Redis refuses this user: {told}",
-            "workers stop, or what they settle waits until it is allowed",
-            "ACL SETUSER with the rights that docs/operating.md lists",
+            "workers stop, or their settlements are retried until it is allowed",
+            "ACL SETUSER with the rules that docs/security.md lists",
         )
     try:
         client.info("server")
     except ResponseError:
         diagnosis.notes.append(
-            "INFO is not allowed: since when the server is up is not known, so what dead workers "
-            "hold is given back some seconds later"
+            "INFO is not allowed: the server's uptime is unknown, so messages held by dead workers "
+            "are requeued some seconds later"
         )
 
 
 def held_by_the_dead(diagnosis: Diagnosis) -> Iterator[Finding]:
-    """Messages that dead workers hold, which a living one of ours would have given back."""
+    """Messages held by dead workers, which a living one of ours would have requeued."""
     if diagnosis.driver != "redis":
         return
     from redis.exceptions import ResponseError
@@ -56,20 +56,20 @@ def held_by_the_dead(diagnosis: Diagnosis) -> Iterator[Finding]:
     try:
         client.scan(0, count=1)
     except ResponseError as exc:
-        diagnosis.unchecked.append(f"what workers hold that no other knows of: {exc}")
+        diagnosis.unchecked.append(f"messages held by workers that no other worker knows: {exc}")
     orphans = diagnosis.retries.orphans(over=OVERDUE)
     if orphans:
         yield Finding(
             "held_by_the_dead",
-            f"{sum(orphans.values()):,} messages are held by {len(orphans)} of our workers that "
-            "have died, or that no other knows of",
-            "a living worker of ours would have given them back within seconds",
-            f"start a worker of ours; or: {diagnosis.command} retries release --all",
+            f"{sum(orphans.values()):,} messages are held by {len(orphans)} workers that died, "
+            "or that no other worker knows",
+            "a living worker with celery_resilience would have requeued them within seconds",
+            f"start a worker with celery_resilience; or: {diagnosis.command} retries release --all",
         )
 
 
 def without_a_lease(diagnosis: Diagnosis) -> Iterator[Finding]:
-    """Workers that run tasks of ours and do not settle what they come to."""
+    """Workers that run covered tasks and do not settle their failures."""
     if diagnosis.driver != "redis" or not diagnosis.workers:
         return
     answered = [name for name, worker in diagnosis.workers.items() if worker.ours]
@@ -77,11 +77,11 @@ def without_a_lease(diagnosis: Diagnosis) -> Iterator[Finding]:
     if leases < len(answered):
         yield Finding(
             "without_a_lease",
-            f"{len(answered)} workers run tasks of ours ({', '.join(answered)}), and {leases} of "
-            "them hold a lease",
-            "the others do not settle what fails there: celery_resilience came to them after they "
-            "had started, or they run with --no-resilience",
-            "call install(app) in the module that -A names, before the worker starts; restart them",
+            f"{len(answered)} workers run covered tasks ({', '.join(answered)}), but only {leases} "
+            "hold a lease",
+            "the others do not settle failures: celery_resilience was loaded after they had "
+            "started, or they run with --no-resilience",
+            "call install(app) in the module that -A names, and restart them",
         )
 
 
@@ -95,14 +95,14 @@ def takes_which_way(diagnosis: Diagnosis) -> Iterator[Finding]:
     if kombus and own:
         diagnosis.notes.append(
             f"{own} workers take through our own transport, {len(kombus)} through kombu's "
-            f"({', '.join(kombus)}): of a queue that both take from, those by kombu's are served "
-            "first, and the others get what these have no room for"
+            f"({', '.join(kombus)}): on a shared queue Redis serves the latter first, and the "
+            "others get what these have no room for"
         )
     for name in kombus:
         if workers[name].why:
             diagnosis.notes.append(
-                f"{name} takes through kombu's transport, and loses what it is just taking when it "
-                f"is killed: {workers[name].why}"
+                f"{name} takes through kombu's transport, which loses the message being taken when "
+                f"the worker is killed: {workers[name].why}"
             )
     yield from ()
 

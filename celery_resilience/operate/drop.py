@@ -51,11 +51,11 @@ class Drop:
     def one(self, found: Found, letter: DeadLetter, queue: str) -> Dropped:
         """Drop the *letter* that was *found* in *queue*."""
         if letter.at > self.until:
-            return Dropped(letter, queue, DropResult.SKIPPED, "it died after this began")
+            return Dropped(letter, queue, DropResult.SKIPPED, "written after this command started")
         try:
             self.broker.remove(found)
         except NotOurs:
-            return Dropped(letter, queue, DropResult.SKIPPED, "somebody else has removed it")
+            return Dropped(letter, queue, DropResult.SKIPPED, "another process has removed it")
         except BrokerError as exc:
             return Dropped(letter, queue, DropResult.FAILED, str(exc))
         logger.info(

@@ -40,7 +40,7 @@ _STATE_IT = "give it a failure_policy or base=ResilientTask, or call install(app
 def of_exception(name: str) -> dict[str, Any]:
     """The verdict on the exception *name*, and what the default policy makes of it.
 
-    Raises ValueError, with what was meant, where there is no such exception.
+    Raises ValueError, with a suggestion, where there is no such exception.
     """
     verdict = classify_name(name)
     return {
@@ -91,7 +91,7 @@ def of_task(task: Any, settings: Settings, tasks: int) -> dict[str, Any]:
     why = why_uncovered(task)
     if why is not None:
         mend = _LEAVE_IT if isinstance(task, ResilientTask) else _COVER_IT
-        return {**told, "decides": f"nobody: {why}", "to_change_that": mend}
+        return {**told, "decides": f"not celery_resilience: {why}", "to_change_that": mend}
     policy = task.policy_in_force
     own_queue = getattr(task, "dead_letter_queue", None)
     throws = getattr(task, "throws", ()) or ()
@@ -122,7 +122,7 @@ def _who(task: Any, policy: Policy) -> str:
         return "the classifier"
     if policy.unmatched == "classify":
         return "the classifier, with the task's max_retries"
-    return "nobody, but for self.retry in its body: what fails otherwise is a dead letter at once"
+    return "self.retry in its body alone: any other failure is a dead letter at once"
 
 
 def _rule(number: int, rule: Rule, policy: Policy) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Dead letters by what they died of: a group is one cause, whichever tasks it has hit."""
+"""Dead letters by their cause, whichever tasks it has hit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Group", "Span", "grouped"]
 
 @dataclass
 class Span:
-    """How many letters there are, and when the first and the last of them died."""
+    """How many letters there are, and when the first and the last were written."""
 
     count: int = 0
-    #: In seconds since the epoch; 0.0: none of them tells.
+    #: In seconds since the epoch; 0.0: unknown.
     first: float = 0.0
     last: float = 0.0
 
     def add(self, at: float) -> None:
-        """Count one more, which died *at*."""
+        """Count one more, written *at*."""
         self.count += 1
         if at > 0:
             self.first = min(self.first or at, at)
@@ -34,12 +34,12 @@ class Group(Span):
 
     #: What ``--group`` takes, or its beginning.
     name: str = ""
-    #: The exception's type, ``module.Name``; empty where there was none: then *reason* tells.
+    #: The exception's type, ``module.Name``; empty where there was none: then see *reason*.
     error: str = ""
     #: The innermost frame of the tasks' own code, ``module.function``.
     frame: str = ""
     reason: Reason = Reason.PERMANENT
-    #: The newest letter, for an example of what was said.
+    #: The newest letter, for an example of the message.
     newest: DeadLetter | None = None
     #: The tasks that it has hit: their fingerprint by their name.
     fingerprints: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What an id means that somebody has typed, and how much of one has to be shown."""
+"""Which thing a typed id means, and how much of an id has to be shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 #: So much of an id is shown where that tells all of a list apart, else more of it.
 _SHOWN = 8
-#: So many ids that begin alike are remembered, to be told.
+#: So many ids that begin alike are remembered, for the error message.
 _TOLD = 10
 
 
@@ -30,7 +30,7 @@ class AmbiguousId(NoSuchId):
 
 
 class Names:
-    """Names the letters of one look, so that none hides another: a name is an id, and which of
+    """Names the letters of one listing, so that none hides another: a name is an id, and which of
     several equal letters it is. One that has another's id, and is not the same, gets one of its
     own."""
 
@@ -76,11 +76,11 @@ def resolve_ids(
 
     An id means the thing that has it, else the newest (by *at*) of the task that has it (by
     *task_of*), else the only one whose id, or whose task's, begins so. Raises NoSuchId, which
-    tells *what* is not there and *where* it was looked for, or AmbiguousId. Where *unique* is
+    says *what* is missing and *where* it was searched, or AmbiguousId. Where *unique* is
     true no two things have the same id, and the search ends when all are found.
     """
     if not all(ids):
-        raise NoSuchId(f"an empty id is no {what}'s")
+        raise NoSuchId(f"empty id of a {what}")
     found: dict[str, _Candidates[T]] = {wanted: _Candidates() for wanted in ids}
     missing = set(found)
     for thing in things:
@@ -121,7 +121,7 @@ def _those(
         raise NoSuchId(missing)
     if len(begun) > 1:
         raise AmbiguousId(
-            f"{wanted} is how several ids begin: {', '.join(sorted(begun))}; type more of it"
+            f"{wanted} matches several ids: {', '.join(sorted(begun))}; type more characters"
         )
     return next(iter(begun.values()))
 

@@ -1,4 +1,4 @@
-"""Telling Celery what an operator has done to a task that no worker holds: buried, or dropped."""
+"""Tells Celery that an operator has buried or dropped a task that no worker holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_resilience.messages.dead_letter import DeadLetter
 # The stubs do not know it.
 Context: Any = _app.task.Context
 
-__all__ = ["Burials"]
+__all__ = ["FailureNotifier"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -24,11 +24,11 @@ logger = logging.getLogger("celery_resilience")
 _DOWN = 3
 
 
-class Burials:
-    """Tells Celery of one letter after the other what a worker tells it of a task that gives up:
-    the state is FAILURE, error callbacks are called, a chord and the rest of a chain hear of it.
+class FailureNotifier:
+    """Tells Celery of each letter what a worker tells it of a task that fails for good: the state
+    is FAILURE, error callbacks are called, a chord and the rest of a chain are told.
 
-    Where that takes longer than *timeout* seconds, nobody is told any more.
+    Where that takes longer than *timeout* seconds, it stops telling Celery.
     """
 
     def __init__(self, app: Any, timeout: float = TIMEOUT) -> None:
@@ -61,7 +61,7 @@ class Burials:
             logger.warning(
                 "%s[%s] is %s, but its state could not be stored (%r)%s",
                 letter.task, letter.task_id, what, exc,
-                "; nor is that of the others tried" if self._failures == _DOWN else "",
+                "; not trying to store that of the others" if self._failures == _DOWN else "",
             )  # fmt: skip
 
     def _mark_failed(self, backend: Any, task_id: str, error: Exception, **options: Any) -> None:

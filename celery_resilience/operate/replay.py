@@ -79,23 +79,23 @@ class Replay:
             return Replayed(letter, queue, to, result, why)
 
         if letter.at > self.until:
-            return ended(ReplayResult.SKIPPED, "it died after this replay began")
+            return ended(ReplayResult.SKIPPED, "written after this replay started")
         if not to:
             return ended(
                 ReplayResult.FAILED,
-                "it does not tell which queue it came from: choose one with --to-queue",
+                "the queue that it came from is unknown: choose one with --to-queue",
             )
         done = letter.history.succeeded
         if done is not None and done.result is None:
             return ended(
                 ReplayResult.FAILED,
-                "its body has succeeded, and what it returned could not be kept: publish what "
-                "follows by hand",
+                "its body has succeeded, but its return value could not be kept: publish the rest "
+                "of the chain by hand",
             )
         try:
             self.broker.release(found, self._message(letter), to)
         except NotOurs:
-            return ended(ReplayResult.SKIPPED, "somebody else has removed it")
+            return ended(ReplayResult.SKIPPED, "another process has removed it")
         except Unroutable:
             return ended(
                 ReplayResult.FAILED,

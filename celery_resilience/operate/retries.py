@@ -1,4 +1,4 @@
-"""Waiting retries, looked at and moved: what ``celery retries`` types, from Python.
+"""Scheduled retries, inspected and changed: ``celery retries`` from Python.
 
 ::
 
@@ -13,24 +13,23 @@ from __future__ import annotations
 
 import itertools
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Union, cast
 
 from kombu.serialization import prepare_accept_content
 
-from celery_resilience.brokers.connect import TIMEOUT, Reached
 from celery_resilience.brokers.redis.scheduled import WaitingFound
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.filters import Filters
-from celery_resilience.operate.dead_letters import known_queues, load_tasks, parameters_of
+from celery_resilience.operate.app_info import known_queues, load_tasks
 from celery_resilience.operate.ids import resolve_ids
-from celery_resilience.operate.mark_failed import Burials
+from celery_resilience.operate.mark_failed import FailureNotifier
 from celery_resilience.operate.scheduled_retry import Changed, Result, ScheduledRetry, why_unlisted
-from celery_resilience.settings import Settings
+from celery_resilience.operate.session import OperatorSession
 
 if TYPE_CHECKING:
     from celery_resilience.brokers.redis.broker import RedisBroker
@@ -43,40 +42,33 @@ _EVERY = Filters()
 
 
 class NotListed(BrokerError):
-    """This broker can't tell which retries wait."""
+    """This broker cannot list scheduled retries."""
 
     __module__ = "celery_resilience.retries"  # stored errors name it
 
 
 #: A task's id, ids, or ``"all"``.
 Meant = Union[str, Iterable[str]]  # noqa: UP007
-#: What is done to one waiting retry.
+#: What is done to one scheduled retry.
 _Change = Callable[["RedisBroker", WaitingFound, ScheduledRetry], Changed]
 
 
-class Retries:
-    """The waiting retries of every queue in the broker of a Celery *app*.
+class Retries(OperatorSession):
+    """The scheduled retries of every queue in the broker of a Celery *app*.
 
-    Looking changes nothing. Every change is one step in the broker: two operators, or an operator
+    Listing changes nothing. Every change is one step in the broker: two operators, or an operator
     and the workers, never move the same retry twice. Each method that changes something takes an
-    id, ids, or ``"all"``, which means those that *filters* accept and that waited when it began;
-    nothing happens before the first result is asked for.
+    id, ids, or ``"all"``, which means those that *filters* accept and that were scheduled when it
+    began; nothing happens before the first result is asked for.
 
-    On brokers that can't tell which retries wait, each raises NotListed; where the broker does not
+    On brokers that cannot list them, each raises NotListed; where the broker does not
     answer for *timeout* seconds, NoAnswer. A result store is not waited for longer either.
     """
 
-    def __init__(self, app: Any, timeout: float = TIMEOUT) -> None:
-        self._app = app
-        self.settings = Settings.of(app)
-        self._timeout = timeout
-        self._reached = Reached(app, timeout)
-        self._parameters = parameters_of(app)
-
-    # Looking
+    # Reading
 
     def count(self) -> dict[str, int]:
-        """How many retries wait in each queue, those included in which none does."""
+        """How many retries are scheduled for each queue, 0 included."""
         load_tasks(self._app)
         with self._turn() as broker:
             counts = {**dict.fromkeys(known_queues(self._app), 0), **broker.waiting.counts()}
@@ -84,14 +76,14 @@ class Retries:
 
     @property
     def unlisted(self) -> str | None:
-        """Why this broker can't tell which retries wait; None where it can."""
+        """Why this broker cannot list scheduled retries; None where it can."""
         with self._reached.turn() as broker:
             return why_unlisted(broker)
 
     def levels(self) -> list[tuple[float, int]]:
         """Where RabbitMQ keeps them: how long its levels hold a message, how many are in each.
 
-        A retry passes through several; none of them tells its queue. Empty on other brokers.
+        A retry passes through several; none of them knows its queue. Empty on other brokers.
         """
         with self._reached.turn() as broker:
             levels = getattr(broker, "waiting_levels", None)
@@ -127,7 +119,7 @@ class Retries:
         """Make dead letters of *retries*, reason ``manual``, with all their attempts; Celery is
         told that they have failed."""
         load_tasks(self._app)
-        burials = Burials(self._app, self._timeout)
+        notifier = FailureNotifier(self._app, self._timeout)
 
         def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
             task = self._app.tasks.get(retry.task)
@@ -137,7 +129,7 @@ class Retries:
             broker.remember_letters(queue)
             changed = _put(broker, found, retry, Result.BURIED, letter, queue)
             if changed.result is Result.BURIED:
-                burials.announce(retry.letter)
+                notifier.announce(retry.letter)
             return changed
 
         return self._change(retries, filters, limit, change)
@@ -153,7 +145,7 @@ class Retries:
         """Remove *retries* for good: they are neither run nor kept. Celery is told that the task
         was revoked, *because* is the reason."""
         load_tasks(self._app)
-        burials = Burials(self._app, self._timeout)
+        notifier = FailureNotifier(self._app, self._timeout)
 
         def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
             if not broker.waiting.remove(found):
@@ -162,7 +154,7 @@ class Retries:
                 "dropped the scheduled retry of %s[%s]%s", retry.task, retry.task_id,
                 because and f": {because}",
             )  # fmt: skip
-            burials.announce_drop(retry.letter, because)
+            notifier.announce_drop(retry.letter, because)
             return Changed(retry, Result.DROPPED)
 
         return self._change(retries, filters, limit, change)
@@ -177,10 +169,10 @@ class Retries:
         limit: int | None = None,
         random: Random | None = None,
     ) -> Iterator[Changed]:
-        """Let *retries* wait for *delay* seconds from now, and up to *spread* more: evenly
+        """Make *retries* due in *delay* seconds from now, and up to *spread* more: evenly
         distributed over that time, so that a herd does not come back as one."""
         if delay < 0 or spread < 0:
-            raise ValueError(f"nobody waits for the past: delay={delay:g}, spread={spread:g}")
+            raise ValueError(f"delay and spread must be >= 0, got {delay:g} and {spread:g}")
         chance = random or Random()
         began: list[float] = []
 
@@ -221,7 +213,7 @@ class Retries:
             return broker.leases.orphans(over)
 
     def reclaim(self) -> int:
-        """Give back what dead workers of ours hold, as any living one does by itself; how many
+        """Requeue what dead workers of ours hold, as any living one does by itself; how many
         messages there were."""
         with self._turn() as broker:
             given = 0
@@ -230,20 +222,10 @@ class Retries:
                 broker.leases.leave(worker, if_dead=True)
             return given
 
-    def close(self) -> None:
-        """Close the connection to the broker; it is opened again when needed."""
-        self._reached.close()
-
-    def __enter__(self) -> Retries:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def give_back(self) -> int:
+        """What :meth:`reclaim` was called in 0.1.0."""
+        warnings.warn("Retries.give_back is called reclaim", DeprecationWarning, stacklevel=2)
+        return self.reclaim()
 
     # One after the other
 
@@ -266,14 +248,14 @@ class Retries:
     def _find(
         self, broker: RedisBroker, ids: Sequence[str]
     ) -> Sequence[tuple[WaitingFound, ScheduledRetry]]:
-        found = self._look(broker, _EVERY)
-        return resolve_ids(ids, found, lambda one: one[1].task_id, what="retry", where="what waits")
+        found, what = self._look(broker, _EVERY), "scheduled retry"
+        return resolve_ids(ids, found, lambda one: one[1].task_id, what=what, where="this broker")
 
     def _change(
         self, retries: Meant, filters: Filters, limit: int | None, change: _Change
     ) -> Iterator[Changed]:
         with self._turn() as broker:
-            #: Those that were put off: the look may come to where they wait now. Only numbers, for
+            #: Those that were put off: the listing may come to them again. Only numbers, for
             #: of the retries themselves there may be more than memory holds.
             put_off: set[int] = set()
             chosen: Iterable[tuple[WaitingFound, ScheduledRetry]]
@@ -291,7 +273,7 @@ class Retries:
     def _all(
         self, broker: RedisBroker, filters: Filters, put_off: set[int]
     ) -> Iterator[tuple[WaitingFound, ScheduledRetry]]:
-        """Those that wait now. What is run meanwhile may fail and wait again: it is left."""
+        """Those scheduled now. One that fails again meanwhile is left."""
         began = broker.waiting.now()
         most = sum(broker.waiting.counts().values())  # should clocks be wrong, it ends all the same
         look = (
@@ -310,13 +292,8 @@ class Retries:
 
 
 def _put(
-    broker: RedisBroker,
-    found: WaitingFound,
-    retry: ScheduledRetry,
-    result: Result,
-    copy: Envelope,
-    queue: str,
-) -> Changed:
-    return (
-        Changed(retry, result, to=queue) if broker.put(found, copy, queue) else Changed.gone(retry)
-    )
+    broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry, result: Result,
+    copy: Envelope, queue: str,
+) -> Changed:  # fmt: skip
+    put = broker.put(found, copy, queue)
+    return Changed(retry, result, to=queue) if put else Changed.gone(retry)

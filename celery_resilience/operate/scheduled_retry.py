@@ -1,4 +1,4 @@
-"""One retry that waits in the broker, and what became of it when somebody changed it."""
+"""One scheduled retry, and the result of changing it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ __all__ = ["Changed", "Result", "ScheduledRetry", "why_unlisted"]
 
 
 class Result(str, Enum):
-    """What became of one waiting retry."""
+    """What became of one scheduled retry."""
 
     RUN = "run"  #: it is in its queue, to be run now
     BURIED = "buried"  #: it is a dead letter
-    RESCHEDULED = "rescheduled"  #: it waits for another moment
-    RELEASED = "released"  #: it is in its queue; whoever receives it holds it until it is due
+    RESCHEDULED = "rescheduled"  #: it is due at another moment
+    RELEASED = (
+        "released"  #: it is in its queue; the worker that receives it holds it until it is due
+    )
     DROPPED = "dropped"  #: it is gone
-    SKIPPED = "skipped"  #: nothing was done: it does not wait any more
-    FAILED = "failed"  #: it could not be changed, and waits as before
+    SKIPPED = "skipped"  #: nothing was done: it is no longer scheduled
+    FAILED = "failed"  #: it could not be changed, and is scheduled as before
 
     def __str__(self) -> str:
         return self.value
@@ -42,7 +44,7 @@ class ScheduledRetry:
     letter: DeadLetter
     #: When it is due, by the broker's clock, in seconds since the epoch.
     due: float
-    #: How many seconds were left until then when it was looked at; below 0: it is overdue.
+    #: How many seconds were left until then when it was read; below 0: it is overdue.
     left: float
 
     @classmethod
@@ -113,7 +115,7 @@ class ScheduledRetry:
             raise ValueError(f"its body can't be opened ({type(exc).__name__}: {exc})") from exc
 
     def is_younger_than(self, moment: float) -> bool:
-        """Whether it began to wait after *moment* (by the broker's clock).
+        """Whether it was scheduled after *moment* (by the broker's clock).
 
         Its worker's clock may be wrong, and its due time may have been changed by hand: both have
         to say so.
@@ -126,13 +128,13 @@ class ScheduledRetry:
 
 @dataclass(frozen=True)
 class Changed:
-    """One waiting retry, and what became of it."""
+    """One scheduled retry, and what became of it."""
 
     retry: ScheduledRetry
     result: Result
     #: The queue that it was put into; empty if it was not.
     to: str = ""
-    #: When it is due now; None if it waits no longer.
+    #: When it is due now; None if it is no longer scheduled.
     due: float | None = None
     #: Why it was skipped or failed; empty otherwise.
     why: str = ""
@@ -140,13 +142,13 @@ class Changed:
     @classmethod
     def gone(cls, retry: ScheduledRetry) -> Changed:
         """What is said of one that was not there any more."""
-        return cls(retry, Result.SKIPPED, why="it does not wait any more")
+        return cls(retry, Result.SKIPPED, why="no longer scheduled")
 
 
 def why_unlisted(broker: Broker) -> str | None:
-    """Why *broker* can't tell which retries wait; None where it can."""
+    """Why *broker* cannot list scheduled retries; None where it can."""
     if hasattr(broker, "waiting"):
         return None
     if not isinstance(broker, PlainBroker):
-        return "RabbitMQ delays message by message: it can't tell which retries wait, nor move one"
-    return "on this broker a retry waits in a worker's memory: nobody else can list or move it"
+        return "RabbitMQ delays each message on its own: retries cannot be listed or moved"
+    return "on this broker a retry waits in a worker's memory: it cannot be listed or moved"

@@ -56,7 +56,7 @@ DEADLINES: tuple[Deadline, ...] = (
     Deadline(
         "Redis: taking messages",
         connections.ANSWER,
-        "the worker connects anew; what runs goes on",
+        "the worker connects again; what runs goes on",
         "none",
         "18-consumer",
     ),
@@ -78,7 +78,7 @@ DEADLINES: tuple[Deadline, ...] = (
     Deadline(
         "Redis: acknowledgements and all else that kombu asks in the worker's loop",
         connections.ANSWER,
-        "the worker connects anew; what runs goes on",
+        "the worker connects again; what runs goes on",
         _SOCKET,
         "18-broker",
     ),
@@ -99,7 +99,7 @@ DEADLINES: tuple[Deadline, ...] = (
     Deadline(
         "RabbitMQ: an answer that the worker waits for (declaring, consuming)",
         connections.ANSWER,
-        "the worker connects anew",
+        "the worker connects again",
         "`broker_transport_options`: `read_timeout`, `write_timeout`",
         "18-declaring",
     ),
@@ -113,7 +113,7 @@ DEADLINES: tuple[Deadline, ...] = (
     Deadline(
         "RabbitMQ: taking messages",
         None,
-        "two heartbeats missed: the worker connects anew, and RabbitMQ delivers again what it had",
+        "two heartbeats missed: the worker connects again, and RabbitMQ delivers again what it had",
         "`broker_heartbeat` (120 s)",
         "18-delivery",
     ),
@@ -143,7 +143,7 @@ DEADLINES: tuple[Deadline, ...] = (
     Deadline(
         "Redis: a name server, for connections of ours (left behind in a thread)",
         connections.RESOLVE,
-        "as if the server were away; while it is overdue nobody waits for it again",
+        "as if the server were away; while it is overdue it is not waited for again",
         "for Celery's own: `options timeout:2 attempts:1` in `resolv.conf`",
         "test_hangs",
     ),
@@ -158,8 +158,8 @@ DEADLINES: tuple[Deadline, ...] = (
         "RabbitMQ: opening the connection that retries and letters are published on, its name "
         "server too (left behind in a thread)",
         connections.CONNECT,
-        "as if the server were away; while it is overdue nobody waits for it again, and when it is "
-        "there after all it is used",
+        "as if the server were away; while it is overdue it is not waited for again, and when it "
+        "is there after all it is used",
         "for Celery's own: `broker_connection_timeout` (4 s), `resolv.conf`",
         "18-resolver",
     ),
@@ -182,7 +182,7 @@ DEADLINES: tuple[Deadline, ...] = (
     Deadline(
         "RabbitMQ: publishing, in your processes and in bodies",
         None,
-        "the same; without `confirm_publish` nobody waits for an answer, and what is sent on a "
+        "the same; without `confirm_publish` no answer is awaited, and what is sent on a "
         "half-open connection is lost",
         "`broker_transport_options`: `confirm_publish`, `read_timeout`; "
         "`broker_connection_timeout` (4 s)",

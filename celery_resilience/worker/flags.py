@@ -53,46 +53,46 @@ def _flags() -> list[Any]:
     return [
         _flag(
             "--dead-letter-queue",
-            "Route dead letters to QUEUE; {queue} is filled in.",
+            "Queue for dead letters; {queue} is replaced by the queue of the message.",
             metavar="QUEUE",
             callback=_queue_name,
         ),
         _flag(
             "--failure-policies",
-            "Read policies from the TOML file FILE, which overrules those in the code.",
+            "Read policies from the TOML file FILE; they overrule those in the code.",
             metavar="FILE",
             type=click.Path(exists=True, dir_okay=False),
         ),
         _flag(
             "--max-worker-losses",
-            "Make a message that has killed N workers a dead letter.",
+            "Turn a message into a dead letter once it has crashed its process N times.",
             metavar="N",
             type=click.IntRange(min=1),
         ),
         _flag(
             "--dead-letter-expired",
-            "Make a task whose expires has passed a dead letter; it is dropped otherwise.",
+            "Turn expired tasks into dead letters; otherwise they are dropped.",
             is_flag=True,
         ),
         _flag(
             "--hold-retries",
-            "Let retries wait in the broker, where it can hold them, or in a worker, as Celery's "
-            "countdown.",
+            "Where scheduled retries wait: auto: in the broker, where it can hold them; worker: in "
+            "a worker, as Celery's countdown.",
             metavar="auto|worker",
             type=click.Choice(["auto", "worker"]),
         ),
         _flag(
             "--redis-transport",
-            "Take from Redis through our own transport, or through kombu's where that can't be; "
-            "own: do not start then; kombu: through kombu's, which may lose what a killed worker "
-            "is just taking.",
+            "Transport to take from Redis with: auto: our own, kombu's where that is impossible; "
+            "own: our own, or do not start; kombu: kombu's, which may lose the message that a "
+            "killed worker is taking.",
             metavar="auto|own|kombu",
             type=click.Choice(["auto", "own", "kombu"]),
         ),
         _flag(
             "--no-resilience",
-            "Let stock Celery decide about failures, at once; nothing becomes a dead letter. What "
-            "waits still moves.",
+            "Let stock Celery decide about failures; nothing becomes a dead letter. Scheduled "
+            "retries still run when due.",
             setting="resilience_enabled",
             is_flag=True,
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kombu import pools
 
-from celery_resilience.cli import render_letter as story
+from celery_resilience.cli import render_letter
 from celery_resilience.cli import text as table
 from tests.client import Client
 from tests.servers import RabbitServer
@@ -68,5 +68,5 @@ def client(broker: Broker, tmp_path: Path) -> Iterator[Client]:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands that run in this process print as for a terminal of 80 columns."""
     monkeypatch.delenv("COLUMNS", raising=False)
-    for module in (table, story):
+    for module in (table, render_letter):
         monkeypatch.setattr(module, "on_terminal", lambda: True)

@@ -168,7 +168,7 @@ ONCE = Differs(
     alone=True,
 )  # fmt: skip
 UNSENT = Differs(
-    "A `Retry` that nobody has sent is a retry",
+    "A `Retry` that was never sent is a retry",
     {"body": 1, "on_retry": 1, "on_failure": 0}, {"body": 2, "on_retry": 1}, alone=True,
 )  # fmt: skip
 #: Older versions of Celery change at a retry whether the result is ignored; the message does not.

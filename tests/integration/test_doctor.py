@@ -49,7 +49,7 @@ def seen(app: Celery, check: Callable[..., Any], **told: Any) -> tuple[list[str]
 
 
 @redis_only
-def test_where_all_is_well_nothing_is_found(broker, client, start_worker, monkeypatch):
+def test_doctor_finds_nothing_where_all_is_well(broker, client, start_worker, monkeypatch):
     monkeypatch.setattr(diagnosis, "PATIENCE", 5.0)
     start_worker("tests.apps.shop", broker, env=client.env)
     client.send("parks", "parks")
@@ -58,7 +58,7 @@ def test_where_all_is_well_nothing_is_found(broker, client, start_worker, monkey
 
 
 @redis_only
-def test_retries_for_a_queue_that_nobody_consumes(queues):
+def test_retries_for_a_queue_without_consumers_are_found(queues):
     queues.many(2)
     queues.wait(message(7, queue="mail"))
     (one,) = found(queues, doctor.unconsumed, consumed={"shop": ("w@1",)})
@@ -69,21 +69,21 @@ def test_retries_for_a_queue_that_nobody_consumes(queues):
 
 
 @redis_only
-def test_that_nobody_answers_is_not_that_nobody_consumes(queues):
+def test_silence_of_workers_is_not_a_queue_without_consumers(queues):
     queues.many(2)
     report = examine(queues.app)
     assert report.findings == ()
-    assert report.unchecked == ("what workers consume: none answered within 0.3 s",)
+    assert report.unchecked == ("queues that workers consume: no worker answered within 0.3 s",)
 
 
 @redis_only
-def test_retries_that_nobody_moves(queues):
+def test_overdue_retries_are_found(queues):
     queues.many(3, left=-20.0)
     assert found(queues, doctor.overdue) == []
     queues.many(1, left=-90.0)
     (one,) = found(queues, doctor.overdue)
     assert "for shop have been due for up to 9" in one
-    assert "no worker of ours is alive" in one
+    assert "no worker with celery_resilience is alive" in one
     assert "celery -A shop retries release --all" in one
     queues.redis.zadd("celery_resilience:workers", {"alive": queues.now() + 20})
     (one,) = found(queues, doctor.overdue)
@@ -91,19 +91,19 @@ def test_retries_that_nobody_moves(queues):
 
 
 @redis_only
-def test_what_dead_workers_hold(queues):
+def test_messages_held_by_dead_workers_are_found(queues):
     held = {"dead": queues.now() - 60, "just now": queues.now() - 5, "alive": queues.now() + 20}
     queues.redis.zadd("celery_resilience:workers", held)
     for worker in held:
         queues.redis.hset(f"celery_resilience:held:{worker}", "tag", "shop\n{}")
     # Soon after the server's start every lease has run out.
     (one,) = eventually(lambda: found(queues, doctor_redis.held_by_the_dead), timeout=30)
-    assert "1 messages are held by 1 of our workers" in one
+    assert "1 messages are held by 1 workers" in one
     assert "celery -A shop retries release --all" in one
 
 
 @redis_only
-def test_a_stock_worker_that_executes_letters(broker, client, start_worker, monkeypatch):
+def test_stock_worker_that_executes_letters_is_found(broker, client, start_worker, monkeypatch):
     worker: Worker = start_worker("tests.apps.stock", broker, queues="dead_letter", env=client.env)
     monkeypatch.setattr(diagnosis, "PATIENCE", 5.0)
     (finding,) = examine(client.app).findings
@@ -112,12 +112,12 @@ def test_a_stock_worker_that_executes_letters(broker, client, start_worker, monk
     assert "out of its -Q" in finding.fix
 
 
-def test_what_rabbitmq_can_not_tell_is_said(broker: Broker) -> None:
+def test_unchecked_has_what_rabbitmq_cannot_tell(broker: Broker) -> None:
     app = Celery("shop", broker=broker.broker_url, set_as_current=False)
     report = examine(app)
     assert report.findings == ()
     if broker.name != "redis":
-        assert report.unchecked[0].startswith("which retries wait: RabbitMQ delays")
+        assert report.unchecked[0].startswith("scheduled retries: RabbitMQ delays")
     app.close()
 
 
@@ -127,12 +127,12 @@ def run(app: Celery, *arguments: str) -> Any:
 
 
 @redis_only
-def test_the_command_says_what_was_found_and_exits_with_it(queues, monkeypatch):
+def test_command_prints_findings_and_exits_with_1(queues, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     result = run(queues.app)
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == (
-        "Not checked: what workers consume: none answered within 0.3 s.\n"
+        "Not checked: queues that workers consume: no worker answered within 0.3 s.\n"
         "No problems found. Not everything could be checked.\n"
     )
     queues.many(1, left=-90.0)
@@ -146,7 +146,7 @@ def test_the_command_says_what_was_found_and_exits_with_it(queues, monkeypatch):
     assert (result.exit_code, finding["check"]) == (1, "overdue")
 
 
-def test_a_broker_that_is_away_is_exit_code_69():
+def test_broker_that_is_away_is_exit_code_69():
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     result = run(app)
     assert (result.exit_code, result.stdout) == (69, "")
@@ -157,7 +157,7 @@ def test_a_broker_that_is_away_is_exit_code_69():
 # Dead letters
 
 
-def test_dead_letters_that_are_open(client):
+def test_open_dead_letters_are_found(client):
     with client.app.connection_for_write() as connection:
         if connection.transport.driver_type == "amqp":
             rabbits.make(connection, "dead_letter", {})
@@ -171,7 +171,7 @@ def test_dead_letters_that_are_open(client):
 # Tasks and workers
 
 
-def test_tasks_whose_failures_do_not_come_to_us():
+def test_tasks_that_are_not_covered_are_found():
     app = Celery("shop", broker="memory://", set_as_current=False)
 
     def body() -> None: ...
@@ -189,7 +189,7 @@ def test_tasks_whose_failures_do_not_come_to_us():
     assert "acks_late is False" in looked.notes[1]
 
 
-def test_workers_that_run_no_task_of_ours():
+def test_workers_without_a_covered_task_are_noted():
     app = Celery("shop", broker="memory://", set_as_current=False)
     workers = {"ours@h": WorkerSeen(ours=3, stock=1), "stock@h": WorkerSeen(stock=4)}
     _, looked = seen(app, doctor.stock_workers, workers=workers)
@@ -197,7 +197,7 @@ def test_workers_that_run_no_task_of_ours():
 
 
 @redis_only
-def test_what_workers_answer(broker, client, start_worker, monkeypatch):
+def test_workers_tell_queues_transport_and_tasks(broker, client, start_worker, monkeypatch):
     monkeypatch.setattr(diagnosis, "PATIENCE", 5.0)
     worker: Worker = start_worker("tests.apps.shop", broker, env=client.env)
     with Diagnosis(client.app) as looked:
@@ -210,12 +210,12 @@ def test_what_workers_answer(broker, client, start_worker, monkeypatch):
         assert list(doctor_redis.without_a_lease(looked)) == []
         looked.__dict__["workers"] = {**looked.workers, "late@h": WorkerSeen(ours=1)}
         (one,) = doctor_redis.without_a_lease(looked)
-        assert "2 workers run tasks of ours" in one.what
-        assert "1 of them hold a lease" in one.what
+        assert "2 workers run covered tasks" in one.what
+        assert "but only 1 hold a lease" in one.what
 
 
 @redis_only
-def test_which_transport_takes(queues):
+def test_transports_of_workers_are_noted(queues):
     old = _seen([{"name": "shop"}], {"broker": {"transport": "redis"}}, [])
     refused = {"redis_transport": "kombu", "why": "Redis refuses LINDEX on shop"}
     fallen = _seen([{"name": "shop"}], {"resilience": refused}, [])
@@ -258,7 +258,7 @@ def as_user(queues):
 
 
 @redis_only
-def test_rights_that_are_missing(as_user):
+def test_missing_rights_are_found(as_user):
     found, _ = seen(as_user("+@all", "allkeys", "allchannels"), doctor_redis.rights)
     assert found == []
     kombus = ("~_kombu*", "~unacked*", "~shop*", "~*.pidbox*", "allchannels")
@@ -273,13 +273,11 @@ def test_rights_that_are_missing(as_user):
     assert looked.notes[0].startswith("INFO is not allowed")
     found, looked = seen(as_user("+@all", "-multi", "allkeys", "allchannels"), doctor_redis.rights)
     assert found == []
-    assert looked.unchecked[0].startswith("what the user of the broker may do: ")
+    assert looked.unchecked[0].startswith("the permissions of the broker's user: ")
 
 
 @redis_only
-def test_what_dead_workers_hold_where_the_server_does_not_tell_its_age(
-    queues, as_user, monkeypatch
-):
+def test_messages_held_by_dead_workers_are_found_without_info(queues, as_user, monkeypatch):
     """Without INFO: not known is not none, and nobody who lives is robbed."""
     monkeypatch.setattr(held, "GRACE", 1.0)
     until = {"dead": queues.now() - 60, "away": queues.now() - 60, "alive": queues.now() + 20}
@@ -293,12 +291,12 @@ def test_what_dead_workers_hold_where_the_server_does_not_tell_its_age(
     renewed.start()
     with Retries(app) as waiting:
         assert waiting.orphans() == {"dead": 1}
-        assert waiting.requeue() == 1
+        assert waiting.reclaim() == 1
     renewed.join()
 
 
 @redis_only
-def test_what_is_held_by_a_worker_that_nobody_knows(queues):
+def test_messages_held_by_an_unknown_worker_are_found(queues):
     queues.redis.zadd("celery_resilience:workers", {"known": queues.now() + 20})
     for worker in ("known", "unknown"):
         queues.redis.hset(f"celery_resilience:held:{worker}", "tag", "shop\n{}")
@@ -313,7 +311,7 @@ rabbit_only = pytest.mark.parametrize("broker", ["rabbitmq-quorum"], indirect=Tr
 
 
 @rabbit_only
-def test_a_delay_of_which_something_was_deleted(client):
+def test_delay_that_is_incomplete_is_found(client):
     app = client.app
     assert seen(app, doctor_rabbitmq.delay_is_whole)[0] == [], "nothing was made yet"
     with app.connection_for_write() as connection:
@@ -330,17 +328,17 @@ def test_a_delay_of_which_something_was_deleted(client):
 
 
 @rabbit_only
-def test_messages_that_have_nowhere_to_go(client):
+def test_messages_astray_are_found(client):
     assert seen(client.app, doctor_rabbitmq.astray)[0] == []
     with client.app.connection_for_write() as connection:
         rabbits.make(connection, ASTRAY, {})
     client.put(ASTRAY, "a retry")
     (one,) = eventually(lambda: seen(client.app, doctor_rabbitmq.astray)[0])
-    assert one.startswith(f"1 message lies in {ASTRAY}")
+    assert one.startswith(f"1 message is in {ASTRAY}")
 
 
 @rabbit_only
-def test_dead_letter_queues_that_lose_letters(client):
+def test_dead_letter_queues_that_may_lose_letters_are_found(client):
     app, check = client.app, doctor_rabbitmq.letters_can_be_read
     assert seen(app, check)[0] == [], "there is none yet"
     with app.connection_for_write() as connection:
@@ -350,7 +348,7 @@ def test_dead_letter_queues_that_lose_letters(client):
         found, looked = seen(app, check)
         assert found == []
         assert looked.unchecked == [
-            "whether RabbitMQ is a cluster: dead_letter is classic and would go with its node"
+            "whether RabbitMQ is a cluster: dead_letter is classic and would be lost with its node"
         ]
         app.conf.task_default_queue_type = "quorum"
         (one,) = seen(app, check)[0]
@@ -372,7 +370,7 @@ def test_dead_letter_queues_that_lose_letters(client):
 
 
 @rabbit_only
-def test_letters_that_somebody_looks_at_are_not_none(client):
+def test_letters_that_another_command_reads_are_unchecked(client):
     with client.app.connection_for_write() as connection:
         rabbits.make(connection, "dead_letter", {})
     client.put("dead_letter", "a letter")
@@ -380,5 +378,5 @@ def test_letters_that_somebody_looks_at_are_not_none(client):
         looking = letters.list()
         next(looking)
         _, looked = seen(client.app, doctor.letters)
-        assert looked.unchecked[0].startswith("how many letters lie in dead_letter: ")
+        assert looked.unchecked[0].startswith("the number of letters in dead_letter: ")
         looking.close()

@@ -29,7 +29,7 @@ from celery_resilience.operate.dead_letters import DeadLetters, NoAnswer
 from celery_resilience.testing.server import EmbeddedServer
 from celery_resilience.worker import peers
 from tests.faults.proxy import Door
-from tests.integration.test_deadletters import Shop
+from tests.integration.test_dead_letters import Shop
 from tests.integration.test_retries import Queues
 from tests.servers import eventually
 from tests.worker import ROOT, Broker

@@ -127,7 +127,7 @@ def queues(broker: Broker) -> Iterator[Queues]:
 
 @redis_only
 @pytest.mark.parametrize("prefix", ["", "tenant:"])
-def test_looking_finds_every_queue_and_changes_nothing(broker, prefix):
+def test_listing_finds_every_queue_and_changes_nothing(broker, prefix):
     queues = Queues(broker, prefix)
     ids = queues.many(250)
     ids += queues.wait(message(900, queue="mail"))
@@ -148,7 +148,7 @@ def test_looking_finds_every_queue_and_changes_nothing(broker, prefix):
 
 
 @redis_only
-def test_a_retry_is_found_by_the_beginning_of_its_task_id(queues):
+def test_retry_is_found_by_the_beginning_of_its_task_id(queues):
     ids = queues.wait(*(message(n, headers={"id": f"order-{n}"}) for n in range(10, 13)))
     queues.wait(message(10, headers={"id": "order-10"}, queue="mail"))
     with Retries(queues.app) as waiting:
@@ -156,14 +156,14 @@ def test_a_retry_is_found_by_the_beginning_of_its_task_id(queues):
         assert {r.queue for r in waiting.find_all(["order-10"])} == {"mail", "shop"}
         with pytest.raises(AmbiguousId, match="order-10, order-11, order-12"):
             waiting.find_all(["orde"])
-        with pytest.raises(NoSuchId, match="no retry order-2 in what waits"):
+        with pytest.raises(NoSuchId, match="no scheduled retry order-2 in this broker"):
             waiting.find_all(["order-12", "order-2"])
         with pytest.raises(AmbiguousId, match="order-10, order-11, order-12"):
             waiting.find_all(["o"])
 
 
 @redis_only
-def test_what_is_no_message_is_shown_and_blocks_nothing(queues):
+def test_entry_that_is_no_message_is_shown_and_blocks_nothing(queues):
     queues.redis.zadd("celery_resilience:waiting:shop", {"garbage": 1.0})
     (good,) = queues.many(1)
     assert queues.waiting() == ["", good]
@@ -176,7 +176,7 @@ def test_what_is_no_message_is_shown_and_blocks_nothing(queues):
 
 
 @redis_only
-def test_what_is_run_lies_in_its_queue_as_it_was(queues):
+def test_run_puts_the_retry_into_its_queue_unchanged(queues):
     ids = queues.many(3)
     (urgent,) = queues.wait(message(7, properties={"priority": 6}), step=6)
     with Retries(queues.app) as waiting:
@@ -197,7 +197,7 @@ def test_what_is_run_lies_in_its_queue_as_it_was(queues):
 
 
 @redis_only
-def test_what_is_buried_is_a_letter_with_its_story(queues):
+def test_bury_makes_a_letter_with_all_attempts(queues):
     @queues.app.task(
         base=ResilientTask, name="mail.send", shared=False, dead_letter_queue="dead.{queue}"
     )
@@ -222,7 +222,7 @@ def test_what_is_buried_is_a_letter_with_its_story(queues):
 
 
 @redis_only
-def test_what_is_dropped_is_gone_and_celery_knows(queues):
+def test_drop_removes_the_retry_and_tells_celery(queues):
     """As if it had been revoked: whoever asks for its result is not left to wait."""
     queues.app.conf.result_backend = queues.app.conf.broker_url
     ids = queues.many(3)
@@ -233,7 +233,7 @@ def test_what_is_dropped_is_gone_and_celery_knows(queues):
     for arguments in (["--all", "--yes"], [*ids[:2], "--yes"]):
         result = queues.run("drop", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "needs --yes and --because" in result.stderr
+        assert "pass --yes and --because" in result.stderr
     done = queues.run("drop", ids[0], ids[1], "--yes", "--because", "paid by hand", "--json")
     said = json.loads(done.stdout)
     assert [one["id"] for one in said.pop("retries")] == ids[:2]
@@ -252,7 +252,7 @@ def test_what_is_dropped_is_gone_and_celery_knows(queues):
 
 
 @redis_only
-def test_a_retry_has_the_group_of_the_letter_that_it_may_become(queues):
+def test_retry_has_the_group_of_the_letter_that_it_may_become(queues):
     waits = message(1)
     history = History.loads(waits.headers[HEADER])
     last = replace(history.attempts[0], frame="shop.http.get")
@@ -269,7 +269,7 @@ def test_a_retry_has_the_group_of_the_letter_that_it_may_become(queues):
 
 
 @redis_only
-def test_celery_purge_does_not_reach_what_waits_and_drop_does(queues):
+def test_purge_does_not_reach_scheduled_retries_and_drop_does(queues):
     (waits,) = queues.many(1)
     assert queues.app.control.purge() == 0
     assert queues.waiting() == [waits]
@@ -280,7 +280,7 @@ def test_celery_purge_does_not_reach_what_waits_and_drop_does(queues):
 
 
 @redis_only
-def test_a_herd_is_spread_evenly(queues):
+def test_spread_is_even(queues):
     ids = queues.many(500, left=5.0)
     before = queues.now()
     with Retries(queues.app) as waiting:
@@ -298,13 +298,13 @@ def test_a_herd_is_spread_evenly(queues):
 
 
 @redis_only
-def test_a_retry_can_be_put_off_and_forward(queues):
+def test_reschedule_moves_a_retry_later_and_earlier(queues):
     ids = queues.many(2)
     with Retries(queues.app) as waiting:
         list(waiting.reschedule(ids[0], delay=3600.0))
         list(waiting.reschedule(ids[1], delay=30.0))
         left = {retry.task_id: retry.left for retry in waiting.list()}
-        with pytest.raises(ValueError, match="nobody waits for the past"):
+        with pytest.raises(ValueError, match="delay and spread must be >= 0, got "):
             waiting.reschedule("all", delay=-1.0)
     assert left[ids[0]] == pytest.approx(3600, abs=5)
     assert left[ids[1]] == pytest.approx(30, abs=5)
@@ -312,7 +312,7 @@ def test_a_retry_can_be_put_off_and_forward(queues):
 
 @redis_only
 @pytest.mark.parametrize("protocol", [1, 2])
-def test_what_is_released_has_the_rest_of_its_delay_as_eta(queues, protocol):
+def test_release_gives_the_rest_of_the_delay_as_eta(queues, protocol):
     one = message(1)
     if protocol == 1:
         body = {"task": "shop.charge", "id": one.headers["id"], "retries": 1, "args": [1]}
@@ -332,7 +332,7 @@ def test_what_is_released_has_the_rest_of_its_delay_as_eta(queues, protocol):
 
 
 @redis_only
-def test_a_pickle_is_not_opened_for_a_release(queues):
+def test_release_does_not_open_a_pickle(queues):
     received = message(1, headers={"id": "1"})
     received = replace(
         received, headers={HEADER: received.headers[HEADER]}, body=b"garbage",
@@ -346,7 +346,7 @@ def test_a_pickle_is_not_opened_for_a_release(queues):
 
 
 @redis_only
-def test_two_operators_move_each_retry_once(queues):
+def test_retries_are_moved_once_by_two_operators(queues):
     ids = queues.many(450)
     with Retries(queues.app) as ours, Retries(queues.app) as theirs:
         one, two = ours.run("all"), theirs.run("all")
@@ -358,13 +358,13 @@ def test_two_operators_move_each_retry_once(queues):
     assert sorted(moved) == sorted(ids)
     assert {(str(c.result), c.why) for c in done} == {
         ("run", ""),
-        ("skipped", "it does not wait any more"),
+        ("skipped", "no longer scheduled"),
     }
     assert len(queues.lying("shop")) == 450
 
 
 @redis_only
-def test_operators_and_a_worker_at_the_same_time(queues, broker):
+def test_retries_are_moved_once_by_an_operator_and_a_worker(queues, broker):
     """All are due: each is moved by the worker, run by one operator or buried by the other."""
     ids = queues.many(600, left=-700.0)
 
@@ -390,7 +390,7 @@ def test_operators_and_a_worker_at_the_same_time(queues, broker):
 
 
 @redis_only
-def test_what_fails_again_meanwhile_is_left(queues):
+def test_retry_that_fails_again_meanwhile_is_left(queues):
     """As when the cause has not been mended: it takes nobody's place, and the run ends."""
     ids = queues.many(120)
     with Retries(queues.app) as waiting:
@@ -421,7 +421,7 @@ def test_filters_choose(queues):
 
 
 @redis_only
-def test_what_a_dead_worker_held_is_given_back_with_a_release(queues):
+def test_release_requeues_messages_held_by_dead_workers(queues):
     """Nobody of ours is left to do it after a rollback; the living are left alone."""
     payload = dumps(message(1).to_wire(str(uuid.uuid4()), "shop"))
     workers = {"dead": queues.now() - 1, "alive": queues.now() + 60}
@@ -433,7 +433,7 @@ def test_what_a_dead_worker_held_is_given_back_with_a_release(queues):
         # Soon after the server's start every lease has run out.
         eventually(lambda: waiting.orphans() == {"dead": 1}, timeout=30)
     assert (
-        "would release 1, and give back 1 that"
+        "would release 1, and requeue 1 held by"
         in queues.run("release", "--all", "--dry-run").stdout
     )
     # A filter chooses retries: what dead workers hold is none of them.
@@ -455,7 +455,7 @@ def test_what_a_dead_worker_held_is_given_back_with_a_release(queues):
 
 
 @redis_only
-def test_what_is_run_runs_now_and_once(broker, client, start_worker):
+def test_run_runs_a_retry_now_and_once(broker, client, start_worker):
     start_worker("tests.apps.shop", broker, env=client.env)
     sent = client.send("parks", "parks")
     eventually(lambda: waiting_in(client) == {"shop": 1})
@@ -469,7 +469,7 @@ def test_what_is_run_runs_now_and_once(broker, client, start_worker):
 
 
 @redis_only
-def test_celery_is_told_of_what_is_buried(broker, client, start_worker):
+def test_bury_tells_celery(broker, client, start_worker):
     """Its state is FAILURE, with the error of the last attempt; its error callback is called."""
     start_worker("tests.apps.shop", broker, env=client.env)
     told = client.app.signature("tests.apps.shop.plain", queue="shop")
@@ -487,7 +487,7 @@ def test_celery_is_told_of_what_is_buried(broker, client, start_worker):
 
 
 @redis_only
-def test_a_result_backend_that_is_down_keeps_nobody_from_burying(queues, caplog):
+def test_bury_works_without_the_result_backend(queues, caplog):
     class Down:
         tried = 0
 
@@ -499,11 +499,11 @@ def test_a_result_backend_that_is_down_keeps_nobody_from_burying(queues, caplog)
     queues.many(5)
     assert queues.run("bury", "--all", "--yes").stdout == "buried 5, skipped 0, failed 0\n"
     assert down.tried == 3
-    assert "nor is that of the others tried" in caplog.text
+    assert "not trying to store that of the others" in caplog.text
 
 
 @redis_only
-def test_a_stock_worker_runs_what_is_released_at_its_time(broker, client, start_worker):
+def test_release_lets_a_stock_worker_run_a_retry_when_due(broker, client, start_worker):
     """The rollback: the retry waits in the worker, and its attempt is counted."""
     ours = start_worker("tests.apps.shop", broker, env=client.env)
     sent = client.send("asks", "asks", 6.0)
@@ -555,14 +555,14 @@ def test_ids_that_begin_alike_are_shown_longer(queues):
 @redis_only
 @pytest.mark.usefixtures("terminal")
 def test_ls_says_when_there_is_more_and_when_there_is_nothing(queues):
-    assert queues.run("ls").stdout == "No retry waits.\n"
-    assert queues.run("ls", "--task", "x").stdout == "No such retry waits.\n"
+    assert queues.run("ls").stdout == "No scheduled retries.\n"
+    assert queues.run("ls", "--task", "x").stdout == "No such scheduled retries.\n"
     queues.many(25)
     result = queues.run("ls")
     assert len(result.stdout.splitlines()) == 21
     for filters in ([], ["--task", "shop.*"]):
         told = queues.run("ls", *filters).stderr
-        assert told == "20 of 25 waiting retries: --limit N or --limit all shows more.\n"
+        assert told == "20 of 25 scheduled retries: --limit N or --limit all shows more.\n"
     assert len(queues.run("ls", "--limit", "all").stdout.splitlines()) == 26
 
 
@@ -587,14 +587,14 @@ def test_json_is_all_that_stdout_gets(queues):
 
 
 @redis_only
-def test_show_tells_the_story(queues, monkeypatch):
+def test_show_prints_all_about_a_retry(queues, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     (one,) = queues.many(1)
     result = queues.run("show", one)
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     for told in (
-        f"Waiting retry of {one}", "shop.charge", "(in 10 min", "transient, by network.timeout",
+        f"Scheduled retry of {one}", "shop.charge", "(in 10 min", "transient, by network.timeout",
         "1, the first 1 min", "again in 11 min", "args=(0, {'token': ***})", "tenant: acme",
         f"retries run {one}",
     ):  # fmt: skip
@@ -603,7 +603,7 @@ def test_show_tells_the_story(queues, monkeypatch):
 
 
 @redis_only
-def test_nothing_is_changed_silently(queues):
+def test_changes_need_ids_filters_or_all_and_a_confirmation(queues):
     ids = queues.many(2)
     for verb in ("run", "bury", "release"):
         assert queues.run(verb).exit_code == 2
@@ -612,7 +612,10 @@ def test_nothing_is_changed_silently(queues):
         assert queues.run(verb, ids[0], "--limit", "1").exit_code == 2
         asked = queues.run(verb, "--all")
         assert (asked.exit_code, asked.stdout) == (1, "")
-        assert f"2 waiting retries to {verb} and nobody to ask: add --yes" in asked.stderr
+        assert (
+            f"2 scheduled retries to {verb}: not a terminal, cannot prompt: pass --yes"
+            in asked.stderr
+        )
         # Whoever looks first may have --yes on the line already.
         dry = queues.run(verb, "--task", "shop.*", "--dry-run", "--yes")
         assert dry.exit_code == 0
@@ -625,7 +628,7 @@ def test_nothing_is_changed_silently(queues):
     assert queues.waiting() == ids
 
 
-def test_a_broker_that_is_away_is_exit_code_69():
+def test_broker_that_is_away_is_exit_code_69():
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     context = CLIContext(app=app, no_color=True, workdir=None)
     for verb in ("ls", "count"):
@@ -638,7 +641,7 @@ def test_a_broker_that_is_away_is_exit_code_69():
 
 
 @rabbitmq_only
-def test_rabbitmq_says_what_can_be_known(broker, monkeypatch):
+def test_rabbitmq_tells_the_numbers_that_it_knows(broker, monkeypatch):
     app = Celery("shop", broker=broker.broker_url, set_as_current=False)
     levels = [(1.0, 3), (512.0, 12_000)]
     monkeypatch.setattr(AmqpBroker, "waiting_levels", lambda self: levels, raising=False)
@@ -653,18 +656,18 @@ def test_rabbitmq_says_what_can_be_known(broker, monkeypatch):
         assert [line.split() for line in result.stdout.splitlines()] == [
             ["HELD", "FOR", "MESSAGES"], ["1", "s", "3"], ["8", "min", "32", "s", "12,000"],
         ]  # fmt: skip
-        assert result.stderr.startswith("RabbitMQ delays message by message: it can't tell")
+        assert result.stderr.startswith("RabbitMQ delays each message on its own: retries cannot")
         told = json.loads(run(verb, "--json").stdout)
         assert (told["listed"], told["levels"][1]) == (False, {"seconds": 512, "messages": 12000})
     for verb in ("run", "bury", "release"):
         result = run(verb, "--all", "--yes")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert "it can't tell which retries wait, nor move one" in result.stderr
+        assert "retries cannot be listed or moved" in result.stderr
     assert run("show", "abcd").exit_code == 1
     app.close()
 
 
-def test_other_brokers_keep_them_in_a_worker(tmp_path):
+def test_retries_on_other_brokers_are_kept_in_a_worker(tmp_path):
     app = Celery("shop", broker="filesystem://", set_as_current=False)
     folders = dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), str(tmp_path))
     app.conf.broker_transport_options = folders

@@ -18,7 +18,7 @@ from tests.worker import ROOT, Broker
 
 pytestmark = pytest.mark.timeout(300)
 
-PAGE = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/security.md").read_text(encoding="utf-8")
 APP = """
 import os
 import signal
@@ -202,4 +202,4 @@ def test_a_worker_that_lacks_rights_on_redis_says_which(redis_broker: Broker, tm
     log = shops[0].log("first")
     assert "Redis refuses this user ZADD, ZREM" in log
     assert "on celery_resilience:workers; HSET" in log
-    assert "on dead_letter; docs/operating.md lists the rights" in log
+    assert "on dead_letter; docs/security.md lists the rights" in log

@@ -83,7 +83,7 @@ def told(*arguments: str) -> dict[str, Any]:
         ("celery.exceptions.Retry", "unknown", "nothing: it steers the worker"),
     ],
 )
-def test_an_exception_by_its_name(name, verdict, by_default):
+def test_exception_is_explained_by_its_name(name, verdict, by_default):
     data = told(name)
     assert data["verdict"] == verdict
     assert data["rule"]
@@ -92,7 +92,7 @@ def test_an_exception_by_its_name(name, verdict, by_default):
     assert data["hint"] in " ".join(explain(name).stdout.split())
 
 
-def test_a_task_that_the_classifier_decides_about():
+def test_task_of_the_classifier_is_explained():
     data = told("shop.sync")
     assert (data["decides"], data["rules"], data["unmatched"]) == ("the classifier", [], "classify")
     assert (data["limits"]["max_retries"], data["limits"]["jitter"]) == (20, 0.5)
@@ -110,7 +110,7 @@ def test_a_task_that_the_classifier_decides_about():
     assert data["dead_letter_queue"] == "dead_letter"
 
 
-def test_both_horizons_are_told_and_who_waits_for_them():
+def test_schedule_has_both_horizons_and_who_waits_for_them():
     text = " ".join(explain("shop.sync").stdout.split())
     for part in (
         "Transient 20 retries (21 attempts), waits from 1 s to 10 min, times 2 each, ±50% jitter",
@@ -122,7 +122,7 @@ def test_both_horizons_are_told_and_who_waits_for_them():
         assert part in text, f"{part} is not in {text}"
 
 
-def test_a_task_that_celery_s_options_decide_about():
+def test_task_of_celerys_options_is_explained():
     data = told("shop.fetch", "--tasks", "10")
     assert data["decides"].startswith("Celery's own options")
     assert data["unmatched"] == "give_up"
@@ -131,7 +131,7 @@ def test_a_task_that_celery_s_options_decide_about():
     assert one["retries"][0]["peak_per_second"] == 10
 
 
-def test_a_task_with_a_policy():
+def test_task_with_a_policy_is_explained():
     data = told("shop.charge")
     assert data["decides"] == "its failure_policy"
     assert data["dead_letter_queue"] == "dead.{queue}"
@@ -149,7 +149,7 @@ def test_a_task_with_a_policy():
 
 
 @pytest.mark.parametrize("name", ["sync", "fetch", "charge", "for_ever", "plain"])
-def test_the_text_fits_80_columns(name, monkeypatch):
+def test_text_fits_80_columns(name, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     result = explain(f"shop.{name}")
     assert result.exit_code == 0
@@ -158,7 +158,7 @@ def test_the_text_fits_80_columns(name, monkeypatch):
     assert max(map(len, lines)) <= 80
 
 
-def test_the_text_has_it_all():
+def test_text_has_it_all():
     text = " ".join(explain("shop.charge").stdout.split())
     for part in (
         "rule 1 (Declined): dead letter in declined",
@@ -177,7 +177,7 @@ def test_the_text_has_it_all():
         assert part in text, f"{part} is not in {text}"
 
 
-def test_a_limit_in_time_is_the_horizon_where_retries_have_none():
+def test_horizon_is_the_deadline_where_retries_have_no_limit():
     assert told("shop.for_ever")["schedules"][0]["horizon"] == {
         "certain": 86400,
         "nearly_certain": 86400,
@@ -186,14 +186,14 @@ def test_a_limit_in_time_is_the_horizon_where_retries_have_none():
     }
 
 
-def test_nobody_decides_about_a_stock_task():
+def test_stock_task_is_not_decided_about():
     text = " ".join(explain("shop.plain").stdout.split())
-    assert "Decides nobody" in text
+    assert "Decides not celery_resilience" in text
     assert "base=ResilientTask" in text
     assert "retries" not in told("shop.plain")
 
 
-def test_nobody_decides_about_a_covered_task_that_states_nothing():
+def test_covered_task_that_states_nothing_has_self_retry_alone():
     installed = Celery("installed", broker="memory://", set_as_current=False)
     install(installed)
 
@@ -203,7 +203,7 @@ def test_nobody_decides_about_a_covered_task_that_states_nothing():
     context = CLIContext(app=installed, no_color=True, workdir=None)
     result = CliRunner().invoke(resilience, ["explain", "shop.silent"], obj=context)
     text = " ".join(result.stdout.split())
-    assert "Decides nobody, but for self.retry" in text
+    assert "Decides self.retry in its body alone" in text
     assert "install(app, classify=True)" in text
 
 
@@ -216,20 +216,20 @@ def test_nobody_decides_about_a_covered_task_that_states_nothing():
         ("http:999", "is no status of a failure"),
     ],
 )
-def test_a_name_that_nothing_has(name, said):
+def test_unknown_name_is_refused_with_what_is_near(name, said):
     result = explain(name)
     assert (result.exit_code, result.stdout) == (1, "")
     assert said in result.stderr
 
 
-def test_a_verb_that_does_not_exist():
+def test_unknown_verb_is_refused_with_what_is_near():
     context = CLIContext(app=app, no_color=True, workdir=None)
     result = CliRunner().invoke(resilience, ["explian"], obj=context)
     assert result.exit_code == 2
     assert "explain" in result.stderr
 
 
-def test_the_standalone_command_tells_its_version():
+def test_standalone_command_prints_its_version():
     from celery_resilience import __version__
 
     result = CliRunner().invoke(main, ["--version"])

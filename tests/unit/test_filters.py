@@ -31,7 +31,7 @@ def accepts(filters: Filters, envelope: Envelope | None = None, **facts: Any) ->
     return filters.accept(envelope or message(), **facts)
 
 
-def test_what_no_filter_is_given_for_is_meant():
+def test_filters_without_values_accept_all():
     assert accepts(Filters())
     assert not Filters()
     assert Filters(task="x")
@@ -46,7 +46,7 @@ def test_what_no_filter_is_given_for_is_meant():
         ("shop.orders", False), ("SHOP.*", False), ("charge", False),
     ],
 )  # fmt: skip
-def test_a_task_is_meant_by_a_pattern_of_its_name(pattern, meant):
+def test_task_is_chosen_by_a_pattern_of_its_name(pattern, meant):
     assert accepts(Filters(task=pattern)) is meant
 
 
@@ -58,27 +58,27 @@ def test_a_task_is_meant_by_a_pattern_of_its_name(pattern, meant):
         ("Time", False), ("timeout", False), ("exceptions.Timeout", False),
     ],
 )  # fmt: skip
-def test_an_error_is_meant_by_its_type_or_by_what_it_said(pattern, meant):
+def test_error_is_chosen_by_its_type_or_its_message(pattern, meant):
     assert accepts(Filters(error=pattern)) is meant
 
 
-def test_the_queue_is_the_whole_name():
+def test_queue_is_the_whole_name():
     assert accepts(Filters(queue="shop"))
     assert not accepts(Filters(queue="sho"))
 
 
-def test_a_time_begins_with_since_and_ends_before_until():
+def test_time_begins_with_since_and_ends_before_until():
     between = Filters(since=NOW - 10, until=NOW)
     assert [accepts(between, at=NOW + n) for n in (-11, -10, -1, 0)] == [False, True, True, False]
 
 
-def test_a_reason_is_for_letters():
+def test_reason_is_for_letters():
     assert accepts(Filters(reason=Reason.EXHAUSTED), reason=Reason.EXHAUSTED)
     assert not accepts(Filters(reason=Reason.EXHAUSTED), reason=Reason.PERMANENT)
     assert not accepts(Filters(reason=Reason.EXHAUSTED))
 
 
-def test_of_several_for_one_filter_one_has_to_accept():
+def test_values_of_one_filter_are_alternatives():
     assert accepts(Filters(task=("mail.*", "shop.*"), error=["KeyError", "Timeout"]))
     assert not accepts(Filters(task=("mail.*", "x"), error="Timeout"))
     assert accepts(Filters(queue=("mail", "shop")))
@@ -88,7 +88,7 @@ def test_of_several_for_one_filter_one_has_to_accept():
     assert not Filters(task=())
 
 
-def test_a_group_or_a_fingerprint_is_meant_by_how_it_begins():
+def test_group_or_fingerprint_is_chosen_by_its_beginning():
     def groups() -> tuple[str, ...]:
         return ("3f9a2c10", "c01d9e2a")
 
@@ -98,7 +98,7 @@ def test_a_group_or_a_fingerprint_is_meant_by_how_it_begins():
     assert not accepts(Filters(group="3f9a")), "a waiting retry has none"
 
 
-def test_every_filter_has_to_accept():
+def test_filters_must_all_accept():
     assert accepts(Filters(task="shop.*", error="Timeout"))
     assert not accepts(Filters(task="shop.*", error="KeyError"))
 
@@ -117,7 +117,7 @@ def test_every_filter_has_to_accept():
         ("a=b", ["a=b"], ["a"]),
     ],
 )
-def test_an_argument_is_meant_by_its_value(value, texts, others):
+def test_argument_is_chosen_by_its_value(value, texts, others):
     for text in texts:
         assert accepts(Filters(args=(("k", text),)), message(k=value)), text
     for text in others:
@@ -125,7 +125,7 @@ def test_an_argument_is_meant_by_its_value(value, texts, others):
     assert not accepts(Filters(args=(("other", texts[0]),)), message(k=value))
 
 
-def test_a_positional_argument_has_its_place_and_its_parameter_s_name():
+def test_positional_argument_has_its_place_and_its_parameters_name():
     called = message("acme", 42)
 
     def parameters(task: str) -> tuple[str, ...]:
@@ -138,12 +138,12 @@ def test_a_positional_argument_has_its_place_and_its_parameter_s_name():
     assert not accepts(Filters(args=(("number", "42"),)), called), "nobody knows its parameters"
 
 
-def test_every_argument_has_to_be_so():
+def test_arguments_must_all_match():
     assert accepts(Filters(args=(("a", "1"), ("b", "2"))), message(a=1, b=2))
     assert not accepts(Filters(args=(("a", "1"), ("b", "3"))), message(a=1, b=2))
 
 
-def test_a_compressed_body_is_read():
+def test_compressed_body_is_read():
     body, content_type = compress(json.dumps([[], {"n": 7}, {}]).encode(), "zlib")
     called = Envelope(
         body, "application/json", "utf-8", {"task": "t", "compression": content_type}, queue="shop"
@@ -152,13 +152,13 @@ def test_a_compressed_body_is_read():
     assert accepts(Filters(args=(("n", "7"),)), called)
 
 
-def test_protocol_1_keeps_its_arguments_in_the_body():
+def test_arguments_of_protocol_1_are_read_from_the_body():
     body = json.dumps({"task": "t", "id": "1", "args": [1], "kwargs": {"n": 7}}).encode()
     called = Envelope(body, "application/json", "utf-8", {}, queue="shop")
     assert accepts(Filters(task="t", args=(("0", "1"), ("n", "7"))), called)
 
 
-def test_a_pickle_is_never_opened():
+def test_pickle_is_never_opened():
     """What its sender has let be shown is all that is known of it."""
 
     class Bomb:
@@ -174,7 +174,7 @@ def test_a_pickle_is_never_opened():
 
 
 @given(st.binary(max_size=60), st.text(max_size=20), st.text(max_size=20))
-def test_no_message_and_no_text_is_too_strange(body, name, text):
+def test_filters_never_raise_for_a_strange_message_or_text(body, name, text):
     headers = {"task": "t", "argsrepr": text, "kwargsrepr": name}
     for content_type in ("application/json", "application/x-yaml", "x/y"):
         called = Envelope(body, content_type, "utf-8", headers, queue="shop")
@@ -193,19 +193,19 @@ def test_no_message_and_no_text_is_too_strange(body, name, text):
         ("3hrs", 10_800.0),
     ],
 )  # fmt: skip
-def test_a_span_of_time(text, value):
+def test_span_of_time_is_read(text, value):
     assert seconds(text) == value
 
 
 @pytest.mark.parametrize(
     "text", ["", "m", "-5m", "5mins ago", "soon", "1h-2m", "1.2.3s", "nan", "5mo", "1y"]
 )
-def test_what_is_no_span_of_time_is_refused(text):
+def test_span_of_time_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match=r"90s, 5min, 1\.5h, 2d or 2w, got"):
         seconds(text)
 
 
-def test_a_moment_is_ago_or_by_the_clock():
+def test_moment_is_ago_or_by_the_clock():
     assert moment("2h", NOW) == NOW - 7200
     assert moment("2026-03-01T12:00Z".replace("Z", "+00:00"), NOW) == 1_772_366_400.0
     assert moment("2026-03-01T13:00:00+01:00", NOW) == 1_772_366_400.0
@@ -217,7 +217,7 @@ def test_a_moment_is_ago_or_by_the_clock():
             moment(text, NOW)
 
 
-def test_a_moment_of_today():
+def test_moment_of_today_is_read():
     """By the local clock; a time that is still to come was yesterday's."""
     noon = datetime(2026, 3, 1, 12, 0).timestamp()
     assert moment("12:36", noon + 3600) == noon + 36 * 60
@@ -230,7 +230,7 @@ def test_a_moment_of_today():
     assert moment("5min", noon) == noon - 300
 
 
-def test_an_argument_has_a_name_and_a_value():
+def test_argument_has_a_name_and_a_value():
     assert argument("customer=42") == ("customer", "42")
     assert argument("q=a=b") == ("q", "a=b")
     assert argument("q=") == ("q", "")

@@ -19,36 +19,36 @@ def find(*ids: str, unique: bool = False) -> list[str]:
     return resolve_ids(ids, THINGS, str, what="thing", where="the box", unique=unique)
 
 
-def test_an_id_or_its_beginning():
+def test_id_or_its_beginning_is_found():
     assert find("aaaa2") == ["aaaa2"]
     assert find("aaaa2", "aaaa1") == ["aaaa2", "aaaa1"]
     assert find("bbbb11") == ["bbbb11"]
 
 
-def test_all_that_have_the_id_are_meant_unless_it_is_unique():
+def test_id_means_all_that_have_it_unless_it_is_unique():
     assert find("bbbb1") == ["bbbb1", "bbbb1"]
     assert find("bbbb1", unique=True) == ["bbbb1"]
 
 
-def test_two_beginnings_may_mean_the_same():
+def test_beginnings_of_one_id_find_it_once():
     assert find("aaaa1", "aaaa1") == ["aaaa1"]
     assert resolve_ids(["abcd", "abcde"], ["abcdef"], str, what="t", where="w") == ["abcdef"]
 
 
-def test_any_beginning_that_only_one_has_will_do():
+def test_beginning_that_only_one_has_is_enough():
     assert resolve_ids(["c"], ["aaaa", "cccc"], str, what="t", where="w") == ["cccc"]
 
 
-def test_what_is_empty_not_there_or_ambiguous_is_refused():
-    with pytest.raises(NoSuchId, match="an empty id is no thing's"):
+def test_id_that_is_empty_unknown_or_ambiguous_is_refused():
+    with pytest.raises(NoSuchId, match="empty id of a thing"):
         find("")
     with pytest.raises(NoSuchId, match="no thing cccc in the box"):
         find("aaaa1", "cccc")
-    with pytest.raises(AmbiguousId, match="aaaa is how several ids begin: aaaa1, aaaa2"):
+    with pytest.raises(AmbiguousId, match="aaaa matches several ids: aaaa1, aaaa2"):
         find("aaaa")
 
 
-def test_a_search_for_what_is_unique_ends_when_it_is_found():
+def test_search_for_a_unique_id_ends_when_it_is_found():
     seen = []
 
     def things():
@@ -72,7 +72,7 @@ def letter(*ids: str) -> list[str]:
     return [one[0] for one in found]
 
 
-def test_a_task_s_id_means_its_newest_letter():
+def test_id_of_a_task_means_its_newest_letter():
     assert letter("task-1") == ["aa01"]
     assert letter("task-2") == ["bb02"]
     assert letter("aa01", "task-1") == ["aa01"], "the same one, told twice"
@@ -80,21 +80,21 @@ def test_a_task_s_id_means_its_newest_letter():
         letter("task")
 
 
-def test_a_letter_s_id_comes_first_and_the_beginning_of_a_task_s_id_last():
+def test_id_of_a_letter_comes_before_one_of_a_task():
     assert letter("bb0") == ["dd04.2"], "a whole task id before the beginning of a letter's"
     with pytest.raises(AmbiguousId, match="bb0, bb02"):
         letter("bb")
     assert letter("task-2"[:-1] + "2") == ["bb02"]
 
 
-def test_equal_ones_are_told_apart_by_a_number():
+def test_equal_ids_have_a_number():
     assert letter("dd") == ["dd04"]
     assert letter("dd04.2") == letter("dd.2") == ["dd04.2"]
     with pytest.raises(NoSuchId):
         letter("dd.3")
 
 
-def test_so_much_of_an_id_is_shown_as_tells_all_apart():
+def test_length_shown_tells_all_ids_apart():
     ids = ["0123456789ab", "0123456789cd", "ffffffffffff", "ffffffffffff.2"]
     length = length_shown(ids)
     assert [shortened(one, length) for one in ids] == [

@@ -245,7 +245,7 @@ class RedisBroker:
             queues = [] if "{" in letters else [letters]
             raise BrokerError(
                 f"Redis refuses this user {refused(self._client, self._prefix, queues)}; "
-                "docs/operating.md lists the rights that are needed"
+                "docs/security.md lists the rights that are needed"
             ) from exc
 
     def housekeeper(self, owner: LeaseOwner) -> Housekeeper:

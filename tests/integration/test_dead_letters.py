@@ -147,7 +147,7 @@ def shop(broker: Broker) -> Iterator[Shop]:
 # Looking
 
 
-def test_looking_takes_nothing_and_changes_no_order(shop):
+def test_listing_takes_nothing_out_and_changes_no_order(shop):
     """Whatever is looked at, in whole or in part, all letters are there as before."""
     written = shop.bury(120)
     with shop.letters() as letters:
@@ -160,7 +160,7 @@ def test_looking_takes_nothing_and_changes_no_order(shop):
     assert shop.ids() == written
 
 
-def test_a_process_that_is_killed_while_looking_loses_and_reorders_nothing(shop, tmp_path):
+def test_listing_that_is_killed_loses_and_reorders_nothing(shop, tmp_path):
     written = shop.bury(30)
     script = tmp_path / "look.py"
     script.write_text(
@@ -202,7 +202,7 @@ def test_queues_are_those_that_settings_tasks_and_rules_name(shop):
         assert list(letters.list()) == []
 
 
-def test_a_letter_is_found_by_the_beginning_of_its_id(shop):
+def test_letter_is_found_by_the_beginning_of_its_id(shop):
     written = [letter(id=name) for name in ("aaaa11112222", "aaaa11113333", "bbbb11112222")]
     shop.put(*(one.to_envelope() for one in written))
     with shop.letters() as letters:
@@ -217,7 +217,7 @@ def test_a_letter_is_found_by_the_beginning_of_its_id(shop):
         assert [filed.letter.id for filed in found] == ["bbbb11112222", "aaaa11113333"]
 
 
-def test_one_iteration_at_a_time(shop):
+def test_iterations_are_one_at_a_time(shop):
     shop.bury(2)
     with shop.letters() as letters:
         looking = letters.list()
@@ -228,7 +228,7 @@ def test_one_iteration_at_a_time(shop):
         assert letters.count() == {"dead_letter": 2}
 
 
-def test_a_pickle_in_a_letter_is_never_opened(shop):
+def test_pickle_in_a_letter_is_never_opened(shop):
     """It may lie there because a worker refused to open it."""
 
     class Bomb:
@@ -252,7 +252,7 @@ def test_a_pickle_in_a_letter_is_never_opened(shop):
 # Replaying
 
 
-def test_a_replay_publishes_and_then_removes(shop):
+def test_replay_publishes_and_then_removes(shop):
     """The message is the one received, in the queue that it came from, with its retries back."""
     written = shop.bury(3)
     other = letter(7, envelope=replace(message(7), queue="mail"))
@@ -275,7 +275,7 @@ def test_a_replay_publishes_and_then_removes(shop):
     assert again.properties["priority"] == 0
 
 
-def test_a_replay_of_all_keeps_the_order_and_ends(shop):
+def test_replay_of_all_keeps_the_order_and_ends(shop):
     """Letters that are written meanwhile, as when the cause has not been mended, are left."""
     written = shop.bury(230)
     with shop.letters() as letters:
@@ -289,20 +289,22 @@ def test_a_replay_of_all_keeps_the_order_and_ends(shop):
     eventually(lambda: len(shop.ids()) == 230, message="the others are all there")
 
 
-def test_what_died_after_the_replay_began_is_skipped(shop):
+def test_replay_skips_letters_written_after_it_began(shop):
     """Even where it lies before what the replay means, as a letter of a higher priority may."""
     written = shop.bury(3, at=time.time() + 60)
     with shop.letters() as letters:
         done = list(letters.replay("all"))
         assert {(str(r.result), r.why) for r in done} == {
-            ("skipped", "it died after this replay began")
+            ("skipped", "written after this replay started")
         }
         gone = list(letters.drop("all"))
-        assert {(str(d.result), d.why) for d in gone} == {("skipped", "it died after this began")}
+        assert {(str(d.result), d.why) for d in gone} == {
+            ("skipped", "written after this command started")
+        }
         assert [str(r.result) for r in letters.replay(written)] == ["published"] * 3
 
 
-def test_a_replay_of_all_stops_at_its_limit(shop):
+def test_replay_of_all_stops_at_its_limit(shop):
     written = shop.bury(5)
     with shop.letters() as letters:
         assert [r.letter.id for r in letters.replay("all", limit=2)] == written[:2]
@@ -327,7 +329,7 @@ def test_filters_choose_what_is_listed_and_replayed(shop):
     assert shop.ids() == [*written[:7], *written[8:130], mail[2].id]
 
 
-def test_a_replay_that_is_not_finished_leaves_the_rest(shop):
+def test_replay_that_is_not_finished_leaves_the_rest(shop):
     written = shop.bury(5)
     with shop.letters() as letters:
         replay = letters.replay("all")
@@ -336,7 +338,7 @@ def test_a_replay_that_is_not_finished_leaves_the_rest(shop):
         assert [filed.letter.id for filed in letters.list()] == written[2:]
 
 
-def test_what_can_not_be_decoded_is_replayed_as_it_was_received(shop):
+def test_undecodable_message_is_replayed_as_it_was_received(shop):
     """A mended worker may be able to read it."""
     received = replace(message(), body=b"\xff\x00 garbage", headers={}, content_type="x/y")
     written = letter(envelope=received, reason=Reason.UNDECODABLE)
@@ -347,7 +349,7 @@ def test_what_can_not_be_decoded_is_replayed_as_it_was_received(shop):
     assert again.content_type == "x/y"
 
 
-def test_a_message_that_does_not_tell_its_queue_needs_one(shop):
+def test_replay_of_a_message_without_a_queue_needs_one(shop):
     """What a broker put there has no letter's header."""
     written = shop.bury(150)
     shop.put(message(1))
@@ -366,7 +368,7 @@ def test_a_message_that_does_not_tell_its_queue_needs_one(shop):
 
 
 @rabbitmq_only
-def test_a_letter_whose_queue_has_gone_stays_with_a_hint(shop):
+def test_letter_whose_queue_was_deleted_stays_with_a_hint(shop):
     gone = letter(1, envelope=replace(message(1), queue="gone"))
     shop.put(letter(0).to_envelope(), gone.to_envelope(), letter(2).to_envelope())
     with shop.letters() as letters:
@@ -381,7 +383,7 @@ def test_a_letter_whose_queue_has_gone_stays_with_a_hint(shop):
 
 
 @redis_only
-def test_a_letter_that_somebody_else_has_removed_is_skipped(shop):
+def test_letter_that_another_process_has_removed_is_skipped(shop):
     written = shop.bury(3)
     with shop.letters() as letters:
         replay = letters.replay("all")
@@ -390,14 +392,14 @@ def test_a_letter_that_somebody_else_has_removed_is_skipped(shop):
             assert [str(r.result) for r in others.replay(written[1])] == ["published"]
         rest = list(replay)
     assert [(str(r.result), r.why) for r in rest] == [
-        ("skipped", "somebody else has removed it"),
+        ("skipped", "another process has removed it"),
         ("published", ""),
     ]
     assert len(shop.lying("shop")) == 3
 
 
 @redis_only
-def test_nothing_is_forgotten_while_somebody_else_replays_too(shop):
+def test_letters_are_all_replayed_by_two_operators(shop):
     """Each letter is replayed once by one of them, though they take out each other's."""
     written = shop.bury(450)
     with shop.letters() as ours, shop.letters() as theirs:
@@ -424,7 +426,7 @@ def test_letters_of_every_priority_are_seen_and_keep_it(shop):
     assert sorted(m.properties["priority"] for m in shop.lying("shop")) == [0, 3, 9, 9]
 
 
-def test_a_broker_that_can_not_be_reached_is_told_without_its_password():
+def test_unreachable_broker_is_named_without_its_password():
     app = Celery("shop", broker="redis://:s3cr3t@127.0.0.1:1/0", set_as_current=False)
     with pytest.raises(Unreachable, match="can't reach redis://:") as caught:
         DeadLetters(app).count()
@@ -483,7 +485,7 @@ def test_json_is_all_that_stdout_gets(shop):
     assert json.loads(shop.run("ls", "--json").stdout) == []
 
 
-def test_the_verbs_take_filters(shop):
+def test_verbs_take_filters(shop):
     (mail,) = written = [letter(1, envelope=message(1, task="mail.send"), reason=Reason.DEADLINE)]
     shop.put(*(one.to_envelope() for one in written))
     shop.bury(4)
@@ -495,7 +497,7 @@ def test_the_verbs_take_filters(shop):
     for wrong in (["--reason", "bad"], ["--since", "soon"], ["--args", "customer"]):
         assert shop.run("ls", *wrong).exit_code == 2
     asked = shop.run("replay", "--reason", "deadline")
-    assert "1 dead letter to replay and nobody to ask" in asked.stderr
+    assert "1 dead letter to replay: not a terminal, cannot prompt" in asked.stderr
     assert shop.run("replay", mail.id, "--task", "x").exit_code == 2
     dry = shop.run("replay", "--error", "Timeout", "--since", "1h", "--limit", "3", "--dry-run")
     assert dry.stdout.endswith("would replay 3\n")
@@ -507,7 +509,7 @@ def test_the_verbs_take_filters(shop):
 
 
 @pytest.mark.usefixtures("terminal")
-def test_show_tells_the_story(shop):
+def test_show_prints_all_about_a_letter(shop):
     try:
         try:
             raise KeyError("token=s3cr3t")
@@ -558,7 +560,7 @@ def test_exit_codes(shop):
     assert "did you mean resilience_dead_letter_queue?" in result.stderr
 
 
-def test_a_broker_that_is_away_is_exit_code_69():
+def test_broker_that_is_away_is_exit_code_69():
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     context = CLIContext(app=app, no_color=True, workdir=None)
     result = CliRunner().invoke(dlq, ["count"], obj=context)
@@ -568,11 +570,11 @@ def test_a_broker_that_is_away_is_exit_code_69():
     app.close()
 
 
-def test_without_a_terminal_nobody_is_asked(shop):
+def test_replay_without_a_terminal_does_not_prompt(shop):
     (written,) = shop.bury(1)
     result = shop.run("replay", written, input="y\n")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "add --yes" in result.stderr
+    assert "pass --yes" in result.stderr
     dry = shop.run("replay", "--all", "--dry-run", "--yes")
     assert dry.exit_code == 0
     assert dry.stdout.endswith("would replay 1\n")
@@ -585,7 +587,7 @@ def test_without_a_terminal_nobody_is_asked(shop):
 
 @redis_only
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
-def test_on_a_terminal_somebody_is_asked(shop, tmp_path, answer, code):
+def test_replay_on_a_terminal_prompts(shop, tmp_path, answer, code):
     """The question is about how many, from where and where to; no is no."""
     import pty
 
@@ -609,7 +611,7 @@ def test_on_a_terminal_somebody_is_asked(shop, tmp_path, answer, code):
 
 
 @redis_only
-def test_the_queue_can_be_named_for_all_verbs_or_for_one(shop):
+def test_queue_can_be_named_for_all_verbs_or_for_one(shop):
     (written,) = shop.bury(1, queue="elsewhere")
     for arguments in (
         ["--dead-letter-queue", "elsewhere", "ls"],
@@ -622,7 +624,7 @@ def test_the_queue_can_be_named_for_all_verbs_or_for_one(shop):
 
 
 @redis_only
-def test_celery_knows_the_command(shop, tmp_path):
+def test_command_is_known_to_celery(shop, tmp_path):
     """Through the entry point, with a preload option of the app's own, and in colour if asked."""
     (written,) = shop.bury(1)
     with celery(tmp_path, shop, "--no-color", "dlq", "ls") as listing:

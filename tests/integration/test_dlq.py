@@ -23,7 +23,7 @@ from celery_resilience.messages.headers import HEADER
 from celery_resilience.operate import dead_letters as deadletters
 from celery_resilience.operate.dead_letters import DeadLetters
 from celery_resilience.policy.decision import Reason
-from tests.integration.test_deadletters import Shop, letter, message
+from tests.integration.test_dead_letters import Shop, letter, message
 from tests.servers import eventually
 from tests.worker import ROOT, Broker
 
@@ -43,7 +43,7 @@ def shop(broker: Broker) -> Iterator[Shop]:
 
 
 @both
-def test_no_letter_hides_another(shop):
+def test_letters_do_not_hide_one_another(shop):
     """Nor one without an id, nor one with another's, nor its equal."""
     ours = letter(1)
     text = ours.to_envelope().headers[HEADER]
@@ -81,7 +81,7 @@ def test_no_letter_hides_another(shop):
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
-def test_what_rabbitmq_dead_letters_again_is_another_letter(shop):
+def test_letter_that_rabbitmq_writes_again_is_another_one(shop):
     """A message of no app of ours, sent round by an operator until its cause is mended."""
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead_letter"}
     shop.declare("dead_letter")
@@ -107,7 +107,7 @@ def test_what_rabbitmq_dead_letters_again_is_another_letter(shop):
 
 
 @redis_only
-def test_a_task_s_id_means_its_newest_letter(shop):
+def test_id_of_a_task_means_its_newest_letter(shop):
     old, new = (letter(1, at=time.time() - age) for age in (600, 60))
     shop.put(new.to_envelope(), old.to_envelope(), letter(2).to_envelope())
     task_id = message(1).headers["id"]
@@ -121,7 +121,7 @@ def test_a_task_s_id_means_its_newest_letter(shop):
 
 
 @redis_only
-def test_nothing_is_cut_for_a_program(shop):
+def test_output_for_a_program_is_not_cut(shop):
     """Names as long as they are, all letters, and of a traceback every line."""
     name = "shop.orders.payments.refunds.settle_everything_at_once_and_tell_nobody"
     error = ErrorRecord("shop.Timeout", "too slow " * 40, traceback="line\n" * 60 + "end")
@@ -139,7 +139,7 @@ def test_nothing_is_cut_for_a_program(shop):
 
 
 @both
-def test_the_newest_of_all_queues_come_first(shop):
+def test_newest_letters_of_all_queues_come_first(shop):
     now = time.time()
     for n, age in enumerate([50, 10, 40]):
         shop.put(letter(n, at=now - age).to_envelope())
@@ -210,7 +210,7 @@ def test_groups_are_causes_across_tasks(shop):
 
 @redis_only
 @pytest.mark.parametrize("removed", [1, 99, 100, 101, 250, 340])
-def test_what_others_take_out_meanwhile_hides_nothing(shop, removed):
+def test_letters_that_others_take_out_meanwhile_hide_no_other(shop, removed):
     """Of 700 letters, of which the oldest are dropped after 350 were read."""
     written = shop.bury(700)
     with shop.letters() as letters, shop.letters() as others:
@@ -225,7 +225,7 @@ def test_what_others_take_out_meanwhile_hides_nothing(shop, removed):
 # Dropping
 
 
-def test_drop_removes_what_is_meant_and_no_other(shop, caplog):
+def test_drop_removes_the_chosen_letters_and_no_other(shop, caplog):
     caplog.set_level("INFO", "celery_resilience")
     written = shop.bury(120)
     dry = shop.run("drop", "--all", "--dry-run", "--yes", "--because", "x")
@@ -249,19 +249,19 @@ def test_drop_removes_what_is_meant_and_no_other(shop, caplog):
 
 
 @redis_only
-def test_without_a_terminal_more_than_one_needs_a_reason(shop):
+def test_drop_of_several_without_a_terminal_needs_a_reason(shop):
     written = shop.bury(3)
     for arguments in (["--all", "--yes"], ["--task", "shop.*"], [*written[:2], "--yes"]):
         result = shop.run("drop", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "needs --yes and --because" in result.stderr
+        assert "pass --yes and --because" in result.stderr
     assert shop.run("drop", "--all", "--because", "t").exit_code == 1, "nobody says yes"
     assert shop.run("drop", "--all", "--because", "t", "--yes").exit_code == 0
     assert shop.ids() == []
 
 
 @redis_only
-def test_two_operators_drop_and_replay_each_letter_once(shop):
+def test_letters_are_dropped_or_replayed_once_by_two_operators(shop):
     written = shop.bury(250)
     with shop.letters() as ours, shop.letters() as theirs:
         one, two = ours.replay("all"), theirs.drop("all")
@@ -289,7 +289,7 @@ def somebody_looks(shop: Shop) -> Iterator[Callable[[], None]]:
 
 
 @rabbitmq_only
-def test_a_look_of_somebody_else_is_no_all_clear(shop, monkeypatch):
+def test_count_while_another_command_reads_is_no_all_clear(shop, monkeypatch):
     monkeypatch.setattr(deadletters, "_PATIENCE", 0.0)
     (written,) = shop.bury(1)
     with somebody_looks(shop):
@@ -306,7 +306,7 @@ def test_a_look_of_somebody_else_is_no_all_clear(shop, monkeypatch):
 
 
 @rabbitmq_only
-def test_a_look_that_is_over_soon_is_waited_for(shop, monkeypatch):
+def test_count_waits_for_a_command_that_is_soon_over(shop, monkeypatch):
     shop.bury(2)
     with somebody_looks(shop) as end, shop.letters() as letters:
         asked = []
@@ -317,7 +317,7 @@ def test_a_look_that_is_over_soon_is_waited_for(shop, monkeypatch):
 
 
 @redis_only
-def test_on_redis_a_look_hides_nothing(shop):
+def test_count_on_redis_is_true_while_another_command_reads(shop):
     shop.bury(1)
     with somebody_looks(shop):
         assert shop.run("count", "--fail-if-any").exit_code == 1
@@ -325,7 +325,7 @@ def test_on_redis_a_look_hides_nothing(shop):
 
 
 @both
-def test_a_broken_file_of_policies_keeps_nobody_from_looking(shop, tmp_path):
+def test_policy_file_that_is_broken_does_not_hide_letters(shop, tmp_path):
     """But it may name queues that nobody knows now."""
     path = tmp_path / "ops.toml"
     path.write_text("[policies.x]\nmax_retrys = 3\n")
@@ -345,7 +345,7 @@ def test_a_broken_file_of_policies_keeps_nobody_from_looking(shop, tmp_path):
 
 
 @redis_only
-def test_letters_of_another_setting_are_told_of_and_found(shop):
+def test_letters_of_another_setting_are_mentioned_and_found(shop):
     with shop.app.connection_for_write() as connection:
         from celery_resilience.brokers.connect import open_broker
 
@@ -367,7 +367,7 @@ def test_letters_of_another_setting_are_told_of_and_found(shop):
 
 
 @both
-def test_letters_in_the_default_queue_are_told_of(shop):
+def test_letters_in_the_default_queue_are_mentioned(shop):
     """The setting was given after the first of them."""
     shop.bury(2)
     shop.app.conf.resilience_dead_letter_queue = "dead.shop"
@@ -385,7 +385,7 @@ def celery(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_without_an_app_it_is_said_that_there_is_none(tmp_path):
+def test_command_without_an_app_says_so(tmp_path):
     result = celery(tmp_path, "dlq", "ls")
     assert result.returncode == 2
     assert "no app was given: celery -A YOUR_APP dlq ls" in result.stderr
@@ -393,12 +393,12 @@ def test_without_an_app_it_is_said_that_there_is_none(tmp_path):
 
 
 @redis_only
-def test_a_broker_is_as_good_as_an_app(tmp_path, broker):
+def test_broker_is_as_good_as_an_app(tmp_path, broker):
     result = celery(tmp_path, "-b", broker.broker_url, "dlq", "count")
     assert (result.returncode, result.stdout) == (0, "dead_letter  0\n"), result.stderr
 
 
-def test_a_file_of_policies_is_checked_before_a_worker_reads_it(tmp_path):
+def test_policy_file_is_checked_before_a_worker_reads_it(tmp_path):
     app = Celery("shop", broker="memory://", set_as_current=False)
 
     @app.task(name="shop.charge", shared=False)
@@ -424,7 +424,7 @@ def test_a_file_of_policies_is_checked_before_a_worker_reads_it(tmp_path):
     app.close()
 
 
-def test_every_filter_is_one_of_the_api_too(redis_broker):
+def test_filters_of_the_command_are_those_of_the_api(redis_broker):
     """As the verbs take them."""
     app = Celery("shop", broker=redis_broker.broker_url, set_as_current=False)
     with DeadLetters(app) as letters:
