@@ -97,7 +97,7 @@ if not all(map(_find_spec, ("redis", "packaging"))):  # what kombu's extra [redi
             }
         )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: What an operator's scripts use and a worker does not: it is imported when it is asked for.
 _LAZY = {

@@ -27,20 +27,26 @@ exclude_patterns = ["README.md", ".*", "build", "dist", "celery_resilience", "te
 #: The sidebar: what a reader needs, and the pages for it.
 NAVIGATION: dict[str, list[str]] = {
     "Tutorial": ["tutorial"],
-    "How-to guides": ["operating", "coming-from", "/examples/README", "fault-rows"],
+    "How-to guides": [
+        "alerting", "dead-letters", "scheduled-retries", "redis", "rabbitmq", "deployment",
+        "security", "coming-from", "/examples/README",
+    ],
     "Reference": [
         "policies", "settings", "commands", "classification", "api", "differences",
-        "what-happens-when",
+        "what-happens-when", "limits",
     ],
-    "Explanation": ["decided-where", "why", "/benchmarks/README"],
+    "Explanation": ["architecture", "decided-where", "why", "/benchmarks/README"],
     "Upgrading": ["upgrading", "/CHANGELOG"],
     "Glossary": ["glossary"],
-    "Project": ["/CONTRIBUTING", "/SECURITY"],
+    "Project": ["/CONTRIBUTING", "fault-rows", "/SECURITY"],
 }  # fmt: skip
 #: Pages that belong below one of these.
 BELOW = {
     "examples/README": ["cron/README", "django_shop/README", "song/README"],
 }
+
+#: Pages that only say where their sections are now, for links of old.
+MOVED = ["operating"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
@@ -72,6 +78,8 @@ def _add_navigation(app: Any, name: str, source: list[str]) -> None:
             source[0] += _toctree(pages, caption)
     elif name in BELOW:
         source[0] += _toctree(BELOW[name])
+    elif name.removeprefix("docs/") in MOVED:
+        source[0] = f"---\norphan: true\n---\n{source[0]}"
 
 
 def _toctree(pages: list[str], caption: str = "") -> str:

@@ -40,7 +40,7 @@ PAGES = (
     "commands.md",
     "settings.md",
     "decided-where.md",
-    "operating.md",
+    "security.md",
     "what-happens-when.md",
 )
 
