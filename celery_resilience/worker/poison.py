@@ -17,6 +17,7 @@ from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
+from celery_resilience.messages.outcome import OutcomeKind
 from celery_resilience.policy.decision import Reason
 from celery_resilience.worker.peers import Answer, Found, ask_peers
 from celery_resilience.worker.result_store import ask_for_success
@@ -69,16 +70,16 @@ def ask_before_end(request: Any, settler: Settler, delivery: Delivery, history: 
         if not is_alive(request._message):
             return
         if stored:
-            done("done: its success is stored")
+            done("done: its success is stored", OutcomeKind.SUCCEEDED)
         else:
             _give_up(request, settler, delivery, limit)
 
-    def done(how: str) -> None:
+    def done(how: str, kind: OutcomeKind = OutcomeKind.NOT_OURS) -> None:
         logger.info(
             "%s[%s] is delivered again, and is %s: it is not run again",
             request.name, request.id, how,
         )  # fmt: skip
-        delivery.ack()
+        settler.end_as(kind, delivery, why=how)
 
     ask_peers(request, settler, follow)
 

@@ -29,6 +29,7 @@ from celery.worker import state
 from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
+from celery_resilience.messages.outcome import OutcomeKind
 from celery_resilience.worker.peers import Name, name_of
 from celery_resilience.worker.poison import ask_before_end, put_back
 from celery_resilience.worker.settle import Settler, settler_of
@@ -203,6 +204,7 @@ def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any)
         state.reserved_requests.add(request)
         if not ours:
             state.task_ready(request)  # another worker has it: it must not run here too
+            settler.outcomes.tell(OutcomeKind.NOT_OURS, delivery)
             raise TaskRevokedError(request.id)
     suspects.start(request, alone=alone)
     if alone:

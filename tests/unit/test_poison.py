@@ -24,6 +24,9 @@ class Settler:
     def schedule(self, delivery: Any, copy: Envelope, delay: float, **told: Any) -> None:
         self.told.append((History.loads(copy.headers[HEADER]), delay))
 
+    def end_as(self, kind: Any, delivery: Any, why: str) -> None:
+        delivery.ack()
+
     def bury(self, *told: Any, **more: Any) -> None:
         self.told.append("letter")
 
