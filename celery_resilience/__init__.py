@@ -129,7 +129,10 @@ _MOVED = {
 
 
 #: What it is called now, of that which had another name there.
-_RENAMED = {"retries.WaitingRetry": "ScheduledRetry"}
+_RENAMED = {
+    "consumer.ResilientConsumer": "ResilienceStep",
+    "retries.WaitingRetry": "ScheduledRetry",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,9 @@ broker's confirm, ``plain`` publishes and then acknowledges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
@@ -18,11 +18,20 @@ __all__ = [
     "LONGEST_NAME",
     "Broker",
     "BrokerOptions",
+    "ChecksConnection",
+    "CountsDelayed",
     "Delivery",
     "Done",
     "Figures",
     "Found",
+    "HangsUp",
+    "Leasing",
+    "ListsScheduled",
     "NotOurs",
+    "Prepares",
+    "RecordsLetterQueues",
+    "RecordsStarts",
+    "RedeliversOnDisconnect",
     "TooLarge",
     "Unroutable",
 ]
@@ -150,3 +159,94 @@ class Broker(Protocol):
 
     def close(self) -> None:
         """Give back what this broker holds: connections, and messages it was looking at."""
+
+
+# What only some brokers can do: ask for it with ``isinstance``
+
+
+@runtime_checkable
+class Leasing(Protocol):
+    """Its messages are a worker's own for as long as that renews its lease."""
+
+    leases: Any
+
+    def lease_owner(self) -> Any:
+        """The owner of a worker's leases; it outlives the connection."""
+
+    def consume_for(self, channel: Any, owner: Any) -> bool:
+        """Let *channel*, from which nothing was read yet, lease its messages for *owner*."""
+
+    def housekeeper(self, owner: Any) -> Any:
+        """Who releases what is due and renews *owner*'s lease, on connections of its own."""
+
+
+@runtime_checkable
+class RecordsStarts(Protocol):
+    """It writes down where a message is held that its body starts: a death in vain is known."""
+
+    def record_start(self, delivery: Delivery, copy: Envelope) -> bool:
+        """Write down that *delivery*, as *copy* tells, is started; False: it is not ours."""
+
+
+@runtime_checkable
+class RedeliversOnDisconnect(Protocol):
+    """It delivers again what was on a lost connection, though the worker lives and its bodies run:
+    only the workers know whether one of them still has it."""
+
+    redelivers_on_disconnect: bool
+
+
+@runtime_checkable
+class ListsScheduled(Protocol):
+    """It tells which retries wait in it, and moves any of them."""
+
+    waiting: Any
+
+    def take_scheduled(
+        self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
+    ) -> Iterator[Any]:
+        """Take out what waits of the tasks with these *ids*, and what is *wanted*: of several who
+        do so each gets others. For another thread than the worker's."""
+
+    def schedule_again(self, found: Any) -> None:
+        """Let what was taken out wait as before; for another thread than the worker's."""
+
+
+@runtime_checkable
+class CountsDelayed(Protocol):
+    """It tells how many retries wait in each level of its delay, and not which."""
+
+    def waiting_levels(self) -> list[tuple[float, int]]:
+        """Each level: its seconds, and how many retries wait in it."""
+
+
+@runtime_checkable
+class RecordsLetterQueues(Protocol):
+    """It knows where letters may lie whatever the settings say."""
+
+    def letter_queues(self) -> set[str]:
+        """The names of those queues."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """What retries need on their way is made before the first of them."""
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make what retries of the queues with these *names* will need. Raises nothing."""
+
+
+@runtime_checkable
+class ChecksConnection(Protocol):
+    """Its connection of its own has to be looked after."""
+
+    def check(self) -> None:
+        """Give up on a connection that no longer answers; called now and then by the loop."""
+
+
+@runtime_checkable
+class HangsUp(Protocol):
+    """To close it takes an answer of the broker's."""
+
+    def abandon(self) -> None:
+        """Close without a word to the broker, which does not answer."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from celery_resilience.brokers.base import Broker, BrokerOptions
+from celery_resilience.brokers.base import Broker, BrokerOptions, HangsUp
 from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.within import within
 from celery_resilience.errors import BrokerError
@@ -78,7 +78,7 @@ class Reached:
         broker, connection = self._broker, self._connection
         self._broker = self._connection = None
         if silent and broker is not None:
-            getattr(broker, "abandon", broker.close)()
+            broker.abandon() if isinstance(broker, HangsUp) else broker.close()
             connection.collect()
             return
         if broker is not None:

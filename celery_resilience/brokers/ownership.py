@@ -16,7 +16,7 @@ from celery_resilience.brokers.rabbitmq.queues import DELETED
 if TYPE_CHECKING:
     from celery_resilience.brokers.base import Delivery
 
-__all__ = ["Ownership", "after_script", "on_rabbitmq", "on_redis"]
+__all__ = ["Ownership", "after_script", "is_alive", "on_rabbitmq", "on_redis"]
 
 
 class Ownership(Enum):

@@ -72,10 +72,10 @@ class History:
     attempts: tuple[Attempt, ...] = ()
     #: How many of them ended with the death of the process that ran them.
     losses: int = 0
-    #: How often it was started, after its worker had died, by a worker that died too.
-    starts: int = 0
-    #: When it first came again, as after a death of its worker, in seconds since the epoch.
-    suspected: float | None = None
+    #: How often it was redelivered since its last attempt, as after a crash of its worker.
+    crash_redeliveries: int = 0
+    #: When that was first, in seconds since the epoch.
+    redelivered_at: float | None = None
     #: Another worker, which has lost it with its connection, ran it when it was last asked.
     elsewhere: bool = False
     #: The letters that this message has been replayed from, oldest first.
@@ -98,8 +98,8 @@ class History:
             count=self.count + 1,
             attempts=kept,
             losses=self.losses + lost,
-            starts=0,
-            suspected=None,
+            crash_redeliveries=0,
+            redelivered_at=None,
             elsewhere=False,
         )
 
@@ -127,8 +127,8 @@ class History:
             "attempts": [_told(attempt) for attempt in self.attempts],
             "losses": self.losses,
             "lineage": list(self.lineage),
-            **({"starts": self.starts} if self.starts else {}),
-            **({"suspected": self.suspected} if self.suspected is not None else {}),
+            **({"starts": self.crash_redeliveries} if self.crash_redeliveries else {}),
+            **({"suspected": self.redelivered_at} if self.redelivered_at is not None else {}),
             **({"elsewhere": True} if self.elsewhere else {}),
             **({"queue": self.queue} if self.queue else {}),
             **({"context": list(self.context)} if any(self.context) else {}),
@@ -167,8 +167,8 @@ class History:
             count=max(_whole(data.get("count")), len(kept)),
             attempts=kept[:_FIRST] + kept[_FIRST:][-_LAST:],
             losses=_whole(data.get("losses")),
-            starts=_whole(data.get("starts")),
-            suspected=finite(data.get("suspected")),
+            crash_redeliveries=_whole(data.get("starts")),
+            redelivered_at=finite(data.get("suspected")),
             elsewhere=data.get("elsewhere") is True,
             lineage=tuple(i[:64] for i in ids[-_LINEAGE:]),
             queue=_queue(data.get("queue")),

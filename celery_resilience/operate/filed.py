@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from celery_resilience.brokers.base import Broker
+from celery_resilience.brokers.base import Broker, RecordsLetterQueues
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.identity import LENGTH
 from celery_resilience.operate.ids import Names
@@ -46,5 +46,5 @@ def named(letter: DeadLetter, queue: str, names: Names) -> Filed:
 
 def registered(broker: Broker) -> set[str]:
     """The queues that letters were ever written to, and the one that is the default."""
-    told = getattr(broker, "letter_queues", None)
-    return {Settings().dead_letter_queue, *(told() if told is not None else ())}
+    recorded = broker.letter_queues() if isinstance(broker, RecordsLetterQueues) else ()
+    return {Settings().dead_letter_queue, *recorded}

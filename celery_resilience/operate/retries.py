@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Union, cast
 
 from kombu.serialization import prepare_accept_content
 
+from celery_resilience.brokers.base import CountsDelayed
 from celery_resilience.brokers.redis.scheduled import WaitingFound
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
@@ -86,8 +87,7 @@ class Retries(OperatorSession):
         A retry passes through several; none of them knows its queue. Empty on other brokers.
         """
         with self._reached.turn() as broker:
-            levels = getattr(broker, "waiting_levels", None)
-            return [] if levels is None else levels()
+            return broker.waiting_levels() if isinstance(broker, CountsDelayed) else []
 
     def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[ScheduledRetry]:
         """The first *limit* that *filters* accept; in each queue those that are due first."""

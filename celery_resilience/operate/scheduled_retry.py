@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from celery_resilience.brokers.base import Broker
+from celery_resilience.brokers.base import Broker, ListsScheduled
 from celery_resilience.brokers.plain import PlainBroker
 from celery_resilience.brokers.redis.scheduled import WaitingFound
 from celery_resilience.messages.dead_letter import DeadLetter
@@ -147,7 +147,7 @@ class Changed:
 
 def why_unlisted(broker: Broker) -> str | None:
     """Why *broker* cannot list scheduled retries; None where it can."""
-    if hasattr(broker, "waiting"):
+    if isinstance(broker, ListsScheduled):
         return None
     if not isinstance(broker, PlainBroker):
         return "RabbitMQ delays each message on its own: retries cannot be listed or moved"

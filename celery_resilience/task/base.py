@@ -37,7 +37,7 @@ else:
 __all__ = ["ResilientTask", "watch"]
 
 # What is the worker's is named, not imported: a process that only sends tasks has no need of it.
-_STEP = "celery_resilience.worker.bootstep:ResilientConsumer"
+_STEP = "celery_resilience.worker.bootstep:ResilienceStep"
 _REQUEST = "celery_resilience.worker.request:ResilientRequest"
 _JOINED = "celery_resilience.worker.attach:joined"
 

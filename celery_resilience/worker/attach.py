@@ -32,10 +32,10 @@ def attach(c: Any) -> None:
     """See to it that the consumer *c* has our step; raises what the step refuses."""
     if not isinstance(c, Consumer) or _STEP in c.blueprint.steps:
         return
-    from celery_resilience.worker.bootstep import ResilientConsumer
+    from celery_resilience.worker.bootstep import ResilienceStep
 
     options = getattr(c.controller, "options", None) or {}
-    step = c.blueprint.steps[_STEP] = ResilientConsumer(c, **options)
+    step = c.blueprint.steps[_STEP] = ResilienceStep(c, **options)
     runs = c.blueprint.started == len(c.steps)
     # The step behind it is the loop, which does not return.
     after = next(n for n, other in enumerate(c.steps, 1) if isinstance(other, Tasks))

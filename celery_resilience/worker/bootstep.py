@@ -7,35 +7,36 @@ from contextlib import suppress
 from typing import Any
 
 from celery import bootsteps
-from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
-from kombu.common import ignore_errors
 
+from celery_resilience.brokers.base import Prepares
 from celery_resilience.brokers.connect import open_broker
-from celery_resilience.brokers.rabbitmq.greenlets import end_with, wait_for_nothing
-from celery_resilience.brokers.rabbitmq.pyamqp import notice_losses, read_on
 from celery_resilience.settings import Settings, dead_letter_queues, refuse_long_names
 from celery_resilience.task.async_body import refuse_async_bodies
 from celery_resilience.task.context_store import refuse_stores_without_keys
 from celery_resilience.task.coverage import warn_of_early_acks, warn_of_uncovered
 from celery_resilience.task.disabled import disable
 from celery_resilience.task.policies import Policies, apply_policies
-from celery_resilience.worker.banner import add_to_banner
+from celery_resilience.transport.selection import is_ours
+from celery_resilience.worker.celery_patches import (
+    CONNECTION,
+    CONSUMER,
+    apply_patches,
+    is_virtual,
+    runs_in_loop,
+)
 from celery_resilience.worker.expiration import warn_of_the_brokers_clock
 from celery_resilience.worker.internals import refuse_changed_internals
-from celery_resilience.worker.jobs import keep_what_runs, keeping_sent
 from celery_resilience.worker.lease import WorkerLease
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.peers import answer_peers
 from celery_resilience.worker.rejection import tell_of_exchanges
-from celery_resilience.worker.revocation import hear_revocations
 from celery_resilience.worker.settle import Settler, settler_of
-from celery_resilience.worker.shutdown import requeue, requeue_killed, unstarted
-from celery_resilience.worker.source_queue import name_the_queue, remember_tags, watch_deletions
-from celery_resilience.worker.transport import WorkerTransport, bound_connections
+from celery_resilience.worker.shutdown import Unstarted, requeue_killed
+from celery_resilience.worker.transport import WorkerTransport
 from celery_resilience.worker.unprocessable import UnprocessableMessages
 
-__all__ = ["ResilientConsumer"]
+__all__ = ["ResilienceStep"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -45,7 +46,7 @@ _DRAIN = 10.0
 _CHECK = 5.0
 
 
-class ResilientConsumer(bootsteps.StartStopStep):
+class ResilienceStep(bootsteps.StartStopStep):
     """Opens the settler on the worker's connection, and guards the consumer's callbacks."""
 
     name = "celery_resilience"
@@ -81,20 +82,11 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.lease = WorkerLease(self.settler.pending)
         self.in_hand = InHand(self.settler.pending)
         self.unprocessable = UnprocessableMessages(c, self.settler, self.in_hand)
+        self.unstarted = Unstarted(self.settler)
+        self.transport = WorkerTransport(c, self.settings)
         self._checks: Any = None
         #: It came when the worker consumed already: messages were received without it.
         self._is_late = False
-        #: What was received and not started when the worker began to go down.
-        self._unstarted: list[Any] = []
-        self._notice_losses(c)
-        bound_connections(c)
-        self.transport = WorkerTransport(c, self.settings)
-        self._stay_paused(c)
-        self._remember_unstarted(c)
-        _set_prefetch_in_the_loop(c)
-        if _runs_in_the_loop(c.pool):
-            _acknowledge_at_once(c)
-            _let_go_before_the_body(c)
         consumed = set(c.app.amqp.queues.consume_from)
         # One that is only made must not overrule one that runs.
         is_first = settler_of(c.app) is None
@@ -107,9 +99,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 refuse_long_names(c.app, self.settings, consumed)
                 warn_of_the_brokers_clock(c.app, self.settings)
                 tell_of_exchanges(c.app, consumed, self.settings)
-            self.unprocessable.install()
             answer_peers(self.settler, self.in_hand.tell)
-            hear_revocations()
             warn_of_uncovered(c.app)
             warn_of_early_acks(c.app)
         else:
@@ -118,79 +108,28 @@ class ResilientConsumer(bootsteps.StartStopStep):
             if is_first:
                 disable(c.app)
             logger.warning("celery_resilience is switched off: stock Celery decides")
-        add_to_banner(c, self.settings, self.transport)
+        apply_patches(CONSUMER, c, self)
 
     def info(self, c: Any) -> dict[str, Any]:  # type: ignore[override]
         """What ``inspect stats`` says of us, and what this worker has decided so far."""
         told = {"enabled": self.settings.enabled, **self.transport.told()}
         return {"resilience": told | self.settler.outcomes.counts}
 
-    def _notice_losses(self, c: Any) -> None:
-        """Before Celery forgets what goes on when the connection is lost."""
-        forget = c.on_close
-
-        def on_close() -> None:
-            self.in_hand.lose(c)
-            forget()
-
-        c.on_close = on_close
-
-    def _stay_paused(self, c: Any) -> None:
-        """Celery consumes all queues again when it is told of one more."""
-        add = c.add_task_queue
-
-        def add_task_queue(*args: Any, **options: Any) -> None:
-            add(*args, **options)
-            self.settler.pending.pause.forget()
-
-        c.add_task_queue = add_task_queue
-
-    def _remember_unstarted(self, c: Any) -> None:
-        """Celery forgets it, when the worker goes down, before any step is told."""
-        forget = c.blueprint.on_close
-
-        def on_close() -> None:
-            if self.settings.enabled:
-                self._unstarted = self._all_unstarted(c)
-            with keeping_sent(c.pool):
-                forget()
-
-        c.blueprint.on_close = on_close
-
-    def _all_unstarted(self, c: Any) -> list[Any]:
-        with suppress(ConnectionError):  # it was never connected
-            return unstarted(self.settler, c.task_buckets.values())
-        return []
-
     def start(self, c: Any) -> None:
         """Called at every connection: the consumer's queues are declared, nothing is read yet."""
         self.settler.begin()
-        keep_what_runs(c.pool)
-        hub = c.hub
-        transport = c.connection.transport
-        if hasattr(transport, "_callbacks"):  # a virtual transport
-            name_the_queue(transport)
-        else:
-            remember_tags(c.app, c.task_consumer)
-            if _runs_in_the_loop(c.pool):
-                hub = None  # it would not come to read the confirms before other bodies have run
-            if self.settings.enabled and transport.driver_type == "amqp":
-                read_on(c.connection.connection)
-                notice_losses(c.task_consumer.channel)
-                watch_deletions(c.task_consumer.channel)
-                if c.hub is None:
-                    end_with(c.connection)
-                    if c.event_dispatcher and c.event_dispatcher.connection:
-                        wait_for_nothing(c.event_dispatcher.connection)
+        apply_patches(CONNECTION, c, self)
+        # A loop that runs bodies would not come to read the confirms before others have run.
+        hub = c.hub if is_virtual(c) or not runs_in_loop(c) else None
         broker = open_broker(c.connection, hub, self.settings)
         self.settler.pending.use(broker)
         running = {request._message.delivery_tag for request in self.in_hand.running()}
         running |= self.settler.pending.tags
         self.lease.connected(c, broker, running, late=self._is_late)
-        self.unprocessable.watch(c.task_consumer.channel)
-        if hasattr(c.task_consumer.channel, "take_for"):  # our own Redis transport
+        if is_ours(c.connection):
+            self.unprocessable.watch(c.task_consumer.channel)
             c.task_consumer.channel.take_for(c)
-        if self.settings.enabled and hasattr(broker, "prepare"):
+        if self.settings.enabled and isinstance(broker, Prepares):
             broker.prepare(c.app.amqp.queues.consume_from)
         if c.hub is None and self._checks is None:
             self._checks = c.timer.call_repeatedly(_CHECK, self.settler.pending.check)
@@ -215,71 +154,17 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""
-        if self._unstarted and c.task_consumer is not None:
-            # First: for what is put back RabbitMQ would deliver others. Some are on their way.
-            ignore_errors(c, c.task_consumer.cancel)
-            self._unstarted += self._all_unstarted(c)
-            # What waits for a process gets none now, and we may be killed before the pool ends.
-            if c.pool.uses_semaphore:
-                waiting = [each for each in self._unstarted if each._apply_result is None]
-                requeue(waiting, self.settler)
+        self.unstarted.requeue_waiting(c)
         self.settler.pending.drain(_DRAIN)
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
         if self.settings.enabled:
-            requeue(self._unstarted + self._all_unstarted(c), self.settler)
+            self.unstarted.requeue(c)
             requeue_killed(self.settler)
         self.settler.pending.drain(_DRAIN)
         self.lease.leave()
         self.settler.end()
-
-
-def _set_prefetch_in_the_loop(c: Any) -> None:
-    """After a reconnect Celery sets the prefetch count in whatever thread acknowledges: two that
-    wait on one connection for the broker's answer may wait for ever."""
-    restore = c._restore_prefetch_count_after_connection_restart
-
-    def in_the_loop(*args: Any) -> None:
-        c.call_soon(restore, *args)
-
-    c._restore_prefetch_count_after_connection_restart = in_the_loop
-
-
-def _runs_in_the_loop(pool: Any) -> bool:
-    return isinstance(pool, SoloPool)
-
-
-def _acknowledge_at_once(c: Any) -> None:
-    """Celery acknowledges when its loop comes round. Where bodies run in the loop, all that was
-    prefetched may run before: a task that kills the worker takes along what has ended."""
-    later = "call_soon_ack" if hasattr(c, "call_soon_ack") else "call_soon"
-    call_soon = getattr(c, later)
-
-    def at_once(call: Any, *args: Any, **options: Any) -> Any:
-        if getattr(call, "__name__", "") in ("ack_log_error", "reject_log_error"):
-            return call(*args, **options)
-        return call_soon(call, *args, **options)
-
-    setattr(c, later, at_once)
-
-
-def _let_go_before_the_body(c: Any) -> None:
-    """What is acknowledged before its body runs has to be let go before: our own transport lets go
-    with its next look, and here that comes after the body."""
-    apply = c.pool.on_apply
-
-    def on_apply(*args: Any, accept_callback: Any = None, **options: Any) -> Any:
-        def accept(*told: Any, **more: Any) -> None:
-            channel = c.task_consumer and c.task_consumer.channel
-            before = getattr(channel, "acknowledged", 0)
-            accept_callback(*told, **more)
-            if getattr(channel, "acknowledged", 0) > before:
-                channel.let_go_now()
-
-        return apply(*args, accept_callback=accept_callback and accept, **options)
-
-    c.pool.on_apply = on_apply
 
 
 def _is_rabbitmq(app: Any) -> bool:

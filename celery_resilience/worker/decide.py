@@ -123,7 +123,7 @@ def came_before(request: Any) -> bool:
         return False
     history = History.loads(told)
     put_back = history.attempts and history.attempts[-1].error.endswith(".Reject")
-    return bool(history.starts or put_back)
+    return bool(history.crash_redeliveries or put_back)
 
 
 def text(moment: Any) -> str | None:

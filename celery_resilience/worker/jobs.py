@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import VERSION
 from celery.worker import state
 
 __all__ = ["keep_what_runs", "keeping_sent"]
@@ -17,7 +16,7 @@ def keep_what_runs(pool: Any) -> None:
     ends: on Redis the message would then lie there for an hour."""
     flush = getattr(pool, "flush", None)
     jobs = getattr(getattr(pool, "_pool", None), "_cache", None)
-    if VERSION >= (5, 6) or flush is None or jobs is None or hasattr(flush, "keeps_what_runs"):
+    if flush is None or jobs is None or hasattr(flush, "keeps_what_runs"):
         return
 
     def keeping() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
+from celery_resilience.brokers.base import Leasing
 from celery_resilience.worker.pause import Why
 from celery_resilience.worker.pending import PendingSettlements
 
@@ -41,7 +42,7 @@ class WorkerLease:
         consumer that has received something already (*late*) goes on to hold it as kombu does,
         until its next connection.
         """
-        if not hasattr(broker, "consume_for"):
+        if not isinstance(broker, Leasing):
             return
         if self._owner is None:
             self._owner = broker.lease_owner()

@@ -3,7 +3,7 @@
 RabbitMQ delivers again whatever was not acknowledged on a connection that is lost. The worker has
 not died, and its bodies go on. So a message that comes back to it is known: if its body runs here
 it is not run again, for its end settles the new delivery; if it has ended meanwhile, the new
-delivery is settled at once; and if it had not begun, it is suspected of nothing.
+delivery is settled at once; and if it had not begun, its redelivery is not counted.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from weakref import WeakSet
 
 from celery.worker import state
 
-from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
+from celery_resilience.brokers.ownership import is_alive
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
+from celery_resilience.worker.isolated_runs import is_open, reserved
 from celery_resilience.worker.peers import Answer, Name, name_of
 from celery_resilience.worker.pending import PendingSettlements
-from celery_resilience.worker.redelivery import acknowledged_since, acquit, is_open, reserved
+from celery_resilience.worker.redelivery import excuse
 
-__all__ = ["InHand"]
+__all__ = ["InHand", "note_acknowledged"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -32,6 +33,16 @@ logger = logging.getLogger("celery_resilience")
 _MEMORY = 3600.0
 #: How long before it is noticed a connection may have gone, in seconds.
 _NOTICED = 60.0
+#: What was redelivered and acknowledged last, and when, by the monotonic clock: should the
+#: connection go just then, it is delivered again.
+_acknowledged: deque[tuple[Name, float]] = deque(maxlen=10_000)
+
+
+def note_acknowledged(request: Any) -> None:
+    """*request*, which was redelivered, was acknowledged, as far as this worker can tell."""
+    name = name_of(request._message)
+    if name is not None:
+        _acknowledged.append((name, time.monotonic()))
 
 
 class _Had(NamedTuple):
@@ -44,12 +55,12 @@ class _Had(NamedTuple):
 class InHand:
     """What one worker had in hand at the losses of its connection."""
 
-    def __init__(self, pending: PendingSettlements) -> None:
-        self._pending = pending
+    def __init__(self, moves: PendingSettlements) -> None:
+        self._pending = moves
         #: What goes on over losses, from the first of them on.
         self._running: WeakSet[Any] = WeakSet()
         self._had: dict[Name, deque[_Had]] = {}
-        #: The suspects that were acknowledged shortly before a loss: that may be lost as well.
+        #: What was redelivered and acknowledged shortly before a loss: that may be lost as well.
         self._acknowledged: dict[Name, float] = {}
         #: Of what other workers were told that it had not killed this one.
         self._excused: dict[Name, float] = {}
@@ -67,7 +78,8 @@ class InHand:
         now = time.monotonic()
         self._forget(now - _MEMORY)
         self._running.update(_going_on(c.pool))
-        self._acknowledged |= dict.fromkeys(acknowledged_since(now - _NOTICED), now)
+        lately = [name for name, at in [*_acknowledged] if at > now - _NOTICED]
+        self._acknowledged |= dict.fromkeys(lately, now)
         for request in {*self.running(), *_held(c)}:
             if not _is_ours(request) or not _is_open(request) or is_alive(request._message):
                 continue
@@ -94,7 +106,7 @@ class InHand:
             # Its acknowledgement may be lost with this connection as well.
             self._had.setdefault(name, deque()).append(_Had(request, time.monotonic()))
             return True
-        acquit(message)
+        excuse(message)
         return False
 
     def tell(self, name: Name) -> Answer:
@@ -134,7 +146,7 @@ class InHand:
         else:
             return False
         logger.info(
-            "%s[%s] is delivered again after the loss of a connection, and %s: it is not run again",
+            "%s[%s]: redelivered after a lost connection, and %s: it is not run again",
             request.name, request.id, does,
         )  # fmt: skip
         return True
@@ -205,7 +217,7 @@ def _redelivered(message: Any) -> bool:
 
 
 def _starts(message: Any) -> int:
-    return History.loads(message.headers.get(HEADER)).starts
+    return History.loads(message.headers.get(HEADER)).crash_redeliveries
 
 
 def _let_go(message: Any, errors: Any) -> None:

@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 
 from celery.worker.control import Panel
 
+from celery_resilience.brokers.base import RedeliversOnDisconnect
 from celery_resilience.brokers.connections import bound
-from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.worker.background import ANSWER, Aside
@@ -174,8 +174,8 @@ def ask_peers(request: Any, settler: Settler, then: Callable[[Found], None]) -> 
     connection is lost meanwhile: then RabbitMQ delivers the message again.
     """
     app, name = request._app, name_of(request._message)
-    asks = isinstance(settler.pending.broker, AmqpBroker) and app.conf.worker_enable_remote_control
-    if name is None or not asks:
+    redelivers = isinstance(settler.pending.broker, RedeliversOnDisconnect)
+    if name is None or not (redelivers and app.conf.worker_enable_remote_control):
         then(Found(Answer.NOTHING))
         return
     questions = _questions.get(settler)

@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from celery_resilience.brokers.base import Broker, Delivery, Done, NotOurs, TooLarge, Unroutable
+from celery_resilience.brokers.base import (
+    Broker,
+    ChecksConnection,
+    Delivery,
+    Done,
+    NotOurs,
+    TooLarge,
+    Unroutable,
+)
 from celery_resilience.worker.background import Aside
 from celery_resilience.worker.loop import WorkerLoop
 from celery_resilience.worker.pause import Pause, Why, how_to_fix
@@ -155,11 +163,10 @@ class PendingSettlements:
     def check(self) -> None:
         """Look after the connection; the worker's event loop calls it now and then."""
         self.aside.check()
-        check = getattr(self._broker, "check", None)
-        if check is not None:
+        if isinstance(self._broker, ChecksConnection):
             # As every settlement: our lock first, the broker's second.
             with self._lock:
-                check()
+                self._broker.check()
 
     def drain(self, timeout: float) -> None:
         """Finish, within *timeout* seconds, what has been begun; the worker is going down."""

@@ -1,15 +1,10 @@
-"""Messages whose worker has died, and that may have been the cause of it.
+"""Messages that were redelivered, as after a crash of their worker, and may have been its cause.
 
-The death of a whole worker does not name the culprit: everything it held is delivered again, and
-each of these messages is started anew, up to ``max_worker_losses`` times in all. So that innocent
-neighbours are not buried with the culprit, only starts are counted, and what has been started in
-vain twice runs with no other suspect beside it. A first delivery costs nothing of this.
-
-On Redis a start is written down where the message is held, before its body runs. RabbitMQ has no
-such place: there the message is published anew, one higher, and the count is one of redeliveries.
-When it is used up the other workers are asked whether only their connections were lost.
-What a worker holds and has not started would be counted with the rest: there it is put back before
-a suspect starts.
+:mod:`~celery_resilience.worker.start_plan` says which of them starts, and when; here that is
+carried out, by one of two strategies. Redis records a start where the message is held, before its
+body runs. RabbitMQ has no such place: there the message is published again with a count of its
+redeliveries, and what the worker only holds is requeued before one runs in isolation. A first
+delivery costs nothing of this.
 """
 
 from __future__ import annotations
@@ -17,101 +12,64 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
 from typing import Any
 
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
-from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
+from celery_resilience.brokers.base import Delivery, RecordsStarts
+from celery_resilience.brokers.ownership import is_alive
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.messages.outcome import OutcomeKind
-from celery_resilience.worker.peers import Name, name_of
-from celery_resilience.worker.poison import ask_before_end, put_back
+from celery_resilience.worker.isolated_runs import IsolatedRuns, reserved
+from celery_resilience.worker.poison import ask_before_end, requeue
 from celery_resilience.worker.settle import Settler, settler_of
+from celery_resilience.worker.start_plan import (
+    TURN,
+    AskPeers,
+    Counting,
+    Facts,
+    Requeue,
+    Start,
+    counted,
+    plan_start,
+)
 
-__all__ = [
-    "Suspects",
-    "acknowledged_since",
-    "acquit",
-    "counts_redeliveries",
-    "hand_back",
-    "is_open",
-    "is_unstarted",
-    "is_watched",
-    "note_acknowledged",
-    "reserved",
-    "watch_start",
-]
+__all__ = ["counts_redeliveries", "excuse", "requeue_counted", "watch_start"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: How long a suspect waits for the one before it, in seconds; then it is tried again.
-_TURN = 1.0
-#: How long what was delivered with a suspect has to arrive, in seconds, and how long, at most, it
-#: is waited for that it has been put back.
+#: How long what was delivered together with a message has to arrive, in seconds, and how long, at
+#: most, it is waited for that it has been requeued.
 _MOMENT, _PATIENCE = 0.2, 5.0
-#: Set on a message whose redelivery says nothing against it.
-_ACQUITTED = "_resilience_acquitted"
-#: The suspects that were acknowledged last, and when, by the monotonic clock: should the connection
-#: go just then, they are delivered again.
-_acknowledged: deque[tuple[Name, float]] = deque(maxlen=10_000)
+#: Set on a message whose redelivery has another reason than a crash.
+_EXCUSED = "_resilience_excused"
 
 
-class Suspects:
-    """The suspects that a worker has started and that have not ended."""
-
-    def __init__(self) -> None:
-        self._started: weakref.WeakSet[Any] = weakref.WeakSet()
-        #: Those that the pool has: one that is to run alone waits a moment before.
-        self._in_pool: weakref.WeakSet[Any] = weakref.WeakSet()
-        #: The one that runs alone, and since when, by the monotonic clock.
-        self._alone: Callable[[], Any] = lambda: None
-        self._since = 0.0
-
-    def start(self, request: Any, *, alone: bool) -> None:
-        """*request* is started, *alone* or beside others that are suspected for the first time."""
-        self._started.add(request)
-        if alone and self._alone() is not request:
-            self._alone, self._since = weakref.ref(request), time.monotonic()
-
-    def are_in_the_way_of(self, request: Any, *, alone: bool) -> bool:
-        """Whether *request* has to wait: what shall run alone for any, the others for that one."""
-        rivals = self._started if alone else {self._alone()} - {None}
-        return any(rival is not request and _runs(rival) for rival in list(rivals))
-
-    def hold(self, request: Any) -> bool:
-        """Whether the worker has *request*, and has not started it."""
-        return request not in self._in_pool and is_unstarted(request)
-
-    def given(self, request: Any) -> None:
-        """The pool has *request*."""
-        self._in_pool.add(request)
-
-    def waited(self, request: Any) -> float:
-        """For how many seconds *request*, which is to run alone, has had its turn."""
-        return time.monotonic() - self._since if self._alone() is request else 0.0
+_isolated_runs: weakref.WeakKeyDictionary[Settler, IsolatedRuns] = weakref.WeakKeyDictionary()
 
 
-def is_open(request: Any) -> bool:
-    """Whether the message of *request* is still to be settled."""
-    return not (request.acknowledged or request._settled)
+def _runs_of(settler: Settler) -> IsolatedRuns:
+    return _isolated_runs.setdefault(settler, IsolatedRuns())
 
 
-def is_unstarted(request: Any) -> bool:
-    """Whether the body of *request* has not begun, and nobody has settled it."""
-    return is_open(request) and not request.time_start
+def excuse(message: Any) -> None:
+    """*message* is redelivered because a connection was lost, and for nothing else."""
+    setattr(message, _EXCUSED, True)
 
 
-def _runs(request: Any) -> bool:
-    return is_open(request) and state.requests.get(request.id) is request
+def _was_redelivered(message: Any) -> bool:
+    redelivered = bool((message.delivery_info or {}).get("redelivered"))
+    return redelivered and not getattr(message, _EXCUSED, False)
 
 
-_suspects: weakref.WeakKeyDictionary[Settler, Suspects] = weakref.WeakKeyDictionary()
+def counts_redeliveries(settler: Settler) -> bool:
+    """Whether the broker can't record a start."""
+    return not isinstance(settler.pending.broker, RecordsStarts)
 
 
 def watch_start(request: Any) -> None:
@@ -122,164 +80,161 @@ def watch_start(request: Any) -> None:
     if _was_redelivered(message) or (isinstance(told, str) and '"starts"' in told):
         # Celery builds a class that overrides this method: only an instance has the last word.
         request.execute_using_pool = partial(_start, request, request.execute_using_pool)
-        request._suspected = True
+        request._redelivered = True
         settler = settler_of(request)
         if settler is not None and counts_redeliveries(settler):
-            settler.pending.loop.call_after(0, _wait_outside, request, settler)
+            settler.pending.loop.call_after(0, _requeue_in_the_way, request, settler)
 
 
-def reserved() -> list[Any]:
-    """The requests that the worker has taken on and not finished."""
-    while True:
-        try:
-            return list(state.reserved_requests)
-        except RuntimeError:  # a thread of the pool has changed it meanwhile
-            continue
+# When its turn has come
 
 
-def acquit(message: Any) -> None:
-    """*message* comes again because a connection was lost, and for nothing else."""
-    setattr(message, _ACQUITTED, True)
+class _Turn(Enum):
+    """What the pool is told."""
 
-
-def _was_redelivered(message: Any) -> bool:
-    came_again = bool((message.delivery_info or {}).get("redelivered"))
-    return came_again and not getattr(message, _ACQUITTED, False)
-
-
-def counts_redeliveries(settler: Settler) -> bool:
-    """Whether the broker can't write down a start."""
-    return getattr(settler.pending.broker, "note_start", None) is None
-
-
-def _suspects_of(settler: Settler) -> Suspects:
-    return _suspects.setdefault(settler, Suspects())
+    START = auto()
+    #: It keeps its slot, and is seen to again.
+    LATER = auto()
+    #: Its slot is free: the message is settled elsewhere.
+    NEVER = auto()
 
 
 def _start(request: Any, execute: Callable[..., Any], pool: Any, **options: Any) -> Any:
+    turn = _turn_of(request)
+    if turn is _Turn.NEVER:
+        raise TaskRevokedError(request.id)
+    return execute(pool, **options) if turn is _Turn.START else None
+
+
+def _turn_of(request: Any) -> _Turn:
     settler = settler_of(request)
-    if request._settled:  # it was put back while it waited for a slot, and may be let go by now
-        raise TaskRevokedError(request.id)
+    if request._settled:  # it was requeued while it waited for a slot, and may be acked by now
+        return _Turn.NEVER
     if settler is None or request.acknowledged:
-        return execute(pool, **options)
+        return _Turn.START
     if not is_alive(request._message):
-        request.detach()  # the broker has taken it back, and delivers it again
-        raise TaskRevokedError(request.id)
+        request.detach()  # the broker has taken it back, and redelivers it
+        return _Turn.NEVER
     if request.revoked():
-        raise TaskRevokedError(request.id)
-    suspects = _suspects_of(settler)
-    delivery = request.delivery(settler)
+        return _Turn.NEVER
+    broker = settler.pending.broker
+    if isinstance(broker, RecordsStarts):
+        return _carry_out(request, settler, _RecordedStarts(broker))
+    return _carry_out(request, settler, _CountedRedeliveries())
+
+
+def _carry_out(
+    request: Any, settler: Settler, strategy: _RecordedStarts | _CountedRedeliveries
+) -> _Turn:
+    runs, delivery = _runs_of(settler), request.delivery(settler)
     history = History.loads(delivery.envelope.headers.get(HEADER))
-    note = getattr(settler.pending.broker, "note_start", None)
-    waited = note is None and _has_waited(request, history)
-    begins = not waited and (note is not None or _was_redelivered(request._message))
-    limit = settler.settings.max_worker_losses
-    later = _counted(history) if begins else history
-    if history.elsewhere or later.starts >= limit:
-        ask_before_end(request, settler, delivery, later)
-        raise TaskRevokedError(request.id)
-    # The first time it is only one of those that were with the culprit; the last is the last.
-    alone = later.starts > 1 or later.starts + 1 >= limit
-    if suspects.are_in_the_way_of(request, alone=alone):
-        # One that was never counted is from now on: else it would come back as anybody's. But it
-        # has not been started, and must not be a letter for that.
-        marked = note is None or (not alone and later.starts + 1 < limit)
-        put_back(request, settler, delivery, later if marked else history, _TURN)
-        raise TaskRevokedError(request.id)
-    if waited:
-        put_back(request, settler, delivery, history, 0)
-        raise TaskRevokedError(request.id)
-    if begins:
-        if note is None:
-            put_back(request, settler, delivery, later, 0)
-            raise TaskRevokedError(request.id)
+    facts = Facts(
+        history, time.time(), settler.settings.max_worker_losses,
+        redelivered=_was_redelivered(request._message),
+        waited=_has_waited(request, history),
+        others_run=runs.others_run(request),
+        isolated_runs=runs.other_is_isolated(request),
+    )  # fmt: skip
+    plan = plan_start(facts, strategy.counting)
+    if isinstance(plan, AskPeers):
+        ask_before_end(request, settler, delivery, plan.history)
+        return _Turn.NEVER
+    if isinstance(plan, Requeue):
+        requeue(request, settler, delivery, plan.history, plan.delay)
+        return _Turn.NEVER
+    turn = strategy.begin(request, settler, delivery, plan)
+    if turn is _Turn.START:
+        runs.enter_pool(request)
+        if plan.isolated:
+            logger.warning(
+                "%s[%s]: running in isolation: %s %d times",
+                request.name, request.id, strategy.reason, plan.history.crash_redeliveries,
+            )  # fmt: skip
+    return turn
+
+
+def _has_waited(request: Any, history: History) -> bool:
+    """Whether a worker has held *request* until its turn, by its eta, for its broker does not: it
+    is not counted again, for before it starts it is published again."""
+    return bool(history.crash_redeliveries and request.eta)
+
+
+# The two strategies: what they count, why something runs in isolation, what precedes its start
+
+
+class _RecordedStarts:
+    counting, reason = Counting.STARTS, "crashed its worker"
+
+    def __init__(self, broker: RecordsStarts) -> None:
+        self._broker = broker
+
+    def begin(self, request: Any, settler: Settler, delivery: Delivery, plan: Start) -> _Turn:
+        copy = delivery.envelope.with_header(plan.history.dumps())
         try:
-            ours = note(delivery, delivery.envelope.with_header(later.dumps()))
+            ours = self._broker.record_start(delivery, copy)
         except Exception as exc:  # the broker's fault, not the message's
             state.reserved_requests.discard(request)  # it does not go on if the connection is lost
-            name = f"{request.name}[{request.id}]"
-            logger.warning("%s: that it is started can't be written down: %r", name, exc)
-            settler.pending.loop.start_again(request, _TURN)
-            return None
+            logger.warning(
+                "%s[%s]: its start could not be recorded, trying again in %g s: %r",
+                request.name, request.id, TURN, exc,
+            )  # fmt: skip
+            settler.pending.loop.start_again(request, TURN)
+            return _Turn.LATER
         state.reserved_requests.add(request)
         if not ours:
             state.task_ready(request)  # another worker has it: it must not run here too
             settler.outcomes.tell(OutcomeKind.NOT_OURS, delivery)
-            raise TaskRevokedError(request.id)
-    suspects.start(request, alone=alone)
-    if alone:
-        if note is None and not _is_by_itself(request, settler, suspects):
-            return None
-        logger.warning(
-            "%s[%s] is started with no other suspect beside it: %s %d times",
-            request.name, request.id,
-            "it was delivered again" if note is None else "its worker has died", later.starts,
-        )  # fmt: skip
-    suspects.given(request)
-    return execute(pool, **options)
+            return _Turn.NEVER
+        _runs_of(settler).start(request, isolated=plan.isolated)
+        return _Turn.START
 
 
-def _has_waited(request: Any, history: History) -> bool:
-    """Whether *request* is a suspect that a worker has held until its turn, with an eta, for its
-    broker does not hold it: it is not counted again, for before it starts it is published anew."""
-    return bool(history.starts and request.eta)
+class _CountedRedeliveries:
+    counting, reason = Counting.REDELIVERIES, "redelivered"
+
+    def begin(self, request: Any, settler: Settler, delivery: Delivery, plan: Start) -> _Turn:
+        runs = _runs_of(settler)
+        runs.start(request, isolated=plan.isolated)
+        if plan.isolated and not _is_by_itself(request, settler, runs):
+            return _Turn.LATER
+        return _Turn.START
 
 
-def _is_by_itself(request: Any, settler: Settler, suspects: Suspects) -> bool:
+# Where redeliveries are counted: what the worker only holds
+
+
+def _is_by_itself(request: Any, settler: Settler, runs: IsolatedRuns) -> bool:
     """Whether *request* may start now; if not, it is seen to again in a moment.
 
-    Where redeliveries are counted, those in the worker's hands when it dies are counted with the
-    culprit: they are put back first, for they come with it.
+    What is in the worker's hands when that dies is counted with the culprit: those that came with
+    *request* are requeued first.
     """
     for other in reserved():
-        if other is not request and is_watched(other) and suspects.hold(other):
-            hand_back(other, settler, _TURN)
-    waited = suspects.waited(request)
+        if other is not request and getattr(other, "_redelivered", False) and runs.is_held(other):
+            requeue_counted(other, settler, TURN)
+    waited = runs.waited(request)
     if waited >= _PATIENCE or (waited >= _MOMENT and not settler.pending.unfinished):
         return True
     settler.pending.loop.start_again(request, _MOMENT)
     return False
 
 
-def _wait_outside(request: Any, settler: Settler) -> None:
-    """Put *request* back if it would wait here for one that runs alone.
+def _requeue_in_the_way(request: Any, settler: Settler) -> None:
+    """Requeue *request* if it would wait here for one that runs in isolation.
 
     One that waits for its eta has nobody in its way yet, and would lose that.
     """
-    suspects, waits = _suspects_of(settler), request in state.reserved_requests
-    if waits and suspects.hold(request) and suspects.are_in_the_way_of(request, alone=False):
-        hand_back(request, settler, _TURN)
+    runs, waits = _runs_of(settler), request in state.reserved_requests
+    if waits and runs.is_held(request) and runs.other_is_isolated(request):
+        requeue_counted(request, settler, TURN)
 
 
-def is_watched(request: Any) -> bool:
-    """Whether *request* is a suspect."""
-    return getattr(request, "_suspected", False) is True
-
-
-def note_acknowledged(request: Any) -> None:
-    """The suspect *request* was acknowledged, as far as this worker can tell."""
-    name = name_of(request._message)
-    if name is not None:
-        _acknowledged.append((name, time.monotonic()))
-
-
-def acknowledged_since(moment: float) -> set[Name]:
-    """The suspects that were acknowledged after *moment*, by the monotonic clock."""
-    return {name for name, at in [*_acknowledged] if at > moment}
-
-
-def hand_back(request: Any, settler: Settler, delay: float) -> None:
-    """Put back *request*, which was not started; that it has come again is counted."""
+def requeue_counted(request: Any, settler: Settler, delay: float) -> None:
+    """Requeue *request*, which was not started, in *delay* seconds; its redelivery is counted."""
     if not is_alive(request._message):
         return
     delivery = request.delivery(settler)
     history = History.loads(delivery.envelope.headers.get(HEADER))
     if _was_redelivered(request._message) and not _has_waited(request, history):
-        history = _counted(history)
-    put_back(request, settler, delivery, history, delay)
-
-
-def _counted(history: History) -> History:
-    """*history*, of a message that was delivered again."""
-    suspected = time.time() if history.suspected is None else history.suspected
-    return replace(history, starts=history.starts + 1, suspected=suspected)
+        history = counted(history, time.time())
+    requeue(request, settler, delivery, history, delay)

@@ -42,8 +42,9 @@ from celery_resilience.worker.decide import (
     is_lost,
     text,
 )
+from celery_resilience.worker.lost_connection import note_acknowledged
 from celery_resilience.worker.outcome import telling
-from celery_resilience.worker.redelivery import note_acknowledged, watch_start
+from celery_resilience.worker.redelivery import watch_start
 from celery_resilience.worker.rejection import goes_to_an_exchange
 from celery_resilience.worker.revocation import recall_revocation
 from celery_resilience.worker.revoked_retries import is_revoked
@@ -69,7 +70,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
     #: back, or to the owner's exchange: to acknowledge it would lose it.
     _settled = _rejected = False
     #: Its message has come before (:mod:`~celery_resilience.worker.redelivery`).
-    _suspected = False
+    _redelivered = False
     #: Who settles its message, and who is told how that has ended.
     _resilience_settler: Any = None
     _listeners: Sequence[Any] = ()
@@ -197,7 +198,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         shutdown has killed goes back to the broker: gevent calls that a success."""
         if not self._settled and not self._already_cancelled:
             super().acknowledge()
-            if self._suspected:
+            if self._redelivered:
                 note_acknowledged(self)
 
     def cancel(self, *args: Any, **options: Any) -> None:

@@ -19,7 +19,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_resilience.brokers.base import Delivery
+from celery_resilience.brokers.base import Delivery, ListsScheduled
 from celery_resilience.brokers.within import within
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
@@ -67,11 +67,9 @@ def recall_revocation(request: Any, settler: Settler) -> None:
     The result store is asked aside, and only when it has answered, or does not, the task is begun.
     """
     headers = request._message.headers or {}
-    if "x-death" not in headers or HEADER not in headers:  # it comes from no level of ours
-        return
-    if request.id in state.revoked or request.ignore_result:
-        return
-    if not keeps_states(request._task.backend):
+    comes_from_a_level = "x-death" in headers and HEADER in headers
+    is_known = request.id in state.revoked or request.ignore_result
+    if not comes_from_a_level or is_known or not keeps_states(request._task.backend):
         return
     execute, known, starts = request.execute_using_pool, False, False
 
@@ -101,7 +99,7 @@ def _fetch(panel: Any, ids: set[str], stamps: Mapping[str, Any]) -> None:
     if settler is None or not (ids or stamps):
         return
     broker = settler.pending.broker
-    if hasattr(broker, "take_scheduled"):
+    if isinstance(broker, ListsScheduled):
         tell = partial(_tell, settler, panel.consumer.hostname)
         look = partial(drop_scheduled, panel.consumer, broker, ids, stamps, tell)
     else:

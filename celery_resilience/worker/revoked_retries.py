@@ -16,6 +16,7 @@ from celery import signals
 from celery.utils.functional import maybe_list
 from celery.worker import state
 
+from celery_resilience.brokers.base import ListsScheduled
 from celery_resilience.brokers.within import within
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.worker.background import ANSWER
@@ -55,7 +56,7 @@ def has_stamp(fields: Mapping[str, Any], stamps: Mapping[str, Any]) -> bool:
 
 
 def drop_scheduled(
-    consumer: Any, broker: Any, ids: Iterable[str], stamps: Mapping[str, Any],
+    consumer: Any, broker: ListsScheduled, ids: Iterable[str], stamps: Mapping[str, Any],
     tell: Callable[[Envelope], None] = lambda envelope: None,
 ) -> int:  # fmt: skip
     """Drop the scheduled retries of the tasks with these *ids*, or that bear one of the *stamps*,

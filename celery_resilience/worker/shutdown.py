@@ -1,8 +1,8 @@
-"""A worker that ends in good order: nothing of what it leaves is suspected for that.
+"""A worker that goes down in good order: none of its messages is counted as redelivered for that.
 
-RabbitMQ calls redelivered what it takes back, as after a death. So what the worker has received and
-not begun is published anew before its end, and let go; what a cold shutdown has killed as well. On
-Redis only starts are counted: there the start of what was killed is taken back.
+RabbitMQ calls redelivered what it takes back, as after a crash. So what the worker has received and
+not started is requeued before its end, and what a cold shutdown has killed as well. On Redis only
+starts are counted: there the start of what was killed is taken back.
 """
 
 from __future__ import annotations
@@ -12,42 +12,31 @@ import re
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery.worker import state
+from kombu.common import ignore_errors
 
-from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
+from celery_resilience.brokers.base import RecordsStarts
+from celery_resilience.brokers.ownership import is_alive
 from celery_resilience.messages.outcome import OutcomeKind
+from celery_resilience.worker.isolated_runs import is_open, is_unstarted, reserved
 from celery_resilience.worker.outcome import KILLED
-from celery_resilience.worker.redelivery import (
-    counts_redeliveries,
-    hand_back,
-    is_open,
-    is_unstarted,
-    is_watched,
-    reserved,
-)
+from celery_resilience.worker.redelivery import counts_redeliveries, requeue_counted
 from celery_resilience.worker.settle import Settler
 from celery_resilience.worker.source_queue import queue_of
 
-__all__ = [
-    "ended_with_worker",
-    "remember_killed",
-    "requeue",
-    "requeue_killed",
-    "unstarted",
-]
+__all__ = ["Unstarted", "ended_with_worker", "remember_killed", "requeue_killed"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: How long a worker that ends publishes anew what it has not begun, in seconds: who stops it may
-#: kill it soon. What has been killed with the pool has as long once more.
+#: How long a worker that goes down requeues what it has not started, in seconds: who stops it may
+#: kill it soon. What was killed with the pool has as long once more.
 _BUDGET = 5.0
 #: So many are published and then waited for, in seconds.
 _AT_ONCE, _CONFIRM = 200, 10.0
-#: How much of that has been spent.
-_spent: WeakKeyDictionary[Settler, float] = WeakKeyDictionary()
 #: What service managers and shells send to all of a process group: the worker and its pool.
 _SENT_TO_ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 #: With what processes end that were told to by one of them, and that catch it.
@@ -57,25 +46,52 @@ _ENDED = (0, *(128 + number for number in _SENT_TO_ALL))
 _killed: WeakKeyDictionary[Settler, list[Any]] = WeakKeyDictionary()
 
 
-def unstarted(settler: Settler, buckets: Iterable[Any]) -> list[Any]:
-    """What the worker has received and not started, where that is counted when it comes again.
+class Unstarted:
+    """What a worker has received and not started, where a redelivery of that would be counted."""
 
-    What waits for its rate limit lies in *buckets*.
-    """
-    if not counts_redeliveries(settler):
+    def __init__(self, settler: Settler) -> None:
+        self._settler = settler
+        #: What there was when the worker began to go down.
+        self._requests: list[Any] = []
+        #: How many seconds of the budget are left.
+        self._left = _BUDGET
+
+    def remember(self, c: Any) -> None:
+        """The consumer *c* is about to forget it."""
+        self._requests = self._now(c)
+
+    def requeue_waiting(self, c: Any) -> None:
+        """The loop has ended, the pool goes on: requeue what waits for a process of *c*'s pool. It
+        gets none now, and we may be killed before the pool ends."""
+        if not self._requests or c.task_consumer is None:
+            return
+        # First: for what is requeued RabbitMQ would deliver others. Some are on their way.
+        ignore_errors(c, c.task_consumer.cancel)
+        self._requests += self._now(c)
+        if c.pool.uses_semaphore:
+            self._requeue(each for each in self._requests if each._apply_result is None)
+
+    def requeue(self, c: Any) -> None:
+        """The pool has ended: requeue all that nobody will start now."""
+        self._requeue(self._requests + self._now(c))
+
+    def _now(self, c: Any) -> list[Any]:
+        with suppress(ConnectionError):  # it was never connected
+            if counts_redeliveries(self._settler):
+                return _received(c.task_buckets.values())
         return []
+
+    def _requeue(self, requests: Iterable[Any]) -> None:
+        if self._left > 0:  # else it has been said
+            each_once = {id(request): request for request in requests if is_unstarted(request)}
+            self._left -= _requeue(each_once.values(), self._settler, self._left)
+
+
+def _received(buckets: Iterable[Any]) -> list[Any]:
+    """What the worker has received and not started; in *buckets* it waits for its rate limit."""
     held = reserved()
     held += [request for bucket in buckets if bucket for request, _ in list(bucket.contents)]
     return [request for request in held if hasattr(request, "detach") and is_unstarted(request)]
-
-
-def requeue(requests: Iterable[Any], settler: Settler) -> None:
-    """Put back those of *requests* that are still not started, and that nobody will start now."""
-    left = _BUDGET - _spent.get(settler, 0.0)
-    if left > 0:  # else it has been said
-        each_once = {id(request): request for request in requests if is_unstarted(request)}
-        took = _requeue(each_once.values(), settler, left)
-        _spent[settler] = _BUDGET - left + took
 
 
 def ended_with_worker(exc: BaseException, settler: Settler) -> bool:
@@ -106,8 +122,8 @@ def remember_killed(request: Any, settler: Settler) -> None:
 
 
 def requeue_killed(settler: Settler) -> None:
-    """Put back, when the pool has ended, what was killed with it; what was acknowledged before
-    its body ran is lost."""
+    """Requeue, when the pool has ended, what was killed with it; what was acknowledged before its
+    body ran is lost."""
     active: list[Any] = [*state.active_requests] if state.should_terminate else []
     for request in active:
         if hasattr(request, "detach") and request.acknowledged and not request._settled:
@@ -115,24 +131,24 @@ def requeue_killed(settler: Settler) -> None:
     killed = [request for request in _killed.pop(settler, ()) if is_open(request)]
     if not killed:
         return
-    if counts_redeliveries(settler):
+    broker = settler.pending.broker
+    if not isinstance(broker, RecordsStarts):
         _requeue(killed, settler, _BUDGET)
         return
-    broker: Any = settler.pending.broker
     for request in killed:
         delivery = request.delivery(settler)
         settler.outcomes.tell(OutcomeKind.REQUEUED, delivery, why=KILLED)
-        if not is_watched(request):
+        if not request._redelivered:
             continue
         try:
-            broker.note_start(delivery, delivery.envelope)  # as it was before its start
+            broker.record_start(delivery, delivery.envelope)  # as it was before its start
         except Exception as exc:
             name = f"{request.name}[{request.id}]"
             logger.warning("%s: its start stays counted: %r", name, exc)
 
 
 def _requeue(requests: Iterable[Any], settler: Settler, budget: float) -> float:
-    """Publish *requests* anew, for *budget* seconds at most; how many seconds it took.
+    """Requeue *requests*, for *budget* seconds at most; how many seconds it took.
 
     Their confirms are read on the way: RabbitMQ would stop, and all that is not confirmed in the
     end would be there twice.
@@ -144,12 +160,12 @@ def _requeue(requests: Iterable[Any], settler: Settler, budget: float) -> float:
             break  # RabbitMQ is away: to try all of them would only take time
         if time.monotonic() - began >= budget:
             logger.warning(
-                "%d messages that were not begun are left to RabbitMQ, which delivers them again: "
-                "to publish them anew takes longer than %g s",
+                "%d messages that were not started are left to RabbitMQ, which redelivers them: to "
+                "requeue them takes longer than %g s",
                 len(left) - number, _BUDGET,
             )  # fmt: skip
             break
-        hand_back(request, settler, 0)
+        requeue_counted(request, settler, 0)
         if number % _AT_ONCE == _AT_ONCE - 1:
             settler.pending.drain(_CONFIRM)
     return time.monotonic() - began

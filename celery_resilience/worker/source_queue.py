@@ -13,6 +13,7 @@ from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq.queues import DELETED
 from celery_resilience.messages.envelope import Envelope, seconds_until
 from celery_resilience.messages.headers import QUEUE, has_waited
+from celery_resilience.transport.selection import is_ours
 
 __all__ = [
     "delivery_of",
@@ -131,14 +132,14 @@ def readdress(message: Any, app: Any) -> None:
         info.update(exchange="", routing_key=queue_of(message, app))
 
 
-def name_the_queue(transport: Any) -> None:
-    """Let a virtual *transport* write down which queue each message came out of.
+def name_the_queue(connection: Any) -> None:
+    """Let the virtual transport of *connection* write down which queue each message came out of.
 
     kombu knows it at delivery and then forgets it, and the routing key does not tell: a key may
     lead to several queues.
     """
+    transport, ours = connection.transport, is_ours(connection)
     deliver = type(transport)._deliver
-    is_ours = hasattr(transport.Channel, "on_garbage")
 
     def _deliver(message: Any, queue: str) -> Any:
         if isinstance(message, dict):
@@ -147,7 +148,7 @@ def name_the_queue(transport: Any) -> None:
             return deliver(transport, message, queue)
         except Exception:
             # Our own transport has kept what it received, byte for byte.
-            if is_ours or not _is_encoded_wrongly(message):
+            if ours or not _is_encoded_wrongly(message):
                 raise
         # kombu would raise that into the worker's loop; what it need not decode it delivers.
         message["properties"]["body_encoding"] = None

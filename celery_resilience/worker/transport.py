@@ -63,15 +63,20 @@ class WorkerTransport:
         self.why = ""
         #: :data:`OWN` or :data:`KOMBUS`; None: the broker is no Redis.
         self.name: str | None = None
+        self._enabled = settings.enabled
+
+    def choose(self) -> None:
+        """Choose for all connections to come, and see to each of them where ours may take."""
+        c = self._c
         if not speaks_redis(c.conninfo):
             return
         if is_named(c.conninfo):
             self.name = OWN
             return
-        if not settings.enabled or self._wanted == KOMBUS:
+        if not self._enabled or self._wanted == KOMBUS:
             self.name = KOMBUS
             off = "celery_resilience is switched off"
-            self.why = off if not settings.enabled else f"{_SETTING} is {KOMBUS!r}"
+            self.why = off if not self._enabled else f"{_SETTING} is {KOMBUS!r}"
             return
         theirs = type(c).connection_for_read is not Consumer.connection_for_read
         why = f"{type(c).__qualname__} has a connection_for_read of its own" if theirs else ""

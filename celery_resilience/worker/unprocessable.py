@@ -106,12 +106,9 @@ class UnprocessableMessages:
             logger.exception("an unknown task's failure could not be announced")
 
     def watch(self, channel: Any) -> None:
-        """Hear from *channel* of what lies in a queue and is no message at all.
-
-        Our own Redis transport tells it; kombu's ends the worker.
-        """
-        if hasattr(channel, "on_garbage"):
-            channel.on_garbage = partial(self._on_garbage, channel)
+        """Hear from *channel*, of our own Redis transport, of what lies in a queue and is no
+        message at all; kombu's ends the worker."""
+        channel.on_garbage = partial(self._on_garbage, channel)
 
     def _on_garbage(self, channel: Any, taken: Any) -> None:
         delivery = Delivery(

@@ -123,7 +123,7 @@ def remap(scene: Scene) -> None:
     ci=("rabbitmq-classic/gevent",),
 )
 def groups(scene: Scene) -> None:
-    """More often than ``max_worker_losses``: nobody is suspected for it."""
+    """More often than ``max_worker_losses``: no redelivery is counted for it."""
     _lives(scene, {}, {})
 
 

@@ -213,7 +213,7 @@ def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
     try:
         assert leases.renew(owner) == (2, ["dead"])
         assert leases.requeue("dead") == 1
-        assert rig.moves.note_start(delivery, delivery.envelope)
+        assert rig.moves.record_start(delivery, delivery.envelope)
         assert waiting.move_due("alive").moved == 1
         assert all(waiting.put(found, found.key[1], "work") for found in list(waiting.look()))
         assert db.llen("work") == 3
@@ -322,11 +322,11 @@ def test_a_start_is_written_down_where_it_is_held_and_nowhere_else(
     delivery = rig.receive()
     assert isinstance(rig.moves, RedisBroker)
     noted = delivery.envelope.with_header('{"starts": 1}')
-    assert rig.moves.note_start(delivery, noted)
+    assert rig.moves.record_start(delivery, noted)
     ((tag, value),) = db.hgetall(owner.key).items()
     assert (tag, b"starts" in value) == (delivery.message.delivery_tag.encode(), True)
     Leases(db, "").requeue(owner.id)
-    assert not rig.moves.note_start(delivery, noted), "another worker may have it by now"
+    assert not rig.moves.record_start(delivery, noted), "another worker may have it by now"
     assert db.exists(owner.key) == 0
 
 

@@ -102,7 +102,7 @@ def note(rig: Rig, db: redis.Redis) -> Step:
 
     def act() -> None:
         assert isinstance(rig.moves, RedisBroker)
-        assert rig.moves.note_start(message, message.envelope)
+        assert rig.moves.record_start(message, message.envelope)
 
     return Step(act, owner.key, [owner.key, f"{OURS}takes"])
 

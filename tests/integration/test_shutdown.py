@@ -51,7 +51,7 @@ def test_a_cold_shutdown_of_a_pool_that_cannot_kill_waits_for_the_body(
 def test_a_warm_shutdown_is_no_death(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
-    """What a worker has received and not begun, it gives back: nobody is suspected for that."""
+    """What a worker has received and not begun is requeued, and no redelivery is counted."""
     worker = start_worker(SHOP, broker, pool=pool, concurrency=1, env=client.env)
     results = [client.send("slow", f"slow-{n}", 0.5) for n in range(8)]
     for restart in range(3):
@@ -61,7 +61,7 @@ def test_a_warm_shutdown_is_no_death(
     for result in results:
         assert client.value(result)
     assert set(client.executions().values()) == {1}
-    assert "suspect" not in worker.log()
+    assert "in isolation" not in worker.log()
     assert client.letters() == []
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery
@@ -21,7 +22,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker.consumer.consumer import Consumer
 
 import celery_resilience
-from celery_resilience.worker.bootstep import ResilientConsumer
+from celery_resilience.worker.bootstep import ResilienceStep
 from celery_resilience.worker.internals import SILENT, Internal, changes, refuse_changed_internals
 from tests.unit.internals import ALL
 
@@ -79,10 +80,12 @@ def test_worker_that_is_made_looks_at_the_internals(monkeypatch: pytest.MonkeyPa
     made = SimpleNamespace(app=app, pool=None, conninfo=app.connection_for_read())
     monkeypatch.delattr(Consumer, "on_invalid_task")
     with pytest.raises(ImproperlyConfigured, match="has no on_invalid_task"):
-        ResilientConsumer(made)
+        ResilienceStep(made)
     app.conf.resilience_enabled = False
-    with pytest.raises(AttributeError):  # it goes on, where this one has no more to offer
-        ResilientConsumer(made)
+    gone_on = Mock(side_effect=StopIteration)
+    monkeypatch.setattr("celery_resilience.worker.bootstep.disable", gone_on)
+    with pytest.raises(StopIteration):
+        ResilienceStep(made)
 
 
 def test_worker_warns_where_a_task_may_run_twice(
@@ -182,7 +185,6 @@ OURS = {
     "messages/changed.py": {"_getframe"},
     "task/async_body.py": {"_get_running_loop"},
     "install.py": {"_getframe"},
-    "worker/redelivery.py": {"_suspected"},
 }
 _BY_NAME = {"getattr", "hasattr", "setattr", "delattr", "getattr_static"}
 

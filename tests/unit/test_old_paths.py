@@ -18,7 +18,6 @@ MOVED = {
     "brokers:Broker": "brokers.base",
     "brokers.reach:reach": "brokers.connect",
     "classify.headers:DIALECTS": "classify.retry_after",
-    "consumer:ResilientConsumer": "worker.bootstep",
     "deadletters:DeadLetters": "operate.dead_letters",
     "embedded:EmbeddedServer": "testing.server",
     "filters:Filters": "messages.filters",
@@ -31,8 +30,12 @@ MOVED = {
     "task:ResilientTask": "task.base",
 }
 PLACES = {path.split(":")[0]: place for path, place in MOVED.items()}
+PLACES["consumer"] = "worker.bootstep"
 #: What has another name now.
-RENAMED = {"retries:WaitingRetry": "ScheduledRetry"}
+RENAMED = {
+    "consumer:ResilientConsumer": "ResilienceStep",
+    "retries:WaitingRetry": "ScheduledRetry",
+}
 #: What never moves: it is named by what is stored, by settings, by URLs or by entry points.
 KEPT = [
     "brokers:NotOurs",

@@ -95,7 +95,7 @@ def test_a_policy_that_raises_is_a_letter(task: Any, caplog: pytest.LogCaptureFi
 def test_who_put_it_back_or_whose_worker_has_died_finds_itself_redelivered(task: Any) -> None:
     """The copy is ours, and bears no mark of the broker's."""
     failed = attempt("shop.Timeout")
-    assert came_before(request(task, header=History(starts=1).dumps()))
+    assert came_before(request(task, header=History(crash_redeliveries=1).dumps()))
     assert came_before(request(task, header=History().add(PUT_BACK).dumps()))
     assert not came_before(request(task, header=History().add(PUT_BACK).add(failed).dumps()))
     assert not came_before(request(task, header=History(losses=1).dumps()))

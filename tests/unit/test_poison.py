@@ -38,26 +38,41 @@ class Request:
     def detach(self) -> None: ...
 
 
-AT_LIMIT = History(starts=3, suspected=1.0)
-AFTER_ONE = History(starts=1, suspected=1.0)
+AT_LIMIT = History(crash_redeliveries=3, redelivered_at=1.0)
+AFTER_ONE = History(crash_redeliveries=1, redelivered_at=1.0)
 
 
 @pytest.mark.parametrize(
     ("history", "found", "stored", "becomes"),
     [
-        (AT_LIMIT, Answer.RUNS, False, (History(starts=1, suspected=1.0, elsewhere=True), 10.0)),
+        (
+            AT_LIMIT,
+            Answer.RUNS,
+            False,
+            (History(crash_redeliveries=1, redelivered_at=1.0, elsewhere=True), 10.0),
+        ),
         (AT_LIMIT, Answer.DONE, False, "let go"),
         (AT_LIMIT, Answer.HAD, False, (AFTER_ONE, 0)),
         (AT_LIMIT, Answer.NOTHING, False, "letter"),
         (AT_LIMIT, Answer.NOTHING, None, "letter"),  # the result store does not answer
         (AT_LIMIT, Answer.NOTHING, True, "let go"),
         # One that is replayed keeps its id, and may have succeeded in another life.
-        (History(starts=3, suspected=1.0, lineage=("x",)), Answer.NOTHING, True, "letter"),
+        (
+            History(crash_redeliveries=3, redelivered_at=1.0, lineage=("x",)),
+            Answer.NOTHING,
+            True,
+            "letter",
+        ),
         # The worker that ran it has died, or forgotten it: that is one death.
-        (History(starts=1, suspected=1.0, elsewhere=True), Answer.NOTHING, True, (AFTER_ONE, 0)),
+        (
+            History(crash_redeliveries=1, redelivered_at=1.0, elsewhere=True),
+            Answer.NOTHING,
+            True,
+            (AFTER_ONE, 0),
+        ),
     ],
 )
-def test_nothing_that_runs_or_is_done_is_a_letter(
+def test_message_at_its_limit_that_runs_or_is_done_is_no_letter(
     history: History, found: Answer, stored: bool | None, becomes: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -70,7 +85,7 @@ def test_nothing_that_runs_or_is_done_is_a_letter(
     assert settler.told == [becomes]
 
 
-def test_what_runs_counts_more_than_what_was_had() -> None:
+def test_answer_that_it_runs_counts_more_than_that_it_had() -> None:
     answers = [
         {"a": ["had", "", "done"]}, {"b": ["runs", "", "had"]}, {"c": {"error": "no such command"}},
         {"d": []}, "nonsense",
@@ -80,7 +95,9 @@ def test_what_runs_counts_more_than_what_was_had() -> None:
     ]  # fmt: skip
 
 
-def test_those_that_nobody_knows_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_question_is_repeated_for_those_that_no_worker_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[Any] = []
     loop = SimpleNamespace(
         looping=True, in_loop=lambda call: call(),

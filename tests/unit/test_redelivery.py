@@ -1,254 +1,143 @@
-"""What is delivered again after the loss of a connection; the worker and its broker are stubs."""
+"""A redelivered message whose turn has come, while another one runs in isolation.
+
+The worker and its broker are stubs: which of two messages arrives first can't be had on demand.
+"""
 
 from __future__ import annotations
 
-import struct
-import time
-from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
-from celery_resilience.brokers.base import Delivery, NotOurs
-from celery_resilience.brokers.rabbitmq.pyamqp import _closes
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
-from celery_resilience.messages.history import Attempt, History
-from celery_resilience.worker import redelivery as suspect
-from celery_resilience.worker.lost_connection import InHand
-from celery_resilience.worker.peers import Answer, name_of
-from celery_resilience.worker.pending import Settlement
+from celery_resilience.messages.history import History
+from celery_resilience.worker import redelivery
 
 
-class Message(SimpleNamespace):
-    acknowledged = False
+class Settler:
+    """Its broker writes down every start; what is put back is in ``back``."""
 
-    def ack_log_error(self, *told: Any) -> None:
-        self.acknowledged = True
+    def __init__(self, limit: int) -> None:
+        self.settings = SimpleNamespace(max_worker_losses=limit)
+        self.pending = SimpleNamespace(
+            broker=SimpleNamespace(record_start=lambda *told: True), loop=SimpleNamespace()
+        )
+        self.back: list[History] = []
 
-
-def message(
-    id_: str = "1", retries: int = 0, redelivered: bool = True, history: History | None = None,
-    body: str | bytes = "[]",
-) -> Message:  # fmt: skip
-    headers = {"id": id_, "retries": retries}
-    if history is not None:
-        headers[HEADER] = history.dumps()
-    return Message(
-        headers=headers, channel=SimpleNamespace(is_open=True), delivery_tag=object(),
-        delivery_info={"redelivered": redelivered}, _state="RECEIVED", body=body,
-    )  # fmt: skip
+    def schedule(self, delivery: Any, copy: Envelope, delay: float, **told: Any) -> None:
+        self.back.append(History.loads(copy.headers.get(HEADER)))
 
 
-class Request(SimpleNamespace):
-    acknowledged = _settled = _already_cancelled = _rejected = False
-    time_start = 1.0
-    _apply_result: Any = None
-    id = name = "1"
-    _app = SimpleNamespace
+class Request:
+    acknowledged = _settled = False
+    time_start = eta = None
+    name, _hostname, _task, _app = "t", "w@1", None, None
 
-    def detach(self) -> None: ...
+    def __init__(self, id_: str, starts: int) -> None:
+        self.id = id_
+        headers = {HEADER: History(crash_redeliveries=starts).dumps()} if starts else {}
+        self.envelope = Envelope(b"", None, None, headers=headers, queue="shop")
+        self._message = SimpleNamespace(
+            channel=None, headers=headers, delivery_info={"redelivered": True}
+        )
+        self.started = False
+        state.requests[id_] = self
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-
-class PendingSettlements:
-    def __init__(self) -> None:
-        self.taken_up: list[Any] = []
-
-    def take_up(self, message: Any) -> bool:
-        self.taken_up.append(message)
+    def revoked(self) -> bool:
         return False
 
+    def delivery(self, settler: Settler) -> Any:
+        return SimpleNamespace(envelope=self.envelope)
 
-@pytest.fixture
-def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[InHand, Request, Any]:
-    """A worker whose body runs, and whose connection is lost."""
-    request = Request(_message=message(redelivered=False))
-    monkeypatch.setattr(state, "active_requests", {request})
-    monkeypatch.setattr(state, "reserved_requests", set())
-    consumer = SimpleNamespace(
-        pool=SimpleNamespace(), task_buckets={}, timer=SimpleNamespace(queue=[]),
-        connection_errors=(), call_soon=lambda call, *args: call(*args),
-    )  # fmt: skip
-    hand: Any = InHand(PendingSettlements())  # type: ignore[arg-type]
-    request._message.channel.is_open = False
-    hand.lose(consumer)
-    return hand, request, consumer
+    def detach(self) -> None:
+        self._settled = True
+
+    def execute_using_pool(self, pool: Any) -> None:
+        self.started = True
 
 
-def test_a_body_that_runs_takes_over_the_new_delivery(lost: tuple[Any, Any, Any]) -> None:
-    hand, request, consumer = lost
-    again = message()
-    assert hand.take_back(again, consumer)
-    assert request._message.delivery_tag is again.delivery_tag
-    assert not again.acknowledged
-    assert not hand.take_back(message(), consumer), "a second message with the same id is its own"
-
-
-@pytest.mark.parametrize("losses", [1, 3])
-def test_once_for_each_loss(lost: tuple[Any, Any, Any], losses: int) -> None:
-    hand, request, consumer = lost
-    for _ in range(losses):
-        assert hand.take_back(message(), consumer)
-        request._message.channel.is_open = False
-        hand.lose(consumer)
-
-
-def test_one_that_waits_in_the_worker_and_never_had_the_pool_does_not_run(
-    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "counted"), [(2, 0), (3, 1), (4, 1)])
+def test_wait_for_an_isolated_run_is_counted_but_makes_no_letter(
+    monkeypatch: pytest.MonkeyPatch, limit: int, counted: int
 ) -> None:
-    """It waits for its turn, or for the result store's answer: Celery has forgotten it."""
-    hand, _, consumer = lost
-    for id_, given in (("waits", None), ("in the pool", object())):
-        request = Request(_message=message(id_), id=id_, _apply_result=given)
-        request._message.channel.is_open = False
-        monkeypatch.setattr(state, "reserved_requests", {request})
-        hand.lose(consumer)
-        assert hand.take_back(message(id_), consumer) is (given is not None)
+    settler = Settler(limit)
+    monkeypatch.setattr(redelivery, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    alone, first = Request("alone", starts=1), Request("first", starts=0)
+    for request in (alone, first):
+        redelivery.watch_start(request)
+    redelivery._runs_of(settler).start(alone, isolated=True)  # type: ignore[arg-type]
+    with pytest.raises(TaskRevokedError):
+        first.execute_using_pool(None)
+    assert not first.started
+    assert [history.crash_redeliveries for history in settler.back] == [counted]
 
 
-def test_what_is_done_is_let_go_each_time_that_it_comes(lost: tuple[Any, Any, Any]) -> None:
-    """The acknowledgement of the last time may be lost with its connection as well."""
-    hand, request, consumer = lost
-    request.acknowledged = True
-    for _ in range(3):
-        assert hand.take_back(message(), consumer)
-        assert request._message.acknowledged
-        request._message.acknowledged = request._message.channel.is_open = False
-        hand.lose(consumer)
-
-
-def test_suspect_acknowledged_just_before_a_loss_is_told(
-    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+def test_first_redelivery_starts_beside_other_first_redeliveries(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It was acknowledged on a connection that had gone; another message with its id was not."""
-    hand, _, consumer = lost
-    monkeypatch.setattr(suspect, "_acknowledged", deque())
-    suspect.note_acknowledged(Request(_message=message("now")))
-    old = name_of(message("long ago"))
-    suspect._acknowledged.append((old, time.monotonic() - 61))  # type: ignore[arg-type]
-    hand.lose(consumer)
-    now = name_of(message("now"))
-    assert now is not None
-    assert hand.tell(now) is Answer.DONE
-    others = [
-        message("now", history=History(lineage=("a letter",))),
-        message("now", body='["other arguments"]'),
-        message("long ago"),
-    ]
-    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 3
+    settler = Settler(3)
+    monkeypatch.setattr(redelivery, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    both = [Request(name, starts=0) for name in ("one", "other")]
+    for request in both:
+        redelivery.watch_start(request)
+        request.execute_using_pool(None)
+    assert all(request.started for request in both)
+    assert settler.back == []
 
 
-def test_what_is_done_is_let_go(lost: tuple[Any, Any, Any]) -> None:
-    hand, request, consumer = lost
-    request.acknowledged = True
-    assert hand.take_back(message(), consumer)
-    assert request._message.acknowledged
-
-
-def test_what_was_told_to_come_again_comes_again(lost: tuple[Any, Any, Any]) -> None:
-    hand, request, consumer = lost
-    request.acknowledged = request._rejected = True
-    assert not hand.take_back(message(), consumer)
-
-
-def test_a_settlement_that_came_to_nothing_is_begun_anew(lost: tuple[Any, Any, Any]) -> None:
-    hand, request, consumer = lost
-    request._settled = True
-    assert hand.take_back(message(), consumer)
-    assert hand._pending.taken_up == [request._message]
-    assert not request._message.acknowledged
-
-
-@pytest.mark.parametrize(
-    ("other", "ours"),
-    [
-        (message(redelivered=False), False),
-        (message(id_="2"), False),
-        (message(retries=1), False),
-        (message(history=History(lineage=("a letter",))), False),
-        (message(history=History().add(Attempt(1, 0.0, 0.0, "w", "E", "m", "k", "r"))), False),
-        # Another worker had it meanwhile and has published it anew.
-        (message(redelivered=False, history=History(starts=1)), True),
-    ],
-)
-def test_another_attempt_is_another(lost: tuple[Any, Any, Any], other: Any, ours: bool) -> None:
-    hand, _, consumer = lost
-    assert hand.take_back(other, consumer) is ours
-
-
-def test_what_had_not_begun_is_suspected_of_nothing(
-    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+def test_counted_redelivery_does_not_wait_in_the_workers_hands(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from celery_resilience.worker.redelivery import _was_redelivered
-
-    hand, _, consumer = lost
-    waits = Request(_message=message("waits"), time_start=None)
-    waits._message.channel.is_open = False
-    monkeypatch.setattr(state, "scheduled_requests", {waits}, raising=False)
-    hand.lose(consumer)
-    again = message("waits")
-    assert _was_redelivered(again)
-    assert not hand.take_back(again, consumer)
-    assert not _was_redelivered(again)
-
-
-@pytest.mark.parametrize("headers", [None, 3, [], {"id": []}, {"id": {}}, {}])
-def test_what_is_no_task_has_no_name(headers: Any) -> None:
-    assert name_of(SimpleNamespace(headers=headers, payload=b"x")) is None
-
-
-def test_moves_keep_what_came_to_nothing() -> None:
-    from celery_resilience.worker.pending import PendingSettlements as RealPending
-
-    pending = RealPending(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
-    answers: list[Any] = [NotOurs("its channel is closed"), None]
-    delivery = Delivery(message(), Envelope(b"", None, None, headers={}, queue="q"), ack=list)
-    pending.start(Settlement(delivery, lambda done: done(answers.pop(0)), lambda *told: True))
-    assert len(answers) == 1
-    assert pending.take_up(delivery.message)
-    assert answers == []
-    assert not pending.take_up(delivery.message)
+    """But one that waits for its eta does: put back, it would be run too early."""
+    settler, calls = Settler(3), []
+    settler.pending.broker = SimpleNamespace()
+    settler.pending.loop.call_after = lambda delay, call, *args: calls.append((call, args))
+    monkeypatch.setattr(redelivery, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    alone, waits, later = (Request(name, starts=1) for name in ("alone", "waits", "later"))
+    redelivery._runs_of(settler).start(alone, isolated=True)  # type: ignore[arg-type]
+    for request in (waits, later):
+        redelivery.watch_start(request)
+    state.task_reserved(waits)
+    for call, args in calls:
+        call(*args)
+    assert [history.crash_redeliveries for history in settler.back] == [2]
+    assert (waits._settled, later._settled) == (True, False)
+    waits.acknowledged = True  # its copy is there
+    with pytest.raises(TaskRevokedError):  # the slot that it has waited for is free again
+        waits.execute_using_pool(None)
+    assert not waits.started
 
 
-def frame(kind: int, channel: int, payload: bytes) -> bytes:
-    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+def test_start_that_can_not_be_recorded_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says nothing about the message, and its place in the pool is kept."""
+    settler, again = Settler(3), []
+    answers: list[Any] = [OSError("the broker refuses"), True]
 
+    def record_start(*told: Any) -> Any:
+        answer = answers.pop(0)
+        if answer is not True:
+            raise answer
+        return answer
 
-@pytest.mark.parametrize(
-    ("frames", "closes"),
-    [
-        (b"", False),
-        (frame(8, 0, b""), False),
-        (frame(1, 0, b"\x00\x0a\x00\x32rest"), True),
-        (frame(1, 1, b"\x00\x14\x00\x28rest"), True),
-        (frame(1, 2, b"\x00\x14\x00\x28rest"), False),
-        (frame(3, 1, b"\x00\x0a\x00\x32") + frame(1, 0, b"\x00\x0a\x00\x32rest"), True),
-        (frame(3, 1, b"a body" * 99)[:100], False),
-        (b"half of something " * 9, False),
-    ],
-)
-def test_a_close_that_nobody_has_read(frames: bytes, closes: bool) -> None:
-    assert _closes(frames, 1) is closes
-
-
-def test_another_worker_is_told_what_runs_here(lost: tuple[Any, Any, Any]) -> None:
-    hand, request, _ = lost
-    name = name_of(request._message)
-    assert name is not None
-    assert [hand.tell(name), hand.tell(name)] == [Answer.RUNS] * 2
-    assert hand.tell(name._replace(retries=1)) is Answer.NOTHING
-    request.acknowledged = True
-    assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
-
-
-def test_what_was_lost_with_the_connection_is_excused_once(lost: tuple[Any, Any, Any]) -> None:
-    """It has not killed this worker, but it may kill others: not for ever."""
-    hand, request, _ = lost
-    name = name_of(request._message)
-    assert name is not None
-    request._settled = True  # its body has failed: only this worker can tell what becomes of it
-    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+    settler.pending.broker.record_start = record_start
+    settler.pending.loop.start_again = lambda request, delay: again.append(request)
+    monkeypatch.setattr(redelivery, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    request = Request("one", starts=0)
+    state.task_reserved(request)
+    redelivery.watch_start(request)
+    request.execute_using_pool(None)
+    assert (again, request.started, request._settled) == ([request], False, False)
+    assert request not in state.reserved_requests, "after a reconnection it is nobody's"
+    request.execute_using_pool(None)
+    assert request.started
+    assert request in state.reserved_requests

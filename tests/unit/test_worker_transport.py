@@ -46,7 +46,9 @@ class Worker(Consumer):  # type: ignore[misc]
         return conn
 
     def choice(self) -> WorkerTransport:
-        return WorkerTransport(self, Settings.of(self.app))
+        chosen = WorkerTransport(self, Settings.of(self.app))
+        chosen.choose()
+        return chosen
 
 
 @pytest.fixture(autouse=True)

@@ -50,6 +50,8 @@ logger = logging.getLogger("celery_resilience")
 class AmqpBroker:
     """A :class:`~celery_resilience.brokers.base.Broker` on RabbitMQ."""
 
+    redelivers_on_disconnect = True
+
     def __init__(
         self,
         connection: Any,

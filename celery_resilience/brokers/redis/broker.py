@@ -189,7 +189,7 @@ class RedisBroker:
         names: Any = self._client.smembers(self._letter_queues)
         return {name.decode("utf-8", "replace") for name in names}
 
-    def note_start(self, delivery: Delivery, copy: Envelope) -> bool:
+    def record_start(self, delivery: Delivery, copy: Envelope) -> bool:
         """Write down that *delivery*, as *copy* tells, is started; False: it is not ours."""
         if getattr(delivery.message.channel, "lease_owner", None) is None:
             return True  # kombu's hash has no room for that

@@ -1,4 +1,4 @@
-"""What a worker puts back at its end, while other settlements wait for their next try.
+"""What a worker requeues at its end, while other settlements wait for their next try.
 
 The worker is a stub: a broker that goes away between two messages can't be had on demand.
 """
@@ -14,7 +14,7 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from kombu import Queue
 
-from celery_resilience.worker import shutdown as leaving
+from celery_resilience.worker import shutdown
 from celery_resilience.worker.unprocessable import UnprocessableMessages
 
 QUEUES = {"shop": Queue("shop"), "bcast.1": Queue("bcast.1", auto_delete=True)}
@@ -44,64 +44,65 @@ def a_request(queue: str) -> Any:
 
 @pytest.fixture
 def back(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The requests that were handed back."""
+    """The requests that were requeued."""
     back: list[Any] = []
-    monkeypatch.setattr(leaving, "hand_back", lambda request, *rest: back.append(request))
-    monkeypatch.setattr(leaving, "queue_of", lambda message, app: message.queue)
+    monkeypatch.setattr(shutdown, "requeue_counted", lambda request, *rest: back.append(request))
+    monkeypatch.setattr(shutdown, "queue_of", lambda message, app: message.queue)
     return back
 
 
-def test_a_settlement_that_has_failed_before_is_not_in_the_way(back: list[Any]) -> None:
+def test_requeue_is_not_stopped_by_an_earlier_failure(back: list[Any]) -> None:
     settler = a_settler(failing=1)
     requests = [a_request("shop") for _ in range(3)]
-    leaving.requeue(requests, settler)
+    shutdown.Unstarted(settler)._requeue(requests)
     assert back == requests
 
 
-def test_the_first_that_fails_is_the_last_that_is_tried(back: list[Any]) -> None:
+def test_requeue_ends_with_the_first_failure(back: list[Any]) -> None:
     class PendingSettlements:
         @property
         def failing(self) -> int:
-            return len(back)  # each hand-back fails
+            return len(back)  # each requeue fails
 
     settler = a_settler(PendingSettlements())
-    leaving.requeue([a_request("shop") for _ in range(3)], settler)
+    shutdown.Unstarted(settler)._requeue([a_request("shop") for _ in range(3)])
     assert len(back) == 1
 
 
-def test_a_broadcast_goes_with_its_queue(back: list[Any]) -> None:
+def test_broadcast_goes_with_its_queue(back: list[Any]) -> None:
     settler = a_settler()
-    leaving.requeue([a_request("bcast.1")], settler)
+    shutdown.Unstarted(settler)._requeue([a_request("bcast.1")])
     assert back == []
 
 
 def test_confirms_are_read_on_the_way(back: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """RabbitMQ stops when nobody reads what it says, and what it has then is there twice."""
-    monkeypatch.setattr(leaving, "_AT_ONCE", 10)
+    monkeypatch.setattr(shutdown, "_AT_ONCE", 10)
     settler = a_settler()
-    leaving.requeue([a_request("shop") for _ in range(35)], settler)
+    shutdown.Unstarted(settler)._requeue([a_request("shop") for _ in range(35)])
     assert len(back) == 35
     assert len(settler.pending.drained) == 3
 
 
-def test_what_takes_too_long_is_left_to_rabbitmq(
+def test_requeue_has_a_budget_and_leaves_the_rest_to_rabbitmq(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All calls of one worker together: who stops it does not wait for ever."""
     now, back = [0.0], []
 
-    def hand_back(request: Any, *rest: Any) -> None:
+    def requeue_counted(request: Any, *rest: Any) -> None:
         now[0] += 1.0
         back.append(request)
 
-    monkeypatch.setattr(leaving, "hand_back", hand_back)
-    monkeypatch.setattr(leaving, "queue_of", lambda message, app: message.queue)
-    monkeypatch.setattr(leaving.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(shutdown, "requeue_counted", requeue_counted)
+    monkeypatch.setattr(shutdown, "queue_of", lambda message, app: message.queue)
+    monkeypatch.setattr(shutdown.time, "monotonic", lambda: now[0])
     settler = a_settler()
-    leaving.requeue([a_request("shop") for _ in range(3)], settler)
-    leaving.requeue([a_request("shop") for _ in range(7)], settler)
+    unstarted = shutdown.Unstarted(settler)
+    unstarted._requeue([a_request("shop") for _ in range(3)])
+    unstarted._requeue([a_request("shop") for _ in range(7)])
     assert len(back) == 5
-    assert "5 messages that were not begun are left to RabbitMQ" in caplog.text
+    assert "5 messages that were not started are left to RabbitMQ" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -117,9 +118,11 @@ def test_what_takes_too_long_is_left_to_rabbitmq(
         ("", True, False),
     ],
 )
-def test_what_ends_with_the_worker_has_not_died(said: str, ending: bool, ended: bool) -> None:
+def test_process_that_ends_with_the_worker_has_not_crashed(
+    said: str, ending: bool, ended: bool
+) -> None:
     settler: Any = SimpleNamespace(pending=SimpleNamespace(loop=SimpleNamespace(ending=ending)))
-    assert leaving.ended_with_worker(WorkerLostError(said), settler) is ended
+    assert shutdown.ended_with_worker(WorkerLostError(said), settler) is ended
 
 
 def test_failure_in_a_cold_shutdown_that_nobody_has_decided_about_goes_back(

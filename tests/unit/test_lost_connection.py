@@ -1,0 +1,256 @@
+"""What is delivered again after the loss of a connection; the worker and its broker are stubs."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.worker import state
+
+from celery_resilience.brokers.base import Delivery, NotOurs
+from celery_resilience.brokers.rabbitmq.pyamqp import _closes
+from celery_resilience.messages.envelope import Envelope
+from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.history import Attempt, History
+from celery_resilience.worker import lost_connection
+from celery_resilience.worker.lost_connection import InHand
+from celery_resilience.worker.peers import Answer, name_of
+from celery_resilience.worker.pending import Settlement
+
+
+class Message(SimpleNamespace):
+    acknowledged = False
+
+    def ack_log_error(self, *told: Any) -> None:
+        self.acknowledged = True
+
+
+def message(
+    id_: str = "1", retries: int = 0, redelivered: bool = True, history: History | None = None,
+    body: str | bytes = "[]",
+) -> Message:  # fmt: skip
+    headers = {"id": id_, "retries": retries}
+    if history is not None:
+        headers[HEADER] = history.dumps()
+    return Message(
+        headers=headers, channel=SimpleNamespace(is_open=True), delivery_tag=object(),
+        delivery_info={"redelivered": redelivered}, _state="RECEIVED", body=body,
+    )  # fmt: skip
+
+
+class Request(SimpleNamespace):
+    acknowledged = _settled = _already_cancelled = _rejected = False
+    time_start = 1.0
+    _apply_result: Any = None
+    id = name = "1"
+    _app = SimpleNamespace
+
+    def detach(self) -> None: ...
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class PendingSettlements:
+    def __init__(self) -> None:
+        self.taken_up: list[Any] = []
+
+    def take_up(self, message: Any) -> bool:
+        self.taken_up.append(message)
+        return False
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[InHand, Request, Any]:
+    """A worker whose body runs, and whose connection is lost."""
+    request = Request(_message=message(redelivered=False))
+    monkeypatch.setattr(state, "active_requests", {request})
+    monkeypatch.setattr(state, "reserved_requests", set())
+    consumer = SimpleNamespace(
+        pool=SimpleNamespace(), task_buckets={}, timer=SimpleNamespace(queue=[]),
+        connection_errors=(), call_soon=lambda call, *args: call(*args),
+    )  # fmt: skip
+    hand: Any = InHand(PendingSettlements())  # type: ignore[arg-type]
+    request._message.channel.is_open = False
+    hand.lose(consumer)
+    return hand, request, consumer
+
+
+def test_running_body_takes_over_the_new_delivery(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    again = message()
+    assert hand.take_back(again, consumer)
+    assert request._message.delivery_tag is again.delivery_tag
+    assert not again.acknowledged
+    assert not hand.take_back(message(), consumer), "a second message with the same id is its own"
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+def test_running_body_takes_over_once_for_each_loss(
+    lost: tuple[Any, Any, Any], losses: int
+) -> None:
+    hand, request, consumer = lost
+    for _ in range(losses):
+        assert hand.take_back(message(), consumer)
+        request._message.channel.is_open = False
+        hand.lose(consumer)
+
+
+def test_request_that_never_had_the_pool_does_not_run(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its turn, or for the result store's answer: Celery has forgotten it."""
+    hand, _, consumer = lost
+    for id_, given in (("waits", None), ("in the pool", object())):
+        request = Request(_message=message(id_), id=id_, _apply_result=given)
+        request._message.channel.is_open = False
+        monkeypatch.setattr(state, "reserved_requests", {request})
+        hand.lose(consumer)
+        assert hand.take_back(message(id_), consumer) is (given is not None)
+
+
+def test_finished_task_is_acked_each_time_that_it_comes(lost: tuple[Any, Any, Any]) -> None:
+    """The acknowledgement of the last time may be lost with its connection as well."""
+    hand, request, consumer = lost
+    request.acknowledged = True
+    for _ in range(3):
+        assert hand.take_back(message(), consumer)
+        assert request._message.acknowledged
+        request._message.acknowledged = request._message.channel.is_open = False
+        hand.lose(consumer)
+
+
+def test_redelivery_acknowledged_just_before_a_loss_is_told(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was acknowledged on a connection that had gone; another message with its id was not."""
+    hand, _, consumer = lost
+    monkeypatch.setattr(lost_connection, "_acknowledged", deque())
+    lost_connection.note_acknowledged(Request(_message=message("now")))
+    old = name_of(message("long ago"))
+    lost_connection._acknowledged.append((old, time.monotonic() - 61))  # type: ignore[arg-type]
+    hand.lose(consumer)
+    now = name_of(message("now"))
+    assert now is not None
+    assert hand.tell(now) is Answer.DONE
+    others = [
+        message("now", history=History(lineage=("a letter",))),
+        message("now", body='["other arguments"]'),
+        message("long ago"),
+    ]
+    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 3
+
+
+def test_finished_task_is_acked(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    request.acknowledged = True
+    assert hand.take_back(message(), consumer)
+    assert request._message.acknowledged
+
+
+def test_rejected_task_comes_again(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    request.acknowledged = request._rejected = True
+    assert not hand.take_back(message(), consumer)
+
+
+def test_settlement_that_came_to_nothing_is_begun_again(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, consumer = lost
+    request._settled = True
+    assert hand.take_back(message(), consumer)
+    assert hand._pending.taken_up == [request._message]
+    assert not request._message.acknowledged
+
+
+@pytest.mark.parametrize(
+    ("other", "ours"),
+    [
+        (message(redelivered=False), False),
+        (message(id_="2"), False),
+        (message(retries=1), False),
+        (message(history=History(lineage=("a letter",))), False),
+        (message(history=History().add(Attempt(1, 0.0, 0.0, "w", "E", "m", "k", "r"))), False),
+        # Another worker had it meanwhile and has published it anew.
+        (message(redelivered=False, history=History(crash_redeliveries=1)), True),
+    ],
+)
+def test_another_attempt_is_another(lost: tuple[Any, Any, Any], other: Any, ours: bool) -> None:
+    hand, _, consumer = lost
+    assert hand.take_back(other, consumer) is ours
+
+
+def test_redelivery_of_what_had_not_started_is_not_counted(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from celery_resilience.worker.redelivery import _was_redelivered
+
+    hand, _, consumer = lost
+    waits = Request(_message=message("waits"), time_start=None)
+    waits._message.channel.is_open = False
+    monkeypatch.setattr(state, "scheduled_requests", {waits}, raising=False)
+    hand.lose(consumer)
+    again = message("waits")
+    assert _was_redelivered(again)
+    assert not hand.take_back(again, consumer)
+    assert not _was_redelivered(again)
+
+
+@pytest.mark.parametrize("headers", [None, 3, [], {"id": []}, {"id": {}}, {}])
+def test_name_of_what_is_no_task_is_none(headers: Any) -> None:
+    assert name_of(SimpleNamespace(headers=headers, payload=b"x")) is None
+
+
+def test_settlement_that_came_to_nothing_is_kept() -> None:
+    from celery_resilience.worker.pending import PendingSettlements as RealPending
+
+    pending = RealPending(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
+    answers: list[Any] = [NotOurs("its channel is closed"), None]
+    delivery = Delivery(message(), Envelope(b"", None, None, headers={}, queue="q"), ack=list)
+    pending.start(Settlement(delivery, lambda done: done(answers.pop(0)), lambda *told: True))
+    assert len(answers) == 1
+    assert pending.take_up(delivery.message)
+    assert answers == []
+    assert not pending.take_up(delivery.message)
+
+
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+@pytest.mark.parametrize(
+    ("frames", "closes"),
+    [
+        (b"", False),
+        (frame(8, 0, b""), False),
+        (frame(1, 0, b"\x00\x0a\x00\x32rest"), True),
+        (frame(1, 1, b"\x00\x14\x00\x28rest"), True),
+        (frame(1, 2, b"\x00\x14\x00\x28rest"), False),
+        (frame(3, 1, b"\x00\x0a\x00\x32") + frame(1, 0, b"\x00\x0a\x00\x32rest"), True),
+        (frame(3, 1, b"a body" * 99)[:100], False),
+        (b"half of something " * 9, False),
+    ],
+)
+def test_a_close_that_nobody_has_read(frames: bytes, closes: bool) -> None:
+    assert _closes(frames, 1) is closes
+
+
+def test_answer_tells_another_worker_what_runs_here(lost: tuple[Any, Any, Any]) -> None:
+    hand, request, _ = lost
+    name = name_of(request._message)
+    assert name is not None
+    assert [hand.tell(name), hand.tell(name)] == [Answer.RUNS] * 2
+    assert hand.tell(name._replace(retries=1)) is Answer.NOTHING
+    request.acknowledged = True
+    assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
+
+
+def test_answer_excuses_once_what_was_lost_with_the_connection(lost: tuple[Any, Any, Any]) -> None:
+    """It has not killed this worker, but it may kill others: not for ever."""
+    hand, request, _ = lost
+    name = name_of(request._message)
+    assert name is not None
+    request._settled = True  # its body has failed: only this worker can tell what becomes of it
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
