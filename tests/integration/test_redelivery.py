@@ -52,7 +52,7 @@ def supervised(worker: Worker) -> Iterator[list[int]]:
     ],
     indirect=["broker"],
 )
-def test_a_task_that_kills_its_worker_is_a_letter_and_its_neighbours_are_not(
+def test_task_that_crashes_its_worker_is_a_letter_and_its_neighbours_are_not(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """It is started three times; neighbours that were running or received meanwhile finish."""
@@ -95,7 +95,7 @@ def test_success_that_could_not_be_acknowledged_is_no_letter(
     ],
     indirect=["broker"],
 )
-def test_two_that_kill_their_worker_take_no_neighbour_along(
+def test_two_tasks_that_crash_their_worker_take_no_neighbour_along(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """Each death is counted for all that are delivered again: together, they are two too many."""
@@ -115,7 +115,7 @@ def test_two_that_kill_their_worker_take_no_neighbour_along(
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
-def test_a_message_that_is_put_back_comes_later_and_not_for_ever(
+def test_requeued_message_comes_later_and_not_for_ever(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """``Reject(requeue=True)``: stock Celery delivers it again at once, and for ever."""
@@ -135,7 +135,7 @@ def test_a_message_that_is_put_back_comes_later_and_not_for_ever(
     [("rabbitmq-classic", "auto"), ("rabbitmq-quorum", "auto"), ("rabbitmq-classic", "worker")],
     indirect=["broker"],
 )
-def test_those_that_wait_for_the_only_process_are_not_counted(
+def test_messages_that_wait_for_the_only_process_are_not_counted(
     broker: Broker, held_by: str, client: Client, start_worker: StartWorker
 ) -> None:
     """RabbitMQ counts what the worker held, whether it was started or not."""
@@ -156,7 +156,7 @@ def test_those_that_wait_for_the_only_process_are_not_counted(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_what_is_put_back_while_it_waits_for_the_process_does_not_run_there(
+def test_message_requeued_while_it_waits_for_the_process_does_not_run_there(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
@@ -173,7 +173,7 @@ def test_what_is_put_back_while_it_waits_for_the_process_does_not_run_there(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_a_restart_while_a_suspect_waits_its_moment_is_not_counted(
+def test_restart_while_an_isolated_run_waits_its_moment_is_not_counted(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
@@ -192,7 +192,7 @@ def test_a_restart_while_a_suspect_waits_its_moment_is_not_counted(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
-def test_a_solo_worker_takes_nothing_along_that_has_ended(
+def test_solo_worker_takes_nothing_along_that_has_ended(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Celery's acknowledges when its loop comes round: after all that was prefetched has run."""
