@@ -15,7 +15,8 @@ from celery.worker import state
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
-from celery_resilience.worker import redelivery
+from celery_resilience.messages.outcome import OutcomeKind
+from celery_resilience.worker import isolated_runs, redelivery
 
 
 class Settler:
@@ -141,3 +142,51 @@ def test_start_that_can_not_be_recorded_is_tried_again(
     request.execute_using_pool(None)
     assert request.started
     assert request in state.reserved_requests
+
+
+def test_start_of_a_message_that_another_worker_has_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settler = Settler(3)
+    settler.pending.broker.record_start = lambda *told: False
+    ended: list[Any] = []
+    settler.outcomes = SimpleNamespace(tell=lambda kind, delivery: ended.append(kind))  # type: ignore[attr-defined]
+    monkeypatch.setattr(redelivery, "settler_of", lambda app: settler)
+    monkeypatch.setattr(state, "requests", {})
+    request = Request("one", starts=1)
+    state.task_reserved(request)
+    redelivery.watch_start(request)
+    with pytest.raises(TaskRevokedError):
+        request.execute_using_pool(None)
+    assert (request.started, ended) == (False, [OutcomeKind.NOT_OURS])
+    assert request not in state.reserved_requests
+
+
+@pytest.mark.parametrize(("unfinished", "waits"), [(0, 0.2), (1, 5.0)])
+def test_isolated_run_waits_until_what_came_with_it_is_requeued(
+    monkeypatch: pytest.MonkeyPatch, unfinished: int, waits: float
+) -> None:
+    """Where redeliveries are counted: a moment, or as long as those settlements take."""
+    settler, again, now = Settler(3), [], [100.0]
+    settler.pending.broker = SimpleNamespace()
+    settler.pending.unfinished = unfinished
+    settler.pending.loop.call_after = lambda *told: None
+    settler.pending.loop.start_again = lambda request, delay: again.append(request)
+    monkeypatch.setattr(redelivery, "settler_of", lambda app: settler)
+    monkeypatch.setattr(isolated_runs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(state, "requests", {})
+    monkeypatch.setattr(state, "reserved_requests", set())
+    isolated, other = Request("isolated", starts=2), Request("other", starts=0)
+    isolated._message.delivery_info = {}
+    for request in (isolated, other):
+        redelivery.watch_start(request)
+        state.reserved_requests.add(request)
+    isolated.execute_using_pool(None)
+    assert (again, isolated.started, other._settled) == ([isolated], False, True)
+    assert [history.crash_redeliveries for history in settler.back] == [1]
+    now[0] += waits - 0.01
+    isolated.execute_using_pool(None)
+    assert not isolated.started
+    now[0] += 0.02
+    isolated.execute_using_pool(None)
+    assert isolated.started
