@@ -8,15 +8,18 @@ from typing import Any
 from billiard import einfo as _einfo
 from billiard.einfo import ExceptionInfo, Traceback
 from celery import exceptions as _exceptions
+from celery.utils.serialization import get_pickleable_exception as _pickleable
 
 from celery_resilience.classify.foreign import let_through
+from celery_resilience.errors import BodyExited, unreadable
 from celery_resilience.task.attempt import AttemptResult
 
-__all__ = ["Retry", "RetryInfo", "carried", "carry"]
+__all__ = ["Retry", "RetryInfo", "carried", "carry", "einfo_of"]
 
 # The stubs describe what tasks use of these, not what makes them.
 Retry: Any = _exceptions.Retry
 _ExceptionInfo: Any = ExceptionInfo
+get_pickleable_exception: Any = _pickleable
 ExceptionWithTraceback: Any = _einfo.ExceptionWithTraceback  # type: ignore[attr-defined]
 
 #: The attribute of an ExceptionInfo that has the attempt's result.
@@ -32,6 +35,19 @@ def carried(einfo: object) -> AttemptResult | None:
     """The result on *einfo*; None if nothing was decided where the body ran."""
     result = getattr(einfo, _ATTRIBUTE, None)
     return result if isinstance(result, AttemptResult) else None
+
+
+def einfo_of(exc: BaseException) -> ExceptionInfo:
+    """One that can be shown, and sent to the parent."""
+    try:
+        exc = get_pickleable_exception(exc)
+        return ExceptionInfo((type(exc), exc, exc.__traceback__))
+    except BaseException as problem:
+        let_through(problem)
+        try:
+            raise unreadable(exc, problem) from None
+        except BodyExited:
+            return ExceptionInfo()
 
 
 class RetryInfo(_ExceptionInfo):  # type: ignore[misc]

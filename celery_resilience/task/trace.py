@@ -28,9 +28,9 @@ from celery_resilience.task.attempt import CurrentAttempt, current_attempt
 from celery_resilience.task.continuation import publish_rest, succeeded_before
 from celery_resilience.task.decide import GONE_ON, decide_request
 from celery_resilience.task.disabled import is_disabled
-from celery_resilience.task.einfo import Retry, RetryInfo, carry
+from celery_resilience.task.einfo import Retry, RetryInfo, carry, einfo_of
 from celery_resilience.task.reraise import exited
-from celery_resilience.task.trace_info import ResilientTraceInfo, einfo_of, state_of
+from celery_resilience.task.trace_info import ResilientTraceInfo, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,27 +9,23 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
 from celery import signals, states
 from celery.app import trace as _celerys
 from celery.exceptions import Reject, Retry
 from celery.utils.log import get_logger
-from celery.utils.serialization import get_pickleable_exception as _pickleable
 
 from celery_resilience.classify.foreign import let_through, log_raised
-from celery_resilience.errors import BodyExited, unreadable
 from celery_resilience.task.attempt import CurrentAttempt, current_attempt
-from celery_resilience.task.einfo import RetryInfo
+from celery_resilience.task.einfo import RetryInfo, einfo_of
 from celery_resilience.task.requested_retry import requested_by_raising
 from celery_resilience.task.reraise import Discarded, end_attempt
 
-__all__ = ["ResilientTraceInfo", "einfo_of", "state_of"]
+__all__ = ["ResilientTraceInfo", "state_of"]
 
 logger = get_logger("celery_resilience")
 
-# The stubs describe what tasks use of these, not what makes them.
+# The stubs describe what tasks use of it, not what makes it.
 trace: Any = _celerys
-get_pickleable_exception: Any = _pickleable
 
 
 def state_of(raised: BaseException) -> tuple[str, BaseException]:
@@ -125,16 +121,3 @@ def _is_in(exc: BaseException, function: str) -> bool:
     while tb is not None and tb.tb_frame.f_code.co_name != function:
         tb = tb.tb_next
     return tb is not None
-
-
-def einfo_of(exc: BaseException) -> ExceptionInfo:
-    """One that can be shown, and sent to the parent."""
-    try:
-        exc = get_pickleable_exception(exc)
-        return ExceptionInfo((type(exc), exc, exc.__traceback__))
-    except BaseException as problem:
-        let_through(problem)
-        try:
-            raise unreadable(exc, problem) from None
-        except BodyExited:
-            return ExceptionInfo()

@@ -92,8 +92,9 @@ ROWS: list[tuple[Any, ...]] = [
     ("billiard.einfo:", "ExceptionWithTraceback", "worker/announce.py", DECIDE),
     ("billiard.pool:", "SIG_SOFT_TIMEOUT soft_timeout_sighandler", "task/async_body.py",
      "an async body would outlive its soft time limit"),
-    ("celery.utils.serialization:", "get_pickleable_exception raise_with_context "
-     "create_exception_cls", "task/trace_info.py", DECIDE),
+    ("celery.utils.serialization:", "get_pickleable_exception create_exception_cls",
+     "task/einfo.py", DECIDE),
+    ("celery.utils.serialization:", "raise_with_context", "task/requested_retry.py", DECIDE),
     ("kombu.serialization:", "registry", "messages/changed.py",
      "arguments changed by the body would not be sent with its retry"),
     # The request
