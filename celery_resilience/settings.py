@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -12,6 +11,7 @@ from celery.app.utils import Settings as _CelerySettings
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.brokers.base import LONGEST_NAME, BrokerOptions
+from celery_resilience.errors import did_you_mean, nearest
 from celery_resilience.policy.policy import Policy
 
 __all__ = [
@@ -82,8 +82,7 @@ class Settings(BrokerOptions):
             if value is _NOT_GIVEN:
                 continue  # of the same name, but not in the app's namespace
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                meant = f"; did you mean {PREFIX}{near[0]}?" if near else "."
+                meant = did_you_mean(name, known, shown=PREFIX.__add__) or "."
                 raise ImproperlyConfigured(
                     f"unknown setting {key}{meant} "
                     f"Known settings: {', '.join(PREFIX + n for n in sorted(known))}"
@@ -141,11 +140,11 @@ def _refuse_misspelt_prefix(app: Any) -> None:
         name = name[len(start) :]
         bare = name.removeprefix("celery_")
         word = bare.partition("_")[0]
-        if name.startswith(PREFIX) or not difflib.get_close_matches(word, _WORDS, 1, cutoff=0.8):
+        if name.startswith(PREFIX) or nearest(word, _WORDS, cutoff=0.8) is None:
             continue
-        near = difflib.get_close_matches(bare, known, 1, cutoff=0.8)
-        if near:
-            raise ImproperlyConfigured(f"unknown setting {key}; did you mean {start}{near[0]}?")
+        near = nearest(bare, known, cutoff=0.8)
+        if near is not None:
+            raise ImproperlyConfigured(f"unknown setting {key}; did you mean {start}{near}?")
 
 
 def _checked(name: str, value: Any) -> Any:
