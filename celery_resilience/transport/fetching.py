@@ -15,7 +15,7 @@ from kombu.utils.json import dumps
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cycle
 
 from celery_resilience.brokers.connections import ANSWER
-from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis import leases
 from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.transport.connection import Looker
 from celery_resilience.transport.notifications import SAFETY
@@ -200,7 +200,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
         self._question = queues, tags, done
         args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode())]
-        args += [*self._holds_for(), held.LEASE, *names, *done]
+        args += [*self._holds_for(), leases.LEASE, *names, *done]
         keys = [*self._held_in(), f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers", *lists]
         try:
             self.looker.ask(lua("fetch", __package__), keys, args)

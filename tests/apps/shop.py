@@ -47,13 +47,13 @@ app.conf.update(
 install(app)
 os.environ.setdefault("MAIN_PID", str(os.getpid()))  # before the pool forks
 if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as an operator
-    from celery_resilience.brokers.redis import leases as held
+    from celery_resilience.brokers.redis import leases
     from celery_resilience.worker import peers
 
-    held.LEASE = float(os.environ["LEASE"])
-    held.RENEW = float(os.environ.get("RENEW", held.LEASE / 6))
+    leases.LEASE = float(os.environ["LEASE"])
+    leases.RENEW = float(os.environ.get("RENEW", leases.LEASE / 6))
     peers._PATIENCE, peers._PAUSE = 2.0, 0.5
-    held.GRACE = 0.0  # the test's server may have been started a moment ago
+    leases.GRACE = 0.0  # the test's server may have been started a moment ago
 if "AHEAD" in os.environ:  # a pool that was quick lately takes so many more than it can begin
     from celery_resilience.transport.slots import Pace
 

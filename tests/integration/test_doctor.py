@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from celery_resilience import ResilientTask
 from celery_resilience.brokers.rabbitmq import queues as rabbits
 from celery_resilience.brokers.rabbitmq.delay import UNROUTABLE, USUAL, Delay, level_name
-from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis import leases
 from celery_resilience.cli.resilience import resilience
 from celery_resilience.messages.headers import ASTRAY, DUE
 from celery_resilience.operate import diagnosis, doctor, doctor_rabbitmq, doctor_redis
@@ -279,7 +279,7 @@ def test_missing_rights_are_found(as_user):
 @redis_only
 def test_messages_held_by_dead_workers_are_found_without_info(queues, as_user, monkeypatch):
     """Without INFO: not known is not none, and nobody who lives is robbed."""
-    monkeypatch.setattr(held, "GRACE", 1.0)
+    monkeypatch.setattr(leases, "GRACE", 1.0)
     until = {"dead": queues.now() - 60, "away": queues.now() - 60, "alive": queues.now() + 20}
     queues.redis.zadd("celery_resilience:workers", until)
     for worker in until:

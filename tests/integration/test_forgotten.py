@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis import leases
 from celery_resilience.operate import doctor_redis
 from celery_resilience.operate.diagnosis import Diagnosis
 from tests.client import Client
@@ -24,7 +24,7 @@ def test_what_a_forgotten_worker_took_before_it_was_killed_is_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """It takes on with a lease that is not renewed, as if the connection of that had gone."""
-    monkeypatch.setattr(held, "GRACE", 0.0)  # the server was started a moment ago
+    monkeypatch.setattr(leases, "GRACE", 0.0)  # the server was started a moment ago
     monkeypatch.setattr(doctor_redis, "OVERDUE", 0.0)
     short = {**client.env, "LEASE": "2"}
     other = start_worker(SHOP, broker, queues="other", env=short)

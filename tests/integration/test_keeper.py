@@ -15,7 +15,7 @@ import redis
 from redis.exceptions import RedisError
 
 from celery_resilience.brokers.base import NotOurs
-from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis import leases
 from celery_resilience.brokers.redis.broker import RedisBroker
 from celery_resilience.brokers.redis.housekeeping import Housekeeper
 from celery_resilience.brokers.redis.lease_qos import take_over
@@ -60,7 +60,7 @@ def housekeeper(rig: Rig, owner: LeaseOwner) -> Iterator[Callable[[], Housekeepe
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(held, "RENEW", 0.0)
+        patch.setattr(leases, "RENEW", 0.0)
         yield make
     for each in made:
         each.close()
@@ -88,11 +88,11 @@ def test_leases_are_not_believed_soon_after_the_servers_start(
 ) -> None:
     """All have run out while it was down. An operator is not told of them either."""
     dies(db, f"work\n{payload()}")
-    monkeypatch.setattr(held, "GRACE", NEVER)
+    monkeypatch.setattr(leases, "GRACE", NEVER)
     housekeeper().look()
     assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
     assert Leases(db, "").orphans() == {}
-    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     assert Leases(db, "").orphans() == {"dead": 1}
     housekeeper().look()
     assert (db.llen("work"), db.exists(DEAD), db.zscore(WORKERS, "dead")) == (1, 0, None)
@@ -107,7 +107,7 @@ def test_leases_are_not_believed_soon_after_an_outage(
 ) -> None:
     """By one who had believed them before it."""
     dies(db, f"work\n{payload()}")
-    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     looking = housekeeper()
     looking.look()
     assert db.llen("work") == 1
@@ -116,7 +116,7 @@ def test_leases_are_not_believed_soon_after_an_outage(
         looking.look()
     redis_server.start()
     dies(db, f"work\n{payload(1)}")
-    monkeypatch.setattr(held, "GRACE", NEVER)
+    monkeypatch.setattr(leases, "GRACE", NEVER)
     looking.look()
     assert (db.llen("work"), db.hlen(DEAD)) == (1, 1)
 
@@ -132,18 +132,18 @@ def test_who_was_late_does_not_believe_that_others_have_died(
 ) -> None:
     """A cut network, a frozen server or a clock that was set: they may be about to say so too."""
     assert isinstance(rig.moves, RedisBroker)
-    monkeypatch.setattr(held, "GRACE", 1e6)
+    monkeypatch.setattr(leases, "GRACE", 1e6)
     monkeypatch.setattr(Leases, "up_for", lambda leases: math.inf)
     looking = housekeeper()
     looking.look()
-    db.zincrby(WORKERS, -0.6 * held.LEASE, owner.id)
+    db.zincrby(WORKERS, -0.6 * leases.LEASE, owner.id)
     dies(db, f"work\n{payload()}")
     if reconnects:
         rig.moves.consume_for(rig.channel, owner)
         looking = housekeeper()
     looking.look()
     assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
-    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     looking.look()
     assert (db.llen("work"), db.hlen(DEAD)) == (1, 0), "but they are looked at again"
 
@@ -177,7 +177,7 @@ def test_who_comes_back_while_it_is_given_back_is_not_forgotten(
         return given
 
     monkeypatch.setattr(Leases, "requeue", slowly)
-    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     housekeeper().look()
     assert db.llen("work") == 1
     assert db.zscore(WORKERS, "dead") is not None
@@ -191,7 +191,7 @@ def test_among_many_workers_each_renews_its_lease_in_time(
 ) -> None:
     """The more there are, the less often each looks for what is due; but never so seldom."""
     db.zadd(WORKERS, {f"w{n}": 1e12 for n in range(2000)})
-    monkeypatch.setattr(held, "RENEW", 5.0)
+    monkeypatch.setattr(leases, "RENEW", 5.0)
     looking = housekeeper()
     assert looking.look() <= 5
     assert looking.look() <= 5
@@ -273,7 +273,7 @@ def test_what_can_not_be_given_back_is_in_nobodys_way_and_kept(
     """What is no message is given back as it is; whose list is no list stays with its worker."""
     db.set("blocked", "no list")
     dies(db, "work\nno message", f"blocked\n{payload()}", f"work\n{payload(2)}")
-    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     housekeeper().look()
     assert db.llen("work") == 2
     assert b"no message" in db.lrange("work", 0, -1)
@@ -402,9 +402,9 @@ def test_what_a_worker_holds_that_nobody_knows_is_given_back(
     """An operator sees it at once."""
     db.hset(DEAD, "tag", f"work\n{payload()}")
     db.mset({f"key-{n}": n for n in range(3000)})
-    monkeypatch.setattr(held, "GRACE", AT_ONCE)
+    monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     assert Leases(db, "").orphans() == {"dead": 1}
-    monkeypatch.setattr(held, "LEASE", 0.5)
+    monkeypatch.setattr(leases, "LEASE", 0.5)
     looking = housekeeper()
 
     def given_back() -> bool:

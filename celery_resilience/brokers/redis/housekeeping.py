@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from celery_resilience.brokers.connections import pool_of
-from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis import leases
 from celery_resilience.brokers.redis.leases import LeaseOwner, Leases
 from celery_resilience.brokers.redis.scheduled import ScheduledRetries
 
@@ -94,15 +94,15 @@ class Housekeeper:
             self._workers, dead = self._leases.renew(self._owner)
             if self._believe_at is None:
                 up = self._leases.up_for()
-                known = up is not None and up > 2 * held.GRACE
-                self._believe_at = now + (0 if known else held.GRACE)
+                known = up is not None and up > 2 * leases.GRACE
+                self._believe_at = now + (0 if known else leases.GRACE)
         except Exception:
             self._believe_at = None
             raise
         self.renewed_at = now
-        self._renew_at = now + held.RENEW
+        self._renew_at = now + leases.RENEW
         # What kept us from renewing ours may have kept everybody.
-        if now < max(self._believe_at, self._owner.late_at + held.GRACE):
+        if now < max(self._believe_at, self._owner.late_at + leases.GRACE):
             return
         if now >= self._search_at:
             self._search(now)

@@ -10,7 +10,7 @@ from kombu.transport import redis as _redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from celery_resilience.brokers.redis import leases as held
+from celery_resilience.brokers.redis import leases
 from celery_resilience.brokers.redis.leases import LeaseOwner, Leases, Left, plain_client
 from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.messages.headers import QUEUE
@@ -47,7 +47,7 @@ class LeaseQoS(_redis.QoS):
             self._keep = channel.pool, script
         prefix = channel.global_keyprefix or ""
         keys = [prefix + owner.key, f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers"]
-        number = int(script(keys=keys, args=[tag, value, owner.id, owner.last_take, held.LEASE]))
+        number = int(script(keys=keys, args=[tag, value, owner.id, owner.last_take, leases.LEASE]))
         owner.taken(number)
         return number
 
