@@ -5,6 +5,7 @@ The worker and its broker are stubs: which of two messages arrives first can't b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,13 @@ from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.messages.outcome import OutcomeKind
 from celery_resilience.worker import isolated_runs, redelivery
+
+
+@pytest.fixture(autouse=True)
+def no_request_stays_reserved() -> Iterator[None]:
+    """A request holds itself, and would be seen by later tests until it is collected."""
+    yield
+    state.reserved_requests.clear()
 
 
 class Settler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,13 @@ from celery_resilience.worker.revocation import (
 )
 
 WAITED = {"x-death": [{}], HEADER: "{}"}
+
+
+@pytest.fixture(autouse=True)
+def no_request_stays_reserved() -> Iterator[None]:
+    """A request holds itself, and would be seen by later tests until it is collected."""
+    yield
+    state.reserved_requests.clear()
 
 
 class Backend:
