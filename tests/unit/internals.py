@@ -197,8 +197,8 @@ ROWS: list[tuple[Any, ...]] = [
      "a look would not know how fast the pool is"),
     (CONSUMER, "ensure_connected connection_for_read", "worker_transport.py",
      "a worker on redis:// would take through kombu's transport"),
-    ("redis.connection:AbstractConnection", "_sock send_command read_response can_read "
-     "disconnect connect", "transport/looker.py", TAKE),
+    ("redis.connection:AbstractConnection", "_sock send_command send_packed_command "
+     "read_response can_read disconnect connect", "transport/looker.py", TAKE),
     ("redis.connection:AbstractConnection", "_sock send_command read_response",
      "transport/wakeup.py", TAKE),
     ("redis.client:Redis", "connection", "transport/looker.py", TAKE),
