@@ -27,7 +27,7 @@ logger = logging.getLogger("celery_resilience")
 ANSWER = 5.0
 #: For how long a fork waits until what is being done is over, in seconds: the new process would
 #: find the locks taken, for ever. What takes longer waits for its server, and holds none.
-_SHORT = 0.3
+_SHORT = 2.0
 #: How many calls that nobody waits for any more are kept until the store answers.
 _KEPT = 1000
 

@@ -42,11 +42,12 @@ from celery_resilience.parent import (
     is_lost,
     text,
 )
+from celery_resilience.peers import acknowledged
 from celery_resilience.rejection import goes_to_an_exchange
 from celery_resilience.revocation import recall_revocation
 from celery_resilience.revoking import is_revoked
 from celery_resilience.settle import Settler, settler_of
-from celery_resilience.suspect import note_acknowledged, watch_start
+from celery_resilience.suspect import watch_start
 
 __all__ = ["ResilientRequest"]
 
@@ -67,8 +68,6 @@ class ResilientRequest(Request):  # type: ignore[misc]
     #: The message is being settled: nothing else may acknowledge or reject it; and it was given
     #: back, or to the owner's exchange: to acknowledge it would lose it.
     _settled = _rejected = False
-    #: Its message has come before (:mod:`~celery_resilience.suspect`).
-    _suspected = False
     acknowledged: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -183,8 +182,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         shutdown has killed goes back to the broker: gevent calls that a success."""
         if not self._settled and not self._already_cancelled:
             super().acknowledge()
-            if self._suspected:
-                note_acknowledged(self)
+            acknowledged.append(self._message.headers)
 
     def cancel(self, *args: Any, **options: Any) -> None:
         """Celery's, in a cold shutdown; a body that the pool can't kill goes on to its end.

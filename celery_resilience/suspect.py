@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -29,20 +28,17 @@ from celery.worker import state
 from celery_resilience.brokers.channels import is_alive
 from celery_resilience.headers import HEADER
 from celery_resilience.history import History
-from celery_resilience.peers import Name, name_of
 from celery_resilience.poison import ask_before_end, put_back
 from celery_resilience.settle import Settler, settler_of
 
 __all__ = [
     "Suspects",
-    "acknowledged_since",
     "acquit",
     "counts_redeliveries",
     "hand_back",
     "is_open",
     "is_unstarted",
     "is_watched",
-    "note_acknowledged",
     "reserved",
     "watch_start",
 ]
@@ -56,9 +52,6 @@ _TURN = 1.0
 _MOMENT, _PATIENCE = 0.2, 5.0
 #: Set on a message whose redelivery says nothing against it.
 _ACQUITTED = "_resilience_acquitted"
-#: The suspects that were acknowledged last, and when, by the monotonic clock: should the connection
-#: go just then, they are delivered again.
-_acknowledged: deque[tuple[Name, float]] = deque(maxlen=10_000)
 
 
 class Suspects:
@@ -252,18 +245,6 @@ def _wait_outside(request: Any, settler: Settler) -> None:
 def is_watched(request: Any) -> bool:
     """Whether *request* is a suspect."""
     return getattr(request, "_suspected", False) is True
-
-
-def note_acknowledged(request: Any) -> None:
-    """The suspect *request* was acknowledged, as far as this worker can tell."""
-    name = name_of(request._message)
-    if name is not None:
-        _acknowledged.append((name, time.monotonic()))
-
-
-def acknowledged_since(moment: float) -> set[Name]:
-    """The suspects that were acknowledged after *moment*, by the monotonic clock."""
-    return {name for name, at in [*_acknowledged] if at > moment}
 
 
 def hand_back(request: Any, settler: Settler, delay: float) -> None:

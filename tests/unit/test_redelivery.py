@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
-from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.utils.collections import LimitedSet
 from celery.worker import state
+from kombu.message import Message as KombuMessage
 
-from celery_resilience import suspect
+from celery_resilience import peers
 from celery_resilience.brokers import NotOurs, Received
 from celery_resilience.brokers.channels import _closes
 from celery_resilience.envelope import Envelope
@@ -31,14 +33,14 @@ class Message(SimpleNamespace):
 
 def message(
     id_: str = "1", retries: int = 0, redelivered: bool = True, history: History | None = None,
-    body: str | bytes = "[]",
+    arguments: str = "()",
 ) -> Message:  # fmt: skip
-    headers = {"id": id_, "retries": retries}
+    headers = {"id": id_, "retries": retries, "argsrepr": arguments}
     if history is not None:
         headers[HEADER] = history.dumps()
     return Message(
         headers=headers, channel=SimpleNamespace(is_open=True), delivery_tag=object(),
-        delivery_info={"redelivered": redelivered}, _state="RECEIVED", body=body,
+        delivery_info={"redelivered": redelivered}, _state="RECEIVED",
     )  # fmt: skip
 
 
@@ -121,25 +123,45 @@ def test_what_is_done_is_let_go_each_time_that_it_comes(lost: tuple[Any, Any, An
         hand.lose(consumer)
 
 
-def test_suspect_acknowledged_just_before_a_loss_is_told(
+def test_success_just_before_a_loss_is_told(
     lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was acknowledged on a connection that had gone; another message with its id was not."""
     hand, _, consumer = lost
-    monkeypatch.setattr(suspect, "_acknowledged", deque())
-    suspect.note_acknowledged(Request(_message=message("now")))
-    old = name_of(message("long ago"))
-    suspect._acknowledged.append((old, time.monotonic() - 61))  # type: ignore[arg-type]
+    monkeypatch.setattr(state, "successful_requests", LimitedSet(maxlen=10))
+    state.successful_requests.add("now")
+    state.successful_requests.add("long ago", now=time.monotonic() - 61)
+    for id_ in ("now", "long ago", "not a success"):
+        peers.acknowledged.append(message(id_).headers)
+    peers.acknowledged.append(None)  # a message without headers
     hand.lose(consumer)
     now = name_of(message("now"))
     assert now is not None
     assert hand.tell(now) is Answer.DONE
     others = [
         message("now", history=History(lineage=("a letter",))),
-        message("now", body='["other arguments"]'),
+        message("now", arguments="('other arguments',)"),
         message("long ago"),
+        message("not a success"),
     ]
-    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 3
+    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 4
+
+
+def test_acknowledgement_on_its_way_to_the_loop_comes_before_or_after_the_one_for_the_new_delivery(
+    lost: tuple[Any, Any, Any],
+) -> None:
+    """kombu's loop keeps no order; a second one would end the worker."""
+    hand, request, consumer = lost
+    channel = SimpleNamespace(is_open=False, no_ack_consumers=None, connection=None)
+    ours = KombuMessage(headers=request._message.headers, channel=channel, delivery_tag=1)
+    request._message, request.acknowledged = ours, True
+    on_its_way, acked = ours.ack_log_error, []
+    consumer.call_soon = lambda call, *args: (call(*args), on_its_way(logging.getLogger(), ()))
+    again = message()
+    again.channel.basic_ack = lambda tag, multiple: acked.append(tag)
+    again.channel.no_ack_consumers = None
+    assert hand.take_back(again, consumer)
+    assert acked == [again.delivery_tag]
 
 
 def test_what_is_done_is_let_go(lost: tuple[Any, Any, Any]) -> None:
@@ -245,10 +267,20 @@ def test_another_worker_is_told_what_runs_here(lost: tuple[Any, Any, Any]) -> No
     assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
 
 
-def test_what_was_lost_with_the_connection_is_excused_once(lost: tuple[Any, Any, Any]) -> None:
+@pytest.mark.parametrize("losses", [1, 3])
+def test_what_was_lost_with_the_connection_is_excused_once_for_each_loss(
+    lost: tuple[Any, Any, Any], losses: int
+) -> None:
     """It has not killed this worker, but it may kill others: not for ever."""
-    hand, request, _ = lost
+    hand, request, consumer = lost
     name = name_of(request._message)
     assert name is not None
     request._settled = True  # its body has failed: only this worker can tell what becomes of it
-    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+    for _ in range(losses - 1):  # it is delivered here once more, and not begun
+        other = Request(_message=message())
+        other._message.channel.is_open = False
+        state.reserved_requests.add(other)  # type: ignore[attr-defined]
+        hand.lose(consumer)
+        state.reserved_requests.clear()  # type: ignore[attr-defined]
+    assert [hand.tell(name) for _ in range(losses)] == [Answer.HAD] * losses
+    assert hand.tell(name) is Answer.NOTHING
