@@ -75,6 +75,8 @@ class Moves:
         self._left: deque[Move] = deque(maxlen=_MOST_LEFT)
         #: What has been logged of moves that fail.
         self._said: set[str] = set()
+        #: Called with the message of a settlement that came to nothing.
+        self.came_to_nothing: Callable[[Any], None] = lambda message: None
         self.pause = Pause(consumer)
         #: For what this worker's loop must not wait for.
         self.aside = Aside(self)
@@ -229,6 +231,7 @@ class Moves:
         elif isinstance(problem, NotOurs):
             self._left.append(move)
             logger.warning("%s: not settled: %s", move.subject, problem)
+            self.came_to_nothing(move.received.message)
         elif isinstance(problem, Unroutable) and move.unroutable is not None:
             move.unroutable()
         elif isinstance(problem, TooLarge) and move.too_large is not None:

@@ -54,6 +54,7 @@ class InHand:
         self._succeeded: dict[Name, float] = {}
         #: With how many losses it went that no redelivery was put down to, and when the last was.
         self._losses: dict[Name, tuple[int, float]] = {}
+        moves.came_to_nothing = self._not_settled
 
     def __bool__(self) -> bool:
         """Whether anything may come back."""
@@ -121,6 +122,16 @@ class InHand:
             return Answer.NOTHING
         self._count(name, -1)
         return Answer.HAD
+
+    def _not_settled(self, message: Any) -> None:
+        """The settlement of *message* came to nothing. It was not in hand any more when its
+        connection was lost: that it comes again is due to the loss as well."""
+        name = name_of(message)
+        if name is None or is_alive(message):
+            return
+        had = [each.request for each in self._had.get(name, ())]
+        if not any(request is not None and request._message is message for request in had):
+            self._count(name, 1)
 
     def _count(self, name: Name, losses: int) -> None:
         before, _ = self._losses.get(name, (0, 0.0))

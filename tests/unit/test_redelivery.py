@@ -57,6 +57,8 @@ class Request(SimpleNamespace):
 
 
 class Moves:
+    came_to_nothing: Any
+
     def __init__(self) -> None:
         self.taken_up: list[Any] = []
 
@@ -229,8 +231,11 @@ def test_moves_keep_what_came_to_nothing() -> None:
     moves = RealMoves(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
     answers: list[Any] = [NotOurs("its channel is closed"), None]
     received = Received(message(), Envelope(b"", None, None, headers={}, queue="q"), let_go=list)
+    told: list[Any] = []
+    moves.came_to_nothing = told.append
     moves.start(Move(received, lambda done: done(answers.pop(0)), "t"))
     assert len(answers) == 1
+    assert told == [received.message]
     assert moves.take_up(received.message)
     assert answers == []
     assert not moves.take_up(received.message)
@@ -284,3 +289,23 @@ def test_what_was_lost_with_the_connection_is_excused_once_for_each_loss(
         state.reserved_requests.clear()  # type: ignore[attr-defined]
     assert [hand.tell(name) for _ in range(losses)] == [Answer.HAD] * losses
     assert hand.tell(name) is Answer.NOTHING
+
+
+def test_what_was_being_put_back_when_the_connection_went_is_excused(
+    lost: tuple[Any, Any, Any],
+) -> None:
+    """Its copy could not be published, or its acknowledgement came too late."""
+    hand, request, _ = lost
+    put_back = message("put back")
+    name = name_of(put_back)
+    assert name is not None
+    hand._moves.came_to_nothing(put_back)
+    assert hand.tell(name) is Answer.NOTHING, "its channel is open: it was not lost"
+    put_back.channel.is_open = False
+    hand._moves.came_to_nothing(put_back)
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+    request._settled = True
+    hand._moves.came_to_nothing(request._message)  # in hand at the loss: that counts once
+    name = name_of(request._message)
+    assert name is not None
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
