@@ -19,6 +19,7 @@ from celery_resilience.brokers.greenlets import end_with, wait_for_nothing
 from celery_resilience.context_key import refuse_stores_without_keys
 from celery_resilience.coroutine import refuse_async_bodies
 from celery_resilience.covered import warn_of_early_acks, warn_of_uncovered
+from celery_resilience.green_signals import GreenSignals
 from celery_resilience.guard import Guard
 from celery_resilience.holding import Holding
 from celery_resilience.internals import refuse_changed_internals
@@ -83,6 +84,7 @@ class ResilientConsumer(bootsteps.StartStopStep):
         self.in_hand = InHand(self.settler.moves)
         self.guard = Guard(c, self.settler, self.in_hand)
         self._checks: Any = None
+        self._signals: GreenSignals | None = None
         #: It came when the worker consumed already: messages were received without it.
         self._is_late = False
         #: What was received and not started when the worker began to go down.
@@ -108,6 +110,9 @@ class ResilientConsumer(bootsteps.StartStopStep):
                 refuse_long_names(c.app, self.settings, consumed)
                 warn_of_the_brokers_clock(c.app, self.settings)
                 tell_of_exchanges(c.app, consumed, self.settings)
+            if getattr(c.pool, "is_green", False):
+                self._signals = GreenSignals(c.pool.spawn_n)
+                self._signals.install()
             self.guard.stand()
             answer_peers(self.settler, self.in_hand.tell)
             hear_revocations()
@@ -228,6 +233,8 @@ class ResilientConsumer(bootsteps.StartStopStep):
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
+        if self._signals is not None:
+            self._signals.wait()
         if self.settings.enabled:
             put_back(self._unstarted + self._all_unstarted(c), self.settler)
             put_back_killed(self.settler)

@@ -104,6 +104,8 @@ SILENT: tuple[Internal, ...] = (
     Internal("celery.worker.request:Request", "on_failure on_retry on_timeout acknowledge cancel "
              "reject maybe_expire _announce_revoked execute_using_pool", "request.py",
              "outcomes would be settled by stock Celery", refuse=True),
+    Internal("celery.apps.worker:_shutdown_handler", "platforms signals", "green_signals.py",
+             "a gevent worker that is told to end could end of an error", "uses"),
     Internal("celery.worker.control:", "revoke terminate revoke_by_stamped_headers",
              "revocation.py", "scheduled retries of revoked tasks would run"),
     Internal("celery.concurrency.prefork:TaskPool", "flush", "jobs.py",

@@ -153,6 +153,9 @@ ROWS: list[tuple[Any, ...]] = [
     ("celery.worker.state:", "should_terminate", "jobs.py", LOSS),
     ("celery.concurrency.base:BasePool", "on_apply uses_semaphore", "consumer.py", SETTLE),
     ("celery.concurrency.solo:", "TaskPool", "consumer.py", SETTLE),
+    ("celery.platforms:", "Signals signals", "green_signals.py", SETTLE),
+    ("celery.concurrency.base:BasePool", "is_green", "consumer.py", SETTLE),
+    ("celery.concurrency.gevent:TaskPool", "spawn_n", "consumer.py", SETTLE),
     ("celery.concurrency.base:BasePool", "is_green", "coroutine.py",
      "async bodies would share one event loop"),
     # Messages

@@ -31,6 +31,7 @@ FLOORS = {
     "banner covered "
     "tracer task coroutine eager request parent announce suspect consumer context_key malformed "
     "memory policies results ruling moves settle signals successors switch mover holding guard "
+    "green_signals "
     "redelivery revoking "
     "jobs peers poison origin pause rejection revocation leaving aside result_store "
     "deadlines worker_transport",
