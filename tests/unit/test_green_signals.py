@@ -66,5 +66,5 @@ def test_other_signals_are_handled_where_they_come(spawned: Spawned) -> None:
 
 
 def test_a_default_stays_the_default(spawned: Spawned) -> None:
-    platforms.signals["SIGQUIT"] = signal.SIG_DFL
+    platforms.signals["SIGQUIT"] = signal.SIG_DFL  # type: ignore[assignment]
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
