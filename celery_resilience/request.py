@@ -42,7 +42,7 @@ from celery_resilience.parent import (
     is_lost,
     text,
 )
-from celery_resilience.peers import acknowledged
+from celery_resilience.peers import note_acknowledged
 from celery_resilience.rejection import goes_to_an_exchange
 from celery_resilience.revocation import recall_revocation
 from celery_resilience.revoking import is_revoked
@@ -182,7 +182,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         shutdown has killed goes back to the broker: gevent calls that a success."""
         if not self._settled and not self._already_cancelled:
             super().acknowledge()
-            acknowledged.append(self._message.headers)
+            note_acknowledged(self._message)
 
     def cancel(self, *args: Any, **options: Any) -> None:
         """Celery's, in a cold shutdown; a body that the pool can't kill goes on to its end.

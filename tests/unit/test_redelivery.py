@@ -134,8 +134,8 @@ def test_success_just_before_a_loss_is_told(
     state.successful_requests.add("now")
     state.successful_requests.add("long ago", now=time.monotonic() - 61)
     for id_ in ("now", "long ago", "not a success"):
-        peers.acknowledged.append(message(id_).headers)
-    peers.acknowledged.append(None)  # a message without headers
+        peers.note_acknowledged(message(id_))
+    peers.note_acknowledged(Message(headers=None))
     hand.lose(consumer)
     now = name_of(message("now"))
     assert now is not None
