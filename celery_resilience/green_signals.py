@@ -31,7 +31,8 @@ class GreenSignals(platforms.Signals):
 
     def __init__(self, spawn: Callable[..., Any]) -> None:
         self._spawn = spawn
-        self._running = 0
+        #: The calls that have not ended; a signal may come while another one's is taken out.
+        self._running: set[object] = set()
 
     def install(self) -> None:
         """Celery installs all of its handlers through this from now on."""
@@ -48,15 +49,16 @@ class GreenSignals(platforms.Signals):
         super().__setitem__(name, handler)
 
     def _in_its_own(self, handler: Callable[..., Any]) -> Callable[..., None]:
-        def run(*args: Any) -> None:
+        def run(call: object, *args: Any) -> None:
             try:
                 handler(*args)
             finally:
-                self._running -= 1
+                self._running.discard(call)
 
         @wraps(handler)
         def begin(*args: Any) -> None:
-            self._running += 1
-            self._spawn(run, *args)
+            call = object()
+            self._running.add(call)
+            self._spawn(run, call, *args)
 
         return begin

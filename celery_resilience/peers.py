@@ -52,7 +52,6 @@ _TOGETHER = 0.1
 #: How long all of it takes at most, in seconds, should RabbitMQ not answer either.
 ASKED = _PATIENCE + _PAUSE + ANSWER
 
-
 #: The headers that matter of what was acknowledged last. More than was prefetched can't be lost on
 #: the way. All of each message's would keep the garbage collector busy: 1 to 3 % of a short task.
 _acknowledged: deque[tuple[Any, ...]] = deque(maxlen=1000)
@@ -113,10 +112,7 @@ def note_acknowledged(message: Any) -> None:
     """*message* was acknowledged, as far as this worker can tell."""
     headers = message.headers
     if headers:
-        get = headers.get
-        _acknowledged.append(
-            (get("id"), get("retries"), get("argsrepr"), get("kwargsrepr"), get(HEADER))
-        )
+        _acknowledged.append(tuple(map(headers.get, _MATTER)))
 
 
 def _named(fields: Any, headers: Any) -> Name:

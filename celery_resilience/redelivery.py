@@ -33,6 +33,8 @@ logger = logging.getLogger("celery_resilience")
 _MEMORY = 3600.0
 #: How long before it is noticed a connection may have gone, in seconds.
 _NOTICED = 60.0
+#: Set on a message: the channel that its last delivery was lost with.
+_LOST_WITH = "_resilience_lost_with"
 
 
 class _Had(NamedTuple):
@@ -81,7 +83,7 @@ class InHand:
             had = self._had.setdefault(name, deque())
             if not any(each.request is request for each in had):  # a loss before this one
                 had.append(_Had(request if request in self._running else None, now))
-                self._count(name, 1)
+            self._lost(name, request._message)
 
     def take_back(self, message: Any, c: Any) -> bool:
         """Whether *message* belongs to a body that runs here, or has run: it must not run again.
@@ -94,7 +96,8 @@ class InHand:
         had = self._pop(name)
         if had is None:
             return False
-        self._count(name, -1)
+        if self._losses.get(name, (0, 0.0))[0] > 0:
+            self._count(name, -1)
         request = had.request
         if request is not None and self._belongs_to(request, message, c):
             # Its acknowledgement may be lost with this connection as well.
@@ -124,13 +127,16 @@ class InHand:
         return Answer.HAD
 
     def _not_settled(self, message: Any) -> None:
-        """The settlement of *message* came to nothing. It was not in hand any more when its
+        """The settlement of *message* came to nothing. It may have been in hand no more when its
         connection was lost: that it comes again is due to the loss as well."""
         name = name_of(message)
-        if name is None or is_alive(message):
-            return
-        had = [each.request for each in self._had.get(name, ())]
-        if not any(request is not None and request._message is message for request in had):
+        if name is not None and not is_alive(message):
+            self._lost(name, message)
+
+    def _lost(self, name: Name, message: Any) -> None:
+        """Count the loss of this delivery of *message*, once."""
+        if getattr(message, _LOST_WITH, None) is not message.channel:
+            setattr(message, _LOST_WITH, message.channel)
             self._count(name, 1)
 
     def _count(self, name: Name, losses: int) -> None:

@@ -114,8 +114,11 @@ def _ask(
     request: Any, aside: Aside, what: str, call: Callable[[], Any], then: Callable[[Any], None],
     keep: bool = False,
 ) -> None:  # fmt: skip
-    _asked.add(type(request._task.backend))
-    aside.ask(f"{request.name}[{request.id}]: {what}", call, then, keep=keep)
+    def asked() -> Any:
+        _asked.add(type(request._task.backend))
+        return call()
+
+    aside.ask(f"{request.name}[{request.id}]: {what}", asked, then, keep=keep)
 
 
 #: The kinds of result stores that were asked in a thread of this process.

@@ -175,7 +175,7 @@ def test_a_fork_renews_the_locks_of_the_result_store(
         def mark_as_failure(self, *args: Any, **options: Any) -> None:
             assert self.client
 
-    monkeypatch.setattr(module, "_SHORT", 0)
+    monkeypatch.setattr(module, "FORK", 0)
     task = SimpleNamespace(backend=Store())
     request = SimpleNamespace(id="1", name="task", _task=task, _context=None, store_errors=True)
     result_store.store_failure(request, Aside(loop), ValueError())

@@ -13,6 +13,7 @@ from celery.apps import worker
 from celery.exceptions import WorkerTerminate
 from celery.worker import state
 
+from celery_resilience import green_signals
 from celery_resilience.green_signals import GreenSignals
 
 Spawned = list[Callable[[], None]]
@@ -68,3 +69,15 @@ def test_other_signals_are_handled_where_they_come(spawned: Spawned) -> None:
 def test_a_default_stays_the_default(spawned: Spawned) -> None:
     platforms.signals["SIGQUIT"] = signal.SIG_DFL  # type: ignore[assignment]
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+
+
+def test_the_end_waits_until_a_handler_has_ended(
+    spawned: Spawned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cold shutdown waits in it for the pool, whose tasks are given back afterwards."""
+    seen: list[int] = []
+    platforms.signals["SIGQUIT"] = lambda number, frame: seen.append(number)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    monkeypatch.setattr(green_signals.time, "sleep", lambda seconds: spawned.pop()())
+    platforms.signals.wait()  # type: ignore[attr-defined]
+    assert seen == [signal.SIGQUIT]

@@ -291,6 +291,23 @@ def test_what_was_lost_with_the_connection_is_excused_once_for_each_loss(
     assert hand.tell(name) is Answer.NOTHING
 
 
+def test_body_that_runs_over_several_losses_is_excused_for_the_last_one_too(
+    lost: tuple[Any, Any, Any],
+) -> None:
+    """It was delivered here again after each; then it fails, and that is lost as well."""
+    hand, request, consumer = lost
+    for _ in range(2):
+        assert hand.take_back(message(), consumer)
+        request._message.channel.is_open = False
+        hand.lose(consumer)
+        hand.lose(consumer)  # it was not delivered here in between
+    request._settled = True
+    hand._moves.came_to_nothing(request._message)
+    name = name_of(request._message)
+    assert name is not None
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+
+
 def test_what_was_being_put_back_when_the_connection_went_is_excused(
     lost: tuple[Any, Any, Any],
 ) -> None:
