@@ -121,18 +121,23 @@ class RabbitServer:
         A few milliseconds, where rabbitmqctl takes seconds. Binaries come back as ``#Bin<size>``.
         """
         command = [self._erl_call, "-n", self.node, "-c", self._cookie, "-e"]
-        done = subprocess.run(
-            command,
-            input=f"{erlang}\n".encode(),
-            env=self._environment(),
-            capture_output=True,
-            timeout=10,
-            check=False,
-        )
-        answer = done.stdout.decode()
-        if not answer.startswith("{ok, "):
-            raise AssertionError(f"{erlang} answered {answer or done.stderr.decode()}")
-        return answer.removeprefix("{ok, ").rstrip("\n}")
+        for left in reversed(range(5)):
+            done = subprocess.run(
+                command,
+                input=f"{erlang}\n".encode(),
+                env=self._environment(),
+                capture_output=True,
+                timeout=10,
+                check=False,
+            )
+            answer = done.stdout.decode()
+            if answer.startswith("{ok, "):
+                return answer.removeprefix("{ok, ").rstrip("\n}")
+            trouble = answer or done.stderr.decode()
+            if "failed to connect" not in trouble or not left:
+                break
+            time.sleep(1.0)  # nothing has run; a loaded node gives up a handshake
+        raise AssertionError(f"{erlang} answered {trouble}")
 
     def messages(self, vhost: str, queue: str) -> int:
         """How many messages *queue* has, those that nobody has acknowledged yet among them."""
