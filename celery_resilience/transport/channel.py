@@ -7,6 +7,7 @@ import os
 import uuid
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -111,6 +112,34 @@ class Channel(Looking):
         args = [taken.tag, payload, "0" if taken.held else "1", owner, taken.number or ""]
         self.looker.ask(lua("move_unacked"), keys, args)
         self.looker.answer()
+
+    # Let go
+
+    def let_go(self, tag: str) -> bool:
+        """Let *tag* go with the next question; False if there is none that follows at once."""
+        cycle = self.connection and self.connection.cycle
+        if (
+            not self.consuming
+            or self._closing
+            or cycle.thread != get_ident()
+            or (cycle.loop is None and self.lease_owner is None)
+        ):
+            return False
+        self._acknowledged.append(tag)
+        return True
+
+    @property
+    def acknowledged(self) -> int:
+        """How many are to be let go with the next question."""
+        return len(self._acknowledged)
+
+    def let_go_now(self) -> None:
+        """Let go what was acknowledged, and wait until that is done."""
+        self.all_answered()
+        while self._acknowledged:
+            self._ask(0)
+            if not self.answered():
+                break
 
     # Consumers come and go
 

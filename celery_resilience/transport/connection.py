@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -36,8 +37,10 @@ class Looker:
 
     @property
     def is_another(self) -> bool:
-        """Whether the socket is not the one that was waited for."""
-        return self._watched is not None and self.sock is not self._watched
+        """Whether the socket is not the one that was waited for, and no answer is on its way."""
+        if self._asked is not None or self._watched is None:
+            return False
+        return self.sock is not self._watched
 
     @property
     def sock(self) -> Any:
@@ -50,7 +53,7 @@ class Looker:
         client = self._channel.__dict__.get("client")  # only if it was made
         return None if client is None else client.connection
 
-    def ask(self, script: str, keys: list[str], args: list[Any]) -> None:
+    def ask(self, script: str, keys: Sequence[str | bytes], args: list[Any]) -> None:
         """Have the server run *script*; ``answer`` returns what comes of it."""
         arguments = (len(keys), *keys, *args)
         digest = self._digests.get(script)
@@ -59,7 +62,7 @@ class Looker:
             self._digests[script] = digest
         self._send((script, arguments), "EVALSHA", digest, *arguments)
 
-    def count(self, keys: list[str]) -> None:
+    def count(self, keys: Sequence[bytes]) -> None:
         """Ask how many of the *keys* there are. That is a look, too: the server tells of the next
         message in one of them."""
         self._send(("", ()), "EXISTS", *keys)
@@ -69,7 +72,7 @@ class Looker:
         self._asked, self._since, self.in_use = asked, monotonic(), True
         try:
             # A check of its health would reconnect it unnoticed.
-            connection.send_command(*command, check_health=False)
+            connection.send_packed_command([_packed(*command)], check_health=False)
         except BaseException:
             self.disconnect()
             raise
@@ -145,3 +148,9 @@ class Looker:
         if self._connection is not None:
             with suppress(self._channel.ResponseError):  # of what was on its way
                 self._connection.disconnect()
+
+
+def _packed(*command: Any) -> bytes:
+    """*command* as Redis reads it: redis-py takes three times as long for it, at every look."""
+    words = [word if type(word) is bytes else str(word).encode() for word in command]
+    return b"".join([b"*%d\r\n" % len(words), *[b"$%d\r\n%b\r\n" % (len(w), w) for w in words]])

@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections import deque
 from itertools import count
-from threading import get_ident
 from time import monotonic, time
 from typing import Any
 
@@ -65,6 +64,8 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._glances = False
         #: The connection went while a consumer was cancelled, or somebody else has closed it.
         self._cut: BaseException | None = None
+        #: Of each queue its name as JSON, and its lists, one for each priority.
+        self._places: dict[str, tuple[bytes, list[bytes]]] = {}
         self._tags = (f"{uuid.uuid4().hex}.{number}." for number in count(1))
         super().__init__(*args, **kwargs)
 
@@ -87,7 +88,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def was_replaced(self) -> bool:
         """Whether somebody has given the connection that looks another socket."""
-        return not self.looker.asking and self.looker.is_another
+        return self.looker.is_another
 
     def woken(self) -> float:
         """The server says that there is something; how long to wait before the look, in s."""
@@ -186,10 +187,14 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         cycle = type(self._queue_cycle)
         if cycle not in (round_robin_cycle, priority_cycle, sorted_cycle):
             room = min(room, 1)  # a user's own order
-        prefix, steps = self.global_keyprefix, self.priority_steps
+        prefix = self.global_keyprefix
         queues = self._queue_cycle.consume(len(self.active_queues)) if room else []
-        lists = [prefix + self._q_for_pri(queue, step) for step in steps for queue in queues]
-        names = ["" if self._is_unheld(queue) else dumps(queue) for queue in queues]
+        places = [self._place(queue) for queue in queues]
+        lists = [lists[n] for n in range(len(self.priority_steps)) for _, lists in places]
+        names = [
+            b"" if self._is_unheld(queue) else name
+            for queue, (name, _) in zip(queues, places, strict=True)
+        ]
         tags, fair = next(self._tags), int(cycle is round_robin_cycle)
         at = time() if self.lease_owner is None else ""
         self._glances = glance
@@ -201,12 +206,24 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._question = queues, tags, done
         args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode())]
         args += [*self._holds_for(), leases.LEASE, *names, *done]
-        keys = [*self._held_in(), f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers", *lists]
+        keys = *self._held_in(), f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers"
         try:
-            self.looker.ask(lua("fetch", __package__), keys, args)
+            self.looker.ask(lua("fetch", __package__), [*keys, *lists], args)
         except BaseException:
             self._acknowledged = done + self._acknowledged
             raise
+
+    def _place(self, queue: str) -> tuple[bytes, list[bytes]]:
+        """The name of *queue* as JSON, and its lists, one for each priority."""
+        place = self._places.get(queue)
+        if place is None:
+            lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
+            place = (
+                dumps(queue).encode(),
+                [f"{self.global_keyprefix}{each}".encode() for each in lists],
+            )
+            self._places[queue] = place
+        return place
 
     def answered(self) -> bool:
         """Take in what the server has answered, and wait for it if it is not here yet; it may be
@@ -289,31 +306,3 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         """The worker that what is taken is held for, and the number of its last take."""
         owner = self.lease_owner
         return ("", 0) if owner is None else (owner.id, owner.last_take)
-
-    # Let go
-
-    def let_go(self, tag: str) -> bool:
-        """Let *tag* go with the next question; False if there is none that follows at once."""
-        cycle = self.connection and self.connection.cycle
-        if (
-            not self.consuming
-            or self._closing
-            or cycle.thread != get_ident()
-            or (cycle.loop is None and self.lease_owner is None)
-        ):
-            return False
-        self._acknowledged.append(tag)
-        return True
-
-    @property
-    def acknowledged(self) -> int:
-        """How many are to be let go with the next question."""
-        return len(self._acknowledged)
-
-    def let_go_now(self) -> None:
-        """Let go what was acknowledged, and wait until that is done."""
-        self.all_answered()
-        while self._acknowledged:
-            self._ask(0)
-            if not self.answered():
-                break

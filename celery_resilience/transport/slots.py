@@ -113,8 +113,10 @@ class Slots:
                 break
             except RuntimeError:  # a thread of the pool has changed it meanwhile
                 continue
-        mine = [each for each in requests if self._is_mine(each._message.channel)]
-        return len(mine), sum(bool(each.acknowledged) for each in mine)
-
-    def _is_mine(self, channel: Any) -> bool:
-        return channel is self._channel or getattr(channel, "closed", False)  # of our last one
+        ours, mine, acknowledged = self._channel, 0, 0
+        for each in requests:
+            channel = each._message.channel
+            if channel is ours or getattr(channel, "closed", False):  # or of our last one
+                mine += 1
+                acknowledged += bool(each.acknowledged)
+        return mine, acknowledged

@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-__all__ = ["ANSWER", "Aside", "Loop"]
+__all__ = ["ANSWER", "FORK", "Aside", "Loop"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("celery_resilience")
 ANSWER = 5.0
 #: For how long a fork waits until what is being done is over, in seconds: the new process would
 #: find the locks taken, for ever. What takes longer waits for its server, and holds none.
-_SHORT = 0.3
+FORK = 2.0
 #: How many calls that nobody waits for any more are kept until the store answers.
 _KEPT = 1000
 
@@ -193,8 +193,8 @@ class Aside:
         """Begin no other call, and let the one that is being made end if that is soon; whether it
         has: then ``go_on`` is to be called."""
         now = self._now
-        waits = now is not None and time.monotonic() - now.begun > _SHORT
-        return self._making.acquire(timeout=0 if waits else _SHORT)
+        waits = now is not None and time.monotonic() - now.begun > FORK
+        return self._making.acquire(timeout=0 if waits else FORK)
 
     def go_on(self) -> None:
         """Make calls again."""

@@ -26,6 +26,7 @@ from celery_resilience.worker.celery_patches import (
     runs_in_loop,
 )
 from celery_resilience.worker.expiration import warn_of_the_brokers_clock
+from celery_resilience.worker.green_signals import GreenSignals
 from celery_resilience.worker.internals import refuse_changed_internals
 from celery_resilience.worker.lease import WorkerLease
 from celery_resilience.worker.lost_connection import InHand
@@ -85,6 +86,7 @@ class ResilienceStep(bootsteps.StartStopStep):
         self.unstarted = Unstarted(self.settler)
         self.transport = WorkerTransport(c, self.settings)
         self._checks: Any = None
+        self._signals: GreenSignals | None = None
         #: It came when the worker consumed already: messages were received without it.
         self._is_late = False
         consumed = set(c.app.amqp.queues.consume_from)
@@ -99,6 +101,9 @@ class ResilienceStep(bootsteps.StartStopStep):
                 refuse_long_names(c.app, self.settings, consumed)
                 warn_of_the_brokers_clock(c.app, self.settings)
                 tell_of_exchanges(c.app, consumed, self.settings)
+            if getattr(c.pool, "is_green", False):
+                self._signals = GreenSignals(c.pool.spawn_n)
+                self._signals.install()
             answer_peers(self.settler, self.in_hand.tell)
             warn_of_uncovered(c.app)
             warn_of_early_acks(c.app)
@@ -159,6 +164,8 @@ class ResilienceStep(bootsteps.StartStopStep):
 
     def shutdown(self, c: Any) -> None:
         """The pool has ended: the last moment before Celery restores what is not let go."""
+        if self._signals is not None:
+            self._signals.wait()
         if self.settings.enabled:
             self.unstarted.requeue(c)
             requeue_killed(self.settler)

@@ -126,6 +126,13 @@ DEADLINES: tuple[Deadline, ...] = (
         "18-results",
     ),
     Deadline(
+        "the result store, being asked by that thread while a pool process is forked",
+        aside.FORK,
+        "it is forked all the same; the locks of the store's client are new ones there",
+        "none",
+        "test_aside",
+    ),
+    Deadline(
         "the result store, in the process that runs the body",
         None,
         "that process waits, the others go on",

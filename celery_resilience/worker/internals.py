@@ -113,6 +113,8 @@ SILENT: tuple[Internal, ...] = (
     Internal("celery.worker.request:create_request_cls.Request.on_success",
              "failed__retval__runtime", "worker/outcome.py",
              "successes would not be told", "keeps"),
+    Internal("celery.apps.worker:_shutdown_handler", "platforms signals", "worker/green_signals.py",
+             "a gevent worker that is told to end could end of an error", "uses"),
     Internal("celery.worker.control:", "revoke terminate revoke_by_stamped_headers",
              "worker/revocation.py", "scheduled retries of revoked tasks would run"),
     Internal("celery.concurrency.prefork:TaskPool", "flush", "worker/jobs.py",

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -21,11 +22,11 @@ from celery_resilience.brokers.ownership import is_alive
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import History
 from celery_resilience.worker.isolated_runs import is_open, reserved
-from celery_resilience.worker.peers import Answer, Name, name_of
+from celery_resilience.worker.peers import Answer, Name, name_of, names_acknowledged
 from celery_resilience.worker.pending import PendingSettlements
 from celery_resilience.worker.redelivery import excuse
 
-__all__ = ["InHand", "note_acknowledged"]
+__all__ = ["InHand"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -33,16 +34,8 @@ logger = logging.getLogger("celery_resilience")
 _MEMORY = 3600.0
 #: How long before it is noticed a connection may have gone, in seconds.
 _NOTICED = 60.0
-#: What was redelivered and acknowledged last, and when, by the monotonic clock: should the
-#: connection go just then, it is delivered again.
-_acknowledged: deque[tuple[Name, float]] = deque(maxlen=10_000)
-
-
-def note_acknowledged(request: Any) -> None:
-    """*request*, which was redelivered, was acknowledged, as far as this worker can tell."""
-    name = name_of(request._message)
-    if name is not None:
-        _acknowledged.append((name, time.monotonic()))
+#: Set on a message: the channel that its last delivery was lost with.
+_LOST_WITH = "_resilience_lost_with"
 
 
 class _Had(NamedTuple):
@@ -55,15 +48,16 @@ class _Had(NamedTuple):
 class InHand:
     """What one worker had in hand at the losses of its connection."""
 
-    def __init__(self, moves: PendingSettlements) -> None:
-        self._pending = moves
+    def __init__(self, pending: PendingSettlements) -> None:
+        self._pending = pending
         #: What goes on over losses, from the first of them on.
         self._running: WeakSet[Any] = WeakSet()
         self._had: dict[Name, deque[_Had]] = {}
-        #: What was redelivered and acknowledged shortly before a loss: that may be lost as well.
-        self._acknowledged: dict[Name, float] = {}
-        #: Of what other workers were told that it had not killed this one.
-        self._excused: dict[Name, float] = {}
+        #: What succeeded shortly before a loss: its acknowledgement may be lost as well.
+        self._succeeded: dict[Name, float] = {}
+        #: With how many losses it went that no redelivery was put down to, and when the last was.
+        self._losses: dict[Name, tuple[int, float]] = {}
+        pending.came_to_nothing = self._not_settled
 
     def __bool__(self) -> bool:
         """Whether anything may come back."""
@@ -78,8 +72,9 @@ class InHand:
         now = time.monotonic()
         self._forget(now - _MEMORY)
         self._running.update(_going_on(c.pool))
-        lately = [name for name, at in [*_acknowledged] if at > now - _NOTICED]
-        self._acknowledged |= dict.fromkeys(lately, now)
+        ended = state.successful_requests.as_dict()
+        succeeded = names_acknowledged({id_ for id_, at in ended.items() if at > now - _NOTICED})
+        self._succeeded |= dict.fromkeys(succeeded, now)
         for request in {*self.running(), *_held(c)}:
             if not _is_ours(request) or not _is_open(request) or is_alive(request._message):
                 continue
@@ -89,6 +84,7 @@ class InHand:
             had = self._had.setdefault(name, deque())
             if not any(each.request is request for each in had):  # a loss before this one
                 had.append(_Had(request if request in self._running else None, now))
+            self._lost(name, request._message)
 
     def take_back(self, message: Any, c: Any) -> bool:
         """Whether *message* belongs to a body that runs here, or has run: it must not run again.
@@ -101,6 +97,8 @@ class InHand:
         had = self._pop(name)
         if had is None:
             return False
+        if self._losses.get(name, (0, 0.0))[0] > 0:
+            self._count(name, -1)
         request = had.request
         if request is not None and self._belongs_to(request, message, c):
             # Its acknowledgement may be lost with this connection as well.
@@ -112,7 +110,7 @@ class InHand:
     def tell(self, name: Name) -> Answer:
         """What this worker knows of the message *name*, for another one that has it now.
 
-        That it had it excuses one redelivery: one that kills workers must not come back for ever.
+        Each loss excuses one redelivery: one that kills workers must not come back for ever.
         """
         active = {*self._running, *state.active_requests}
         if any(_is(request, name) and _is_open(request) for request in active):
@@ -120,13 +118,31 @@ class InHand:
         had = [each.request for each in self._had.get(name, ())]
         if any(r is not None and r.acknowledged and not r._rejected for r in had):
             return Answer.DONE
-        if name in self._acknowledged:
+        if name in self._succeeded:
             return Answer.DONE
-        held = any(_is(request, name) and _is_open(request) for request in reserved())
-        if not (had or held) or name in self._excused:
+        losses, _ = self._losses.get(name, (0, 0.0))
+        # A loss that is not noticed yet is one, too.
+        if losses < 0 or not (losses or any(_is(r, name) and _is_open(r) for r in reserved())):
             return Answer.NOTHING
-        self._excused[name] = time.monotonic()
+        self._count(name, -1)
         return Answer.HAD
+
+    def _not_settled(self, message: Any) -> None:
+        """The settlement of *message* came to nothing. It may have been in hand no more when its
+        connection was lost: that it comes again is due to the loss as well."""
+        name = name_of(message)
+        if name is not None and not is_alive(message):
+            self._lost(name, message)
+
+    def _lost(self, name: Name, message: Any) -> None:
+        """Count the loss of this delivery of *message*, once."""
+        if getattr(message, _LOST_WITH, None) is not message.channel:
+            setattr(message, _LOST_WITH, message.channel)
+            self._count(name, 1)
+
+    def _count(self, name: Name, losses: int) -> None:
+        before, _ = self._losses.get(name, (0, 0.0))
+        self._losses[name] = before + losses, time.monotonic()
 
     def _belongs_to(self, request: Any, message: Any, c: Any) -> bool:
         ours = request._message
@@ -139,8 +155,9 @@ class InHand:
             if request._rejected:
                 return False
             does = "is done"
-            # In its turn: that it is done may just be on its way to the loop.
-            c.call_soon(_let_go, ours, c.connection_errors)
+            # That it is done may be on its way to the loop: who comes second has nothing to do.
+            ours.ack = partial(_acknowledge_once, ours)
+            c.call_soon(ours.ack_log_error, logger, c.connection_errors)
         elif self._pending.take_up(ours) or request.time_start:
             does = "has ended"
         else:
@@ -169,8 +186,8 @@ class InHand:
                 self._had[name] = kept
             else:
                 del self._had[name]
-        self._excused = {name: at for name, at in self._excused.items() if at > before}
-        self._acknowledged = {name: at for name, at in self._acknowledged.items() if at > before}
+        self._succeeded = {name: at for name, at in self._succeeded.items() if at > before}
+        self._losses = {name: (n, at) for name, (n, at) in self._losses.items() if at > before}
 
 
 def _going_on(pool: Any) -> set[Any]:
@@ -220,6 +237,6 @@ def _starts(message: Any) -> int:
     return History.loads(message.headers.get(HEADER)).crash_redeliveries
 
 
-def _let_go(message: Any, errors: Any) -> None:
+def _acknowledge_once(message: Any, multiple: bool = False) -> None:
     if not message.acknowledged:
-        message.ack_log_error(logger, errors)
+        type(message).ack(message, multiple=multiple)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from hashlib import blake2b
@@ -26,7 +28,17 @@ from celery_resilience.messages.history import History
 from celery_resilience.worker.background import ANSWER, Aside
 from celery_resilience.worker.settle import Settler, settler_of
 
-__all__ = ["ASKED", "Answer", "Found", "Name", "answer_peers", "ask_peers", "name_of"]
+__all__ = [
+    "ASKED",
+    "Answer",
+    "Found",
+    "Name",
+    "answer_peers",
+    "ask_peers",
+    "name_of",
+    "names_acknowledged",
+    "note_acknowledged",
+]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -40,6 +52,11 @@ _TOGETHER = 0.1
 #: How long all of it takes at most, in seconds, should RabbitMQ not answer either.
 ASKED = _PATIENCE + _PAUSE + ANSWER
 
+#: The headers that matter of what was acknowledged last. More than was prefetched can't be lost on
+#: the way. All of each message's would keep the garbage collector busy: 1 to 3 % of a short task.
+_acknowledged: deque[tuple[Any, ...]] = deque(maxlen=1000)
+_MATTER = ("id", "retries", "argsrepr", "kwargsrepr", HEADER)
+
 
 class Name(NamedTuple):
     """What tells one attempt of a task from all others; not how often it was delivered."""
@@ -48,8 +65,8 @@ class Name(NamedTuple):
     retries: int
     attempts: int
     lineage: tuple[str, ...]
-    #: A digest of the body: whoever sends two messages under one id has sent two.
-    body: str
+    #: A digest of what it is called with: whoever sends two messages under one id has sent two.
+    arguments: str
 
 
 class Answer(Enum):
@@ -57,7 +74,7 @@ class Answer(Enum):
 
     #: Its body runs there.
     RUNS = "runs"
-    #: It has lost it with its connection, and had acknowledged it: it may be let go.
+    #: It has lost it with its connection, and its body has succeeded: it may be let go.
     DONE = "done"
     #: It has lost it with its connection. It has not died of it.
     HAD = "had"
@@ -75,15 +92,36 @@ def name_of(message: Any) -> Name | None:
     """The attempt that *message* is; None for what is no task."""
     try:
         headers = message.headers
-        fields = headers if "id" in headers else message.payload
-        history = History.loads(headers.get(HEADER))
-        id_, retries = fields["id"], fields.get("retries") or 0
-        hash(id_)
+        return _named(headers if "id" in headers else message.payload, headers)
     except Exception:
         return None
-    body = message.body
-    digest = blake2b(body if isinstance(body, bytes) else str(body).encode(), digest_size=8)
-    return Name(id_, retries, history.count, history.lineage, digest.hexdigest())
+
+
+def names_acknowledged(ids: Container[str]) -> set[Name]:
+    """The attempts that were acknowledged last, of tasks with these *ids*."""
+    names = set()
+    for values in [*_acknowledged]:
+        with suppress(Exception):
+            headers = dict(zip(_MATTER, values, strict=True))
+            if headers["id"] in ids:
+                names.add(_named(headers, headers))
+    return names
+
+
+def note_acknowledged(message: Any) -> None:
+    """*message* was acknowledged, as far as this worker can tell."""
+    headers = message.headers
+    if headers:
+        _acknowledged.append(tuple(map(headers.get, _MATTER)))
+
+
+def _named(fields: Any, headers: Any) -> Name:
+    history = History.loads(headers.get(HEADER))
+    id_, retries = fields["id"], fields.get("retries") or 0
+    hash(id_)
+    shown = f"{fields.get('argsrepr')} {fields.get('kwargsrepr')}"
+    digest = blake2b(shown.encode(errors="replace"), digest_size=8).hexdigest()
+    return Name(id_, retries, history.count, history.lineage, digest)
 
 
 # To answer
@@ -108,8 +146,8 @@ def _in_hand(panel: Any, names: Any = (), **kwargs: Any) -> Sequence[str]:
 
 
 def _name(told: Any) -> Name:
-    id_, retries, attempts, lineage, body = told
-    return Name(id_, retries, attempts, tuple(lineage), body)
+    id_, retries, attempts, lineage, arguments = told
+    return Name(id_, retries, attempts, tuple(lineage), arguments)
 
 
 # To ask

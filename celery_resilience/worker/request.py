@@ -42,8 +42,8 @@ from celery_resilience.worker.decide import (
     is_lost,
     text,
 )
-from celery_resilience.worker.lost_connection import note_acknowledged
 from celery_resilience.worker.outcome import telling
+from celery_resilience.worker.peers import note_acknowledged
 from celery_resilience.worker.redelivery import watch_start
 from celery_resilience.worker.rejection import goes_to_an_exchange
 from celery_resilience.worker.revocation import recall_revocation
@@ -198,8 +198,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         shutdown has killed goes back to the broker: gevent calls that a success."""
         if not self._settled and not self._already_cancelled:
             super().acknowledge()
-            if self._redelivered:
-                note_acknowledged(self)
+            note_acknowledged(self._message)
 
     def cancel(self, *args: Any, **options: Any) -> None:
         """Celery's, in a cold shutdown; a body that the pool can't kill goes on to its end.

@@ -6,8 +6,10 @@ what follows is done in the loop when the store has answered, or has not for som
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
+from threading import RLock
 from typing import Any
 
 from celery import states
@@ -39,7 +41,7 @@ def ask_for_state(request: Any, aside: Aside, then: Callable[[str | None], None]
     def ask() -> Any:
         return request._task.backend.get_task_meta(request.id, cache=False)["status"]
 
-    aside.ask(f"{_name(request)}: reading its state", ask, then)
+    _ask(request, aside, "reading its state", ask, then)
 
 
 def ask_for_success(request: Any, aside: Aside, then: Callable[[bool | None], None]) -> None:
@@ -48,7 +50,7 @@ def ask_for_success(request: Any, aside: Aside, then: Callable[[bool | None], No
     if request.ignore_result or not keeps_states(request._task.backend):
         then(False)
         return
-    aside.ask(f"{_name(request)}: reading its state", partial(success_is_stored, request), then)
+    _ask(request, aside, "reading its state", partial(success_is_stored, request), then)
 
 
 def success_is_stored(request: Any) -> bool:
@@ -80,7 +82,7 @@ def store_outcome(
         request._task.backend.mark_as_retry(request.id, cause, exc_info.traceback, request=context)
 
     # Not kept: it might overwrite what the retry has come to.
-    aside.ask(f"{_name(request)}: storing its state", mark, then)
+    _ask(request, aside, "storing its state", mark, then)
 
 
 def store_failure(
@@ -93,7 +95,7 @@ def store_failure(
     def mark() -> None:
         request._task.backend.mark_as_failure(request.id, exc, request=context, store_result=keeps)
 
-    aside.ask(f"{_name(request)}: storing its state", mark, then, keep=True)
+    _ask(request, aside, "storing its state", mark, then, keep=True)
 
 
 def store_revocation(request: Any, aside: Aside, reason: str, then: Callable[[Any], None]) -> None:
@@ -105,8 +107,31 @@ def store_revocation(request: Any, aside: Aside, reason: str, then: Callable[[An
             request.id, reason, request=context, store_result=keeps
         )
 
-    aside.ask(f"{_name(request)}: storing its state", mark, then, keep=True)
+    _ask(request, aside, "storing its state", mark, then, keep=True)
 
 
-def _name(request: Any) -> str:
-    return f"{request.name}[{request.id}]"
+def _ask(
+    request: Any, aside: Aside, what: str, call: Callable[[], Any], then: Callable[[Any], None],
+    keep: bool = False,
+) -> None:  # fmt: skip
+    def asked() -> Any:
+        _asked.add(type(request._task.backend))
+        return call()
+
+    aside.ask(f"{request.name}[{request.id}]: {what}", asked, then, keep=keep)
+
+
+#: The kinds of result stores that were asked in a thread of this process.
+_asked: set[type] = set()
+
+
+def _renew_locks() -> None:
+    """A cached property, as a store's client, computes its value under a lock of its class. If the
+    thread held it at the fork, nobody would ever release it in the new process."""
+    for cls in {each for store in _asked for each in store.__mro__}:
+        for found in vars(cls).values():
+            if isinstance(found, cached_property) and hasattr(found, "lock"):
+                found.lock = RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

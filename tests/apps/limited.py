@@ -1,4 +1,4 @@
-"""A rate limit, and a channel that RabbitMQ closes once."""
+"""A rate limit, a channel that RabbitMQ closes once, and a loop that breaks."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def break_the_channel(sender: Any, **kwargs: Any) -> None:
         with open(once, "w"):
             pass
         sender.timer.call_after(1, sender.task_consumer.channel.basic_ack, (999_999,))
+
+
+@worker_ready.connect
+def break_the_loop(sender: Any, **kwargs: Any) -> None:
+    """As soon as there is a file ``LOOP_ERROR``, in a pool of threads or greenlets."""
+    path, drain = os.environ.get("LOOP_ERROR"), sender.connection.drain_events
+
+    def drain_events(**options: Any) -> Any:
+        if path and os.path.exists(path):
+            raise RuntimeError("the loop is broken")
+        return drain(**options)
+
+    if path:
+        sender.connection.drain_events = drain_events
 
 
 @control_command(args=[("path", str)])  # type: ignore[untyped-decorator,unused-ignore]

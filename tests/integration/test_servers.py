@@ -71,6 +71,13 @@ def test_rabbitmq_survives_that_a_virtual_host_goes_while_its_queues_are_made(ra
     assert rabbitmq_server.evaluate("is_pid(whereis(rabbit_fifo_dlx_sup)).") == "true"
 
 
+def test_rabbitmq_moves_messages_at_least_once_for_the_next_test(rabbitmq_server):
+    """As after queues were deleted whose messages were just moved."""
+    rabbitmq_server.evaluate("supervisor:terminate_child(rabbit_sup, rabbit_fifo_dlx_sup).")
+    rabbitmq_server.delete_vhost(rabbitmq_server.add_vhost())
+    assert rabbitmq_server.evaluate("is_pid(whereis(rabbit_fifo_dlx_sup)).") == "true"
+
+
 def test_eventually_says_what_it_waited_for():
     with pytest.raises(AssertionError, match="the moon: not within 0 s, the last value was 0"):
         eventually(lambda: 0, timeout=0, message="the moon")

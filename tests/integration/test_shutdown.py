@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.client import Client
 from tests.servers import eventually
@@ -167,3 +168,48 @@ def test_what_a_closed_channel_has_delivered_is_not_put_back(
     time.sleep(3.5)
     # What ran when the channel was closed runs again. Put back as well, all four would.
     assert sum(client.executions().values()) <= 6
+
+
+@pytest.mark.parametrize(
+    ("broker", "told"),
+    [("redis", signal.SIGQUIT), ("rabbitmq-classic", signal.SIGTERM)],
+    indirect=["broker"],
+)
+def test_a_soft_shutdown_of_greenlets_lets_the_body_end(
+    broker: Broker, told: signal.Signals, client: Client, start_worker: Callable[..., Worker]
+) -> None:
+    """The signal comes to gevent's hub, which runs while all wait, and may not wait itself."""
+    env = {**client.env, **({"REMAP_SIGTERM": "SIGQUIT"} if told is signal.SIGTERM else {})}
+    soft = ["--", "worker.soft_shutdown_timeout=3"]
+    worker = start_worker(SHOP, broker, pool="gevent", env=env, arguments=soft)
+    gate = client.record.with_name("gate")
+    result = client.send("opens", "w", str(gate))
+    eventually(lambda: client.executions()["w"] == 1)
+    worker.send(told)
+    eventually(lambda: "Initiating Soft Shutdown" in worker.log())
+    gate.touch()
+    worker.wait()
+    assert "Unrecoverable" not in worker.log()
+    assert "Restoring" not in worker.log()  # it has left before
+    assert client.state(result) == "SUCCESS"
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_worker_that_ends_of_an_error_gives_back_what_it_holds(
+    broker: Broker, client: Client, start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """What it runs comes to its end before, and nobody has to wait for its lease to end."""
+    env = {**client.env, "LOOP_ERROR": str(tmp_path / "broken")}
+    worker = start_worker(LIMITED, broker, pool="gevent", env=env)
+    gate = client.record.with_name("gate")
+    runs = client.send("opens", "runs", str(gate))
+    client.app.send_task(f"{SHOP}.opens", ("waits", str(gate)), countdown=600)
+    eventually(lambda: worker.log().count("received") == 2 and client.executions()["runs"])
+    (tmp_path / "broken").touch()
+    eventually(lambda: "Unrecoverable error" in worker.log())
+    gate.touch()
+    assert worker.wait() == 1
+    assert client.state(runs) == "SUCCESS"
+    assert client.count("shop") == 1
+    with redis.Redis.from_url(broker.redis_url) as db:
+        assert list(db.scan_iter("celery_resilience:held:*")) == []

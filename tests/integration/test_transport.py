@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -147,42 +147,46 @@ def test_a_holder_holds_its_own(reader, put, db) -> None:
     assert again.headers["redelivered"] is True
 
 
+@contextmanager
+def in_a_loop(
+    broker: Broker, on_message: Callable[[Any], object], holder: Any = None
+) -> Iterator[tuple[Any, Iterator[None]]]:
+    """A channel of ours that consumes ``a``, for *holder* if there is one, and its event loop."""
+    hub = Hub()
+    with Connection(f"resilient-{broker.broker_url}") as connection:
+        channel: Any = connection.channel()
+        if holder is not None:
+            take_over(channel, holder)
+        consumer = Consumer(channel, [Queue("a")], on_message=on_message, auto_declare=False)
+        consumer.qos(prefetch_count=4)
+        connection.register_with_event_loop(hub)
+        consumer.consume()
+        yield channel, hub.create_loop()
+    hub.close()
+
+
 def test_in_a_loop_nothing_is_delivered_when_the_pool_may_have_had_its_turn(
     redis_broker: Broker, put
 ) -> None:
     """What runs at each tick runs in any order: a pool that came first would wait for the next."""
-    hub, seen = Hub(), []
+    seen: list[Any] = []
 
     def on_message(message: Any) -> None:
         seen.append([frame.function for frame in inspect.stack()])
         message.ack()
 
-    with Connection(f"resilient-{redis_broker.broker_url}") as connection:
-        channel: Any = connection.channel()
-        consumer = Consumer(channel, [Queue("a")], on_message=on_message, auto_declare=False)
-        consumer.qos(prefetch_count=4)
-        connection.register_with_event_loop(hub)
-        consumer.consume()
-        loop = hub.create_loop()
+    with in_a_loop(redis_broker, on_message) as (_, loop):
         for n in range(30):
             put("a", n)
         while len(seen) < 30:
             next(loop)
         assert not [stack for stack in seen if "on_poll_start" in stack]
-    hub.close()
 
 
 def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, put) -> None:
     """To see whether it is here reads it: its socket has nothing more to tell."""
-    hub = Hub()
     seen: list[Any] = []
-    with Connection(f"resilient-{redis_broker.broker_url}") as connection:
-        channel: Any = connection.channel()
-        consumer = Consumer(channel, [Queue("a")], on_message=seen.append, auto_declare=False)
-        consumer.qos(prefetch_count=4)
-        connection.register_with_event_loop(hub)
-        consumer.consume()
-        loop = hub.create_loop()
+    with in_a_loop(redis_broker, seen.append) as (channel, loop):
         put("a", 1)
         channel.look_soon()
         assert channel.look()
@@ -191,23 +195,14 @@ def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, 
         for _ in range(3):
             next(loop)
         assert len(seen) == 1
-    hub.close()
 
 
 @pytest.mark.parametrize("how", ["closed", "silent"])
 def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, db, how) -> None:
     """At once where somebody here has closed the connection; what it lets go is not forgotten."""
-    hub = Hub()
     seen: list[Any] = []
-    with Connection(f"resilient-{redis_broker.broker_url}") as connection, ExitStack() as stack:
-        channel: Any = connection.channel()
-        owner = LeaseOwner()
-        take_over(channel, owner)
-        consumer = Consumer(channel, [Queue("a")], on_message=seen.append, auto_declare=False)
-        consumer.qos(prefetch_count=4)
-        connection.register_with_event_loop(hub)
-        consumer.consume()
-        loop = hub.create_loop()
+    owner = LeaseOwner()
+    with in_a_loop(redis_broker, seen.append, owner) as (channel, loop), ExitStack() as stack:
         put("a", 1)
         while not seen:
             next(loop)
@@ -230,7 +225,6 @@ def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, d
         assert channel.acknowledged == 1
         assert not channel.looker.asking
     assert held(db, owner) == {}
-    hub.close()
 
 
 def test_what_was_taken_and_not_delivered_goes_back(reader, put, db) -> None:

@@ -171,6 +171,9 @@ ROWS: list[tuple[Any, ...]] = [
     ("celery.concurrency.base:BasePool", "on_apply", "worker/celery_patches.py", SETTLE),
     ("celery.concurrency.base:BasePool", "uses_semaphore", "worker/shutdown.py", SETTLE),
     ("celery.concurrency.solo:", "TaskPool", "worker/celery_patches.py", SETTLE),
+    ("celery.platforms:", "Signals signals", "worker/green_signals.py", SETTLE),
+    ("celery.concurrency.base:BasePool", "is_green", "worker/bootstep.py", SETTLE),
+    ("celery.concurrency.gevent:TaskPool", "spawn_n", "worker/bootstep.py", SETTLE),
     ("celery.concurrency.base:BasePool", "is_green", "task/async_body.py",
      "async bodies would share one event loop"),
     # Messages
@@ -217,8 +220,8 @@ ROWS: list[tuple[Any, ...]] = [
      "a look would not know how fast the pool is"),
     (CONSUMER, "ensure_connected connection_for_read", "worker/transport.py",
      "a worker on redis:// would take through kombu's transport"),
-    ("redis.connection:AbstractConnection", "_sock send_command read_response can_read "
-     "disconnect connect", "transport/connection.py", TAKE),
+    ("redis.connection:AbstractConnection", "_sock send_command send_packed_command "
+     "read_response can_read disconnect connect", "transport/connection.py", TAKE),
     ("redis.connection:AbstractConnection", "_sock send_command read_response",
      "transport/notifications.py", TAKE),
     ("redis.client:Redis", "connection", "transport/connection.py", TAKE),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kombu.utils.objects import cached_property
 
 from celery_resilience.worker import background as module
+from celery_resilience.worker import result_store
 from celery_resilience.worker.background import Aside
 
 
@@ -152,3 +156,34 @@ def test_a_fork_waits_for_what_is_being_done(loop: Loop) -> None:
     aside.ask("another", lambda: None, said.append)  # it goes on in the parent
     until(said, loop, 2)
     assert said == [None, None]
+
+
+def test_a_fork_renews_the_locks_of_the_result_store(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be asked for longer than a fork waits; the new process stores results there, too."""
+    begun, goes_on, parent = threading.Event(), threading.Event(), os.getpid()
+
+    class Store:
+        @cached_property
+        def client(self) -> str:
+            if os.getpid() == parent:
+                begun.set()
+                goes_on.wait(10)
+            return "client"
+
+        def mark_as_failure(self, *args: Any, **options: Any) -> None:
+            assert self.client
+
+    monkeypatch.setattr(module, "FORK", 0)
+    task = SimpleNamespace(backend=Store())
+    request = SimpleNamespace(id="1", name="task", _task=task, _context=None, store_errors=True)
+    result_store.store_failure(request, Aside(loop), ValueError())
+    begun.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(0 if Store().client == "client" else 1)
+    ended = os.waitpid(child, 0)[1]
+    goes_on.set()
+    assert ended == 0

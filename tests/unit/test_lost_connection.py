@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
-from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.utils.collections import LimitedSet
 from celery.worker import state
+from kombu.message import Message as KombuMessage
 
 from celery_resilience.brokers.base import Delivery, NotOurs
 from celery_resilience.brokers.rabbitmq.pyamqp import _closes
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History
-from celery_resilience.worker import lost_connection
+from celery_resilience.worker import peers
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.peers import Answer, name_of
 from celery_resilience.worker.pending import Settlement
@@ -31,14 +33,14 @@ class Message(SimpleNamespace):
 
 def message(
     id_: str = "1", retries: int = 0, redelivered: bool = True, history: History | None = None,
-    body: str | bytes = "[]",
+    arguments: str = "()",
 ) -> Message:  # fmt: skip
-    headers = {"id": id_, "retries": retries}
+    headers = {"id": id_, "retries": retries, "argsrepr": arguments}
     if history is not None:
         headers[HEADER] = history.dumps()
     return Message(
         headers=headers, channel=SimpleNamespace(is_open=True), delivery_tag=object(),
-        delivery_info={"redelivered": redelivered}, _state="RECEIVED", body=body,
+        delivery_info={"redelivered": redelivered}, _state="RECEIVED",
     )  # fmt: skip
 
 
@@ -55,6 +57,8 @@ class Request(SimpleNamespace):
 
 
 class PendingSettlements:
+    came_to_nothing: Any
+
     def __init__(self) -> None:
         self.taken_up: list[Any] = []
 
@@ -123,25 +127,45 @@ def test_finished_task_is_acked_each_time_that_it_comes(lost: tuple[Any, Any, An
         hand.lose(consumer)
 
 
-def test_redelivery_acknowledged_just_before_a_loss_is_told(
+def test_success_just_before_a_loss_is_told(
     lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was acknowledged on a connection that had gone; another message with its id was not."""
     hand, _, consumer = lost
-    monkeypatch.setattr(lost_connection, "_acknowledged", deque())
-    lost_connection.note_acknowledged(Request(_message=message("now")))
-    old = name_of(message("long ago"))
-    lost_connection._acknowledged.append((old, time.monotonic() - 61))  # type: ignore[arg-type]
+    monkeypatch.setattr(state, "successful_requests", LimitedSet(maxlen=10))
+    state.successful_requests.add("now")
+    state.successful_requests.add("long ago", now=time.monotonic() - 61)
+    for id_ in ("now", "long ago", "not a success"):
+        peers.note_acknowledged(message(id_))
+    peers.note_acknowledged(Message(headers=None))
     hand.lose(consumer)
     now = name_of(message("now"))
     assert now is not None
     assert hand.tell(now) is Answer.DONE
     others = [
         message("now", history=History(lineage=("a letter",))),
-        message("now", body='["other arguments"]'),
+        message("now", arguments="('other arguments',)"),
         message("long ago"),
+        message("not a success"),
     ]
-    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 3
+    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 4
+
+
+def test_acknowledgement_on_its_way_to_the_loop_comes_before_or_after_the_one_for_the_new_delivery(
+    lost: tuple[Any, Any, Any],
+) -> None:
+    """kombu's loop keeps no order; a second one would end the worker."""
+    hand, request, consumer = lost
+    channel = SimpleNamespace(is_open=False, no_ack_consumers=None, connection=None)
+    ours = KombuMessage(headers=request._message.headers, channel=channel, delivery_tag=1)
+    request._message, request.acknowledged = ours, True
+    on_its_way, acked = ours.ack_log_error, []
+    consumer.call_soon = lambda call, *args: (call(*args), on_its_way(logging.getLogger(), ()))
+    again = message()
+    again.channel.basic_ack = lambda tag, multiple: acked.append(tag)
+    again.channel.no_ack_consumers = None
+    assert hand.take_back(again, consumer)
+    assert acked == [again.delivery_tag]
 
 
 def test_finished_task_is_acked(lost: tuple[Any, Any, Any]) -> None:
@@ -209,8 +233,11 @@ def test_settlement_that_came_to_nothing_is_kept() -> None:
     pending = RealPending(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
     answers: list[Any] = [NotOurs("its channel is closed"), None]
     delivery = Delivery(message(), Envelope(b"", None, None, headers={}, queue="q"), ack=list)
+    told: list[Any] = []
+    pending.came_to_nothing = told.append
     pending.start(Settlement(delivery, lambda done: done(answers.pop(0)), lambda *told: True))
     assert len(answers) == 1
+    assert told == [delivery.message]
     assert pending.take_up(delivery.message)
     assert answers == []
     assert not pending.take_up(delivery.message)
@@ -247,10 +274,57 @@ def test_answer_tells_another_worker_what_runs_here(lost: tuple[Any, Any, Any]) 
     assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
 
 
-def test_answer_excuses_once_what_was_lost_with_the_connection(lost: tuple[Any, Any, Any]) -> None:
+@pytest.mark.parametrize("losses", [1, 3])
+def test_answer_excuses_once_for_each_loss_what_was_lost_with_the_connection(
+    lost: tuple[Any, Any, Any], losses: int
+) -> None:
     """It has not killed this worker, but it may kill others: not for ever."""
-    hand, request, _ = lost
+    hand, request, consumer = lost
     name = name_of(request._message)
     assert name is not None
     request._settled = True  # its body has failed: only this worker can tell what becomes of it
+    for _ in range(losses - 1):  # it is delivered here once more, and not begun
+        other = Request(_message=message())
+        other._message.channel.is_open = False
+        state.reserved_requests.add(other)  # type: ignore[attr-defined]
+        hand.lose(consumer)
+        state.reserved_requests.clear()  # type: ignore[attr-defined]
+    assert [hand.tell(name) for _ in range(losses)] == [Answer.HAD] * losses
+    assert hand.tell(name) is Answer.NOTHING
+
+
+def test_body_that_runs_over_several_losses_is_excused_for_the_last_one_too(
+    lost: tuple[Any, Any, Any],
+) -> None:
+    """It was delivered here again after each; then it fails, and that is lost as well."""
+    hand, request, consumer = lost
+    for _ in range(2):
+        assert hand.take_back(message(), consumer)
+        request._message.channel.is_open = False
+        hand.lose(consumer)
+        hand.lose(consumer)  # it was not delivered here in between
+    request._settled = True
+    hand._pending.came_to_nothing(request._message)
+    name = name_of(request._message)
+    assert name is not None
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+
+
+def test_what_was_being_put_back_when_the_connection_went_is_excused(
+    lost: tuple[Any, Any, Any],
+) -> None:
+    """Its copy could not be published, or its acknowledgement came too late."""
+    hand, request, _ = lost
+    put_back = message("put back")
+    name = name_of(put_back)
+    assert name is not None
+    hand._pending.came_to_nothing(put_back)
+    assert hand.tell(name) is Answer.NOTHING, "its channel is open: it was not lost"
+    put_back.channel.is_open = False
+    hand._pending.came_to_nothing(put_back)
+    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+    request._settled = True
+    hand._pending.came_to_nothing(request._message)  # in hand at the loss: that counts once
+    name = name_of(request._message)
+    assert name is not None
     assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]

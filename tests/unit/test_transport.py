@@ -8,12 +8,22 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
+from redis import Connection as RedisConnection
 
 import celery_resilience  # noqa: F401  (it names the transport to kombu)
-from celery_resilience.transport import SecureTransport, SentinelTransport, Transport
-from celery_resilience.transport import notifications as wakeup
+from celery_resilience.transport import (
+    SecureTransport,
+    SentinelTransport,
+    Transport,
+)
+from celery_resilience.transport import (
+    notifications as wakeup,
+)
+from celery_resilience.transport.connection import _packed
 from celery_resilience.transport.notifications import Wakeup
 
 
@@ -129,3 +139,9 @@ def test_who_is_told_nothing_looks_the_less_often_the_more_there_are(
     assert min(every[10:]) >= 0.9 * most
     told.asked(found=True)
     assert told.every == wakeup.EVERY
+
+
+@given(st.lists(st.one_of(st.binary(), st.text(), st.integers(), st.floats(0, 1e9))))
+def test_a_question_is_packed_as_redis_py_packs_it(words: list[Any]) -> None:
+    theirs = RedisConnection().pack_command("EVALSHA", *words)
+    assert _packed("EVALSHA", *words) == b"".join(theirs)
