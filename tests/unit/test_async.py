@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, Task, _state
+from celery import Celery, Task
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience import ResilientTask, TransientError, classify, install
 from celery_resilience.task.async_body import refuse_async_bodies
-
-
-@pytest.fixture(autouse=True)
-def _tasks_of_this_test_only() -> Iterator[None]:
-    """Celery hands every task of one app to all the others, unless it is told otherwise."""
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
 
 
 @pytest.fixture

@@ -10,21 +10,13 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from celery import Celery, _state
+from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_resilience import Discard, Policy, ResilientTask, TransientError, install, on
 from celery_resilience.errors import BodyExited
 from celery_resilience.policy.decision import Drop, GiveUp, RetryLater
 from celery_resilience.task.attempt import CurrentAttempt, current_attempt
-
-
-@pytest.fixture(autouse=True)
-def _tasks_of_this_test_only() -> Iterator[None]:
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, _state
+from celery import Celery
 from celery.exceptions import ImproperlyConfigured, Retry
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,13 +110,10 @@ def test_a_replay_keeps_it() -> None:
 
 
 @pytest.fixture
-def app() -> Iterator[Celery]:
-    before = set(_state._on_app_finalizers)
+def app() -> Celery:
     app = Celery("shop", broker="memory://", set_as_current=False)
     install(app)
-    yield app
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
+    return app
 
 
 def test_eager_attempts_tell_each_other_and_a_direct_call_begins_anew(app: Celery) -> None:

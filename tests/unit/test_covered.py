@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, Task, _state
+from celery import Celery, Task
 from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience import Policy, ResilientTask, install
@@ -20,14 +19,6 @@ from celery_resilience.worker.banner import add_to_banner
 from celery_resilience.worker.transport import WorkerTransport
 from celery_resilience.worker.unprocessable import _no_such_task
 from tests.unit.test_explain import explain
-
-
-@pytest.fixture(autouse=True)
-def _tasks_of_this_test_only() -> Iterator[None]:
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
 
 
 def new_app(**options: Any) -> Celery:

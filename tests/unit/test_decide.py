@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, _state
+from celery import Celery
 from celery.app import trace
 from celery.exceptions import Ignore, Reject, Retry
 
@@ -23,13 +22,10 @@ from celery_resilience.task.trace_info import state_of
 
 
 @pytest.fixture
-def app() -> Iterator[Celery]:
-    before = set(_state._on_app_finalizers)
+def app() -> Celery:
     app = Celery("shop", broker="memory://", backend="disabled://", set_as_current=False)
     install(app)
-    yield app
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
+    return app
 
 
 def raised_in_tracer(exc: Exception, **its: Any) -> Exception:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import Celery, Task, _state
+from celery import Celery, Task
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
 
 from celery_resilience import (
@@ -21,15 +21,6 @@ from celery_resilience import (
 )
 
 STOCK_AND_OURS = pytest.mark.parametrize("base", [Task, ResilientTask], ids=["stock", "ours"])
-
-
-@pytest.fixture(autouse=True)
-def _tasks_of_this_test_only() -> Iterator[None]:
-    """Celery hands every task of one app to all the others, unless it is told otherwise."""
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
 
 
 @pytest.fixture

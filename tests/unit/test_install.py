@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from celery import Celery, Task, _state, shared_task
+from celery import Celery, Task, shared_task
 from celery.signals import worker_ready
 
 from celery_resilience import Policy, ResilientTask, install, on
 from celery_resilience.policy.default import UNSTATED
 from celery_resilience.worker.request import ResilientRequest
-
-
-@pytest.fixture(autouse=True)
-def _tasks_of_this_test_only() -> Iterator[None]:
-    """Celery hands every task of one app to all the others, unless it is told otherwise."""
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
 
 
 @pytest.fixture

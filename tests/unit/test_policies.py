@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from typing import Any
 
 import click
 import pytest
-from celery import Celery, _state
+from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from click.testing import CliRunner
 
@@ -26,14 +25,6 @@ from celery_resilience.worker.flags import _flags
 from tests.worker import ROOT
 
 FILE = '[policies.file]\nmax_retries = 11\n[tasks]\n"shop.fetch" = "file"\n'
-
-
-@pytest.fixture(autouse=True)
-def _tasks_of_this_test_only() -> Iterator[None]:
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
 
 
 def app_with(**settings: Any) -> Celery:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, _state
+from celery import Celery
 
 from celery_resilience import (
     Failure,
@@ -21,14 +20,6 @@ from celery_resilience import (
     on,
 )
 from celery_resilience.task.disabled import disable
-
-
-@pytest.fixture(autouse=True)
-def _tasks_of_this_test_only() -> Iterator[None]:
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.clear()
-    _state._on_app_finalizers.update(before)
 
 
 @pytest.fixture
