@@ -74,7 +74,7 @@ class Client:
                 return [
                     DeadLetter.from_envelope(found.envelope)
                     for queue in queues or ("dead_letter",)
-                    for found in broker.look(queue)
+                    for found in broker.browse(queue)
                 ]
             finally:
                 broker.close()

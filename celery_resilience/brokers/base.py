@@ -18,12 +18,12 @@ __all__ = [
     "LONGEST_NAME",
     "Broker",
     "BrokerOptions",
+    "Browsed",
     "ChecksConnection",
     "CountsDelayed",
     "Delivery",
     "Done",
     "Figures",
-    "Found",
     "HangsUp",
     "Leasing",
     "ListsScheduled",
@@ -107,7 +107,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Found:
+class Browsed:
     """A message that was looked at in its queue, where it still is."""
 
     envelope: Envelope
@@ -128,10 +128,10 @@ class Figures:
 class Broker(Protocol):
     """What celery_resilience needs of a broker; one instance serves one worker or one command."""
 
-    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
+    def schedule(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
         """Put *copy* where it waits *delay* seconds for its next attempt; let the original go."""
 
-    def bury(
+    def dead_letter(
         self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
         """Put *letter* into the dead-letter *queue*, made if need be; let the original go."""
@@ -145,16 +145,16 @@ class Broker(Protocol):
     def figures(self, queue: str) -> Figures:
         """What the broker itself says of *queue*, asked now."""
 
-    def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
-        """The first *limit* messages of *queue*, the oldest first; all of them stay there."""
+    def browse(self, queue: str) -> Iterator[Browsed]:
+        """The messages of *queue*, the oldest first; all of them stay there."""
 
-    def release(self, found: Found, copy: Envelope, queue: str) -> None:
+    def republish(self, found: Browsed, copy: Envelope, queue: str) -> None:
         """Put *copy* into *queue*, then remove what was *found*.
 
         Raises NotOurs if somebody else has removed it, Unroutable if there is no such queue.
         """
 
-    def remove(self, found: Found) -> None:
+    def remove(self, found: Browsed) -> None:
         """Remove what was *found*, for good. Raises NotOurs if somebody else has."""
 
     def close(self) -> None:

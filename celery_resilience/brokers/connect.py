@@ -11,7 +11,7 @@ from celery_resilience.brokers.connections import bound
 from celery_resilience.brokers.within import within
 from celery_resilience.errors import BrokerError
 
-__all__ = ["TIMEOUT", "NoAnswer", "Reached", "Unreachable", "open_broker", "reach"]
+__all__ = ["TIMEOUT", "BrokerSession", "NoAnswer", "Unreachable", "open_broker", "reach"]
 
 #: How long to wait for a broker that does not answer, in seconds.
 TIMEOUT = 10.0
@@ -27,7 +27,7 @@ class NoAnswer(Unreachable):
     """The broker, or the server that knows its address, does not answer in time."""
 
 
-class Reached:
+class BrokerSession:
     """The broker of *app*, for one iteration after the other; the connection opens when needed.
 
     Each of its answers may take *timeout* seconds.
@@ -41,7 +41,7 @@ class Reached:
         self._busy = False
 
     @contextmanager
-    def turn(self) -> Iterator[Broker]:
+    def use(self) -> Iterator[Broker]:
         """The broker, for one iteration; afterwards all that was looked at is where it was."""
         if self._busy:
             raise RuntimeError("finish the iteration that has begun first")
@@ -69,7 +69,7 @@ class Reached:
 
     @property
     def connection(self) -> Any:
-        """The connection, within a turn."""
+        """The connection, while it is in use."""
         return self._connection
 
     def close(self, silent: bool = False) -> None:

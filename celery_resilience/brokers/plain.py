@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from celery_resilience.brokers.base import Delivery, Done, Figures, Found
+from celery_resilience.brokers.base import Browsed, Delivery, Done, Figures
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 
@@ -24,10 +24,10 @@ class PlainBroker:
         self._channel = connection.default_channel
         self._name = connection.transport.driver_name
 
-    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
+    def schedule(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
         self._move(delivery, copy.due_in(delay), delivery.envelope.queue, done)
 
-    def bury(
+    def dead_letter(
         self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
         self._move(delivery, letter, queue, done)
@@ -49,16 +49,16 @@ class PlainBroker:
     def figures(self, queue: str) -> Figures:
         return Figures(self.count(queue))
 
-    def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
+    def browse(self, queue: str) -> Iterator[Browsed]:
         raise BrokerError(
             f"{self._name} can't be looked into without taking messages out of it: "
             "looking and replaying need Redis or RabbitMQ"
         )
 
-    def release(self, found: Found, copy: Envelope, queue: str) -> None:
+    def republish(self, found: Browsed, copy: Envelope, queue: str) -> None:
         raise BrokerError(f"{self._name}: replaying needs Redis or RabbitMQ")
 
-    def remove(self, found: Found) -> None:
+    def remove(self, found: Browsed) -> None:
         raise BrokerError(f"{self._name}: dropping needs Redis or RabbitMQ")
 
     def close(self) -> None:

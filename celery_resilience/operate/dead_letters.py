@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Literal, Union
 
-from celery_resilience.brokers.base import Broker, Found
+from celery_resilience.brokers.base import Broker, Browsed
 from celery_resilience.brokers.connect import TIMEOUT, NoAnswer, Unreachable
 from celery_resilience.messages.filters import Filters
 from celery_resilience.operate.app_info import (
@@ -102,7 +102,7 @@ class DeadLetters(OperatorSession):
             else:
                 found, self._problem = letter_queues(self._app, self.settings, work_queues)
             if self._all_queues:
-                with self._reached.turn() as broker:
+                with self._session.use() as broker:
                     found |= registered(broker)
             self._queues = tuple(sorted(found))
         return self._queues
@@ -115,7 +115,7 @@ class DeadLetters(OperatorSession):
     def count(self) -> dict[str, int]:
         """How many letters lie in each dead-letter queue for everybody to see."""
         queues = self.queues
-        with self._reached.turn() as broker:
+        with self._session.use() as broker:
             return {queue: broker.count(queue) for queue in queues}
 
     def tally(self, patience: float | None = None) -> list[Tally]:
@@ -125,7 +125,7 @@ class DeadLetters(OperatorSession):
         """
         wait = _PATIENCE if patience is None else patience
         queues, until = self.queues, time.monotonic() + wait
-        with self._reached.turn() as broker:
+        with self._session.use() as broker:
             tallies = {queue: broker.figures(queue) for queue in queues}
             while time.monotonic() < until:
                 busy = [queue for queue, figures in tallies.items() if figures.unknown]
@@ -141,7 +141,7 @@ class DeadLetters(OperatorSession):
         queues = set(self.queues)
         if self._own or self._all_queues:
             return {}
-        with self._reached.turn() as broker:
+        with self._session.use() as broker:
             counts = {queue: broker.count(queue) for queue in sorted(registered(broker) - queues)}
         return {queue: number for queue, number in counts.items() if number}
 
@@ -185,7 +185,7 @@ class DeadLetters(OperatorSession):
         if to_queue is not None and to_queue in self.queues:
             raise ValueError(f"{to_queue} is a dead-letter queue: nothing would run there")
 
-        def begin(broker: Broker, until: float) -> Callable[[Found, Filed], Replayed]:
+        def begin(broker: Broker, until: float) -> Callable[[Browsed, Filed], Replayed]:
             replay = Replay.of(self._app, broker, self.queues, to_queue, until)
             return lambda found, filed: replay.one(found, filed.letter, filed.queue)
 
@@ -206,7 +206,7 @@ class DeadLetters(OperatorSession):
         Nothing happens before the first result is asked for.
         """
 
-        def begin(broker: Broker, until: float) -> Callable[[Found, Filed], Dropped]:
+        def begin(broker: Broker, until: float) -> Callable[[Browsed, Filed], Dropped]:
             drop = Drop(broker, until, because)
             return lambda found, filed: drop.one(found, filed.letter, filed.queue)
 
@@ -215,7 +215,7 @@ class DeadLetters(OperatorSession):
     @contextmanager
     def _browser(self) -> Iterator[LetterBrowser]:
         queues = self.queues
-        with self._reached.turn() as broker:
+        with self._session.use() as broker:
             yield LetterBrowser(broker, queues, self._parameters)
 
     def _change(
@@ -223,7 +223,7 @@ class DeadLetters(OperatorSession):
         letters: Meant,
         filters: Filters,
         limit: int | None,
-        begin: Callable[[Broker, float], Callable[[Found, Filed], Any]],
+        begin: Callable[[Broker, float], Callable[[Browsed, Filed], Any]],
         gone: Enum,
     ) -> Iterator[Any]:
         """What *begin* makes, for each of *letters*; those whose result is *gone* are no longer
@@ -233,7 +233,7 @@ class DeadLetters(OperatorSession):
             #: Those that stay where they are. Only numbers, for of the letters themselves there
             #: may be more than memory holds.
             kept: set[int] = set()
-            chosen: Iterable[tuple[Found, Filed]]
+            chosen: Iterable[tuple[Browsed, Filed]]
             if letters == "all":
                 chosen = there.each_once(filters, kept)
             else:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from celery_resilience.brokers.base import Broker
-from celery_resilience.brokers.connect import TIMEOUT, Reached
+from celery_resilience.brokers.connect import TIMEOUT, BrokerSession
 from celery_resilience.brokers.within import within
 from celery_resilience.operate.app_info import known_queues, load_tasks
 from celery_resilience.operate.dead_letters import DeadLetters
@@ -89,10 +89,10 @@ class Diagnosis:
     @cached_property
     def reached(self) -> tuple[Any, Broker]:
         """A connection to the broker, and the Broker on it."""
-        reached = Reached(self.app, self.timeout)
-        self._opened.callback(reached.close)
-        broker = self._opened.enter_context(reached.turn())
-        return reached.connection, broker
+        session = BrokerSession(self.app, self.timeout)
+        self._opened.callback(session.close)
+        broker = self._opened.enter_context(session.use())
+        return session.connection, broker
 
     @property
     def driver(self) -> str:

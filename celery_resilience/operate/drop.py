@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from enum import Enum
 
-from celery_resilience.brokers.base import Broker, Found, NotOurs
+from celery_resilience.brokers.base import Broker, Browsed, NotOurs
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.dead_letter import DeadLetter
 
@@ -48,7 +48,7 @@ class Drop:
     #: Why, for the log.
     because: str = ""
 
-    def one(self, found: Found, letter: DeadLetter, queue: str) -> Dropped:
+    def one(self, found: Browsed, letter: DeadLetter, queue: str) -> Dropped:
         """Drop the *letter* that was *found* in *queue*."""
         if letter.at > self.until:
             return Dropped(letter, queue, DropResult.SKIPPED, "written after this command started")

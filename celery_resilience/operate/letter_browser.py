@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from celery_resilience.brokers.base import Broker, Found
+from celery_resilience.brokers.base import Broker, Browsed
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.filters import Filters
 from celery_resilience.operate.filed import Filed, named
@@ -27,14 +27,14 @@ class LetterBrowser:
     #: The names of the positional parameters of a task, for the filters.
     parameters: Callable[[str], Sequence[str]]
 
-    def every(self) -> Iterator[tuple[Found, Filed]]:
+    def every(self) -> Iterator[tuple[Browsed, Filed]]:
         """All letters, the oldest of each queue first."""
         names = Names()
         for queue in self.queues:
-            for found in self.broker.look(queue):
+            for found in self.broker.browse(queue):
                 yield found, named(DeadLetter.from_envelope(found.envelope), queue, names)
 
-    def with_ids(self, ids: Sequence[str]) -> Sequence[tuple[Found, Filed]]:
+    def with_ids(self, ids: Sequence[str]) -> Sequence[tuple[Browsed, Filed]]:
         """The letters that *ids* mean, in their order; nothing is kept of the others."""
         return resolve_ids(
             ids,
@@ -59,7 +59,7 @@ class LetterBrowser:
             parameters=self.parameters,
         )
 
-    def each_once(self, filters: Filters, kept: set[int]) -> Iterator[tuple[Found, Filed]]:
+    def each_once(self, filters: Filters, kept: set[int]) -> Iterator[tuple[Browsed, Filed]]:
         """As many letters of each queue as lie there now, each once, though they are removed
         while this goes on; *kept* has the hash of each one's key that is not."""
         for queue in self.queues:
@@ -69,7 +69,7 @@ class LetterBrowser:
             # the broker goes on reading: so once more, until nothing new is found.
             while again and left > 0:
                 again = False
-                names, browsed = Names(), self.broker.look(queue)
+                names, browsed = Names(), self.broker.browse(queue)
                 while left > 0 and (batch := list(itertools.islice(browsed, _BATCH))):
                     for found in batch:
                         if left < 1 or hash(found.key) in kept:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kombu.serialization import prepare_accept_content
 
-from celery_resilience.brokers.base import Broker, Found, NotOurs, Unroutable
+from celery_resilience.brokers.base import Broker, Browsed, NotOurs, Unroutable
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
@@ -70,7 +70,7 @@ class Replay:
         accepted = prepare_accept_content(app.conf.accept_content) or ()
         return cls(broker, queues, accepted, to_queue, until)
 
-    def one(self, found: Found, letter: DeadLetter, queue: str) -> Replayed:
+    def one(self, found: Browsed, letter: DeadLetter, queue: str) -> Replayed:
         """Replay the *letter* that was *found* in *queue*."""
         origin = letter.envelope.queue
         to = self.to_queue or ("" if origin in self.dead_letter_queues else origin)
@@ -93,7 +93,7 @@ class Replay:
                 "of the chain by hand",
             )
         try:
-            self.broker.release(found, self._message(letter), to)
+            self.broker.republish(found, self._message(letter), to)
         except NotOurs:
             return ended(ReplayResult.SKIPPED, "another process has removed it")
         except Unroutable:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Union, cast
 from kombu.serialization import prepare_accept_content
 
 from celery_resilience.brokers.base import CountsDelayed
-from celery_resilience.brokers.redis.scheduled import WaitingFound
+from celery_resilience.brokers.redis.scheduled import ScheduledMessage
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.filters import Filters
@@ -51,7 +51,7 @@ class NotListed(BrokerError):
 #: A task's id, ids, or ``"all"``.
 Meant = Union[str, Iterable[str]]  # noqa: UP007
 #: What is done to one scheduled retry.
-_Change = Callable[["RedisBroker", WaitingFound, ScheduledRetry], Changed]
+_Change = Callable[["RedisBroker", ScheduledMessage, ScheduledRetry], Changed]
 
 
 class Retries(OperatorSession):
@@ -78,7 +78,7 @@ class Retries(OperatorSession):
     @property
     def unlisted(self) -> str | None:
         """Why this broker cannot list scheduled retries; None where it can."""
-        with self._reached.turn() as broker:
+        with self._session.use() as broker:
             return why_unlisted(broker)
 
     def levels(self) -> list[tuple[float, int]]:
@@ -86,7 +86,7 @@ class Retries(OperatorSession):
 
         A retry passes through several; none of them knows its queue. Empty on other brokers.
         """
-        with self._reached.turn() as broker:
+        with self._session.use() as broker:
             return broker.waiting_levels() if isinstance(broker, CountsDelayed) else []
 
     def list(self, limit: int | None = None, filters: Filters = _EVERY) -> Iterator[ScheduledRetry]:
@@ -108,7 +108,7 @@ class Retries(OperatorSession):
     ) -> Iterator[Changed]:
         """Put *retries* into their queues now."""
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
+        def change(broker: RedisBroker, found: ScheduledMessage, retry: ScheduledRetry) -> Changed:
             return _put(broker, found, retry, Result.RUN, found.envelope, retry.queue)
 
         return self._change(retries, filters, limit, change)
@@ -121,7 +121,7 @@ class Retries(OperatorSession):
         load_tasks(self._app)
         notifier = FailureNotifier(self._app, self._timeout)
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
+        def change(broker: RedisBroker, found: ScheduledMessage, retry: ScheduledRetry) -> Changed:
             task = self._app.tasks.get(retry.task)
             own = getattr(task, "dead_letter_queue", None)
             queue = self.settings.queue_for(retry.queue, own)
@@ -147,7 +147,7 @@ class Retries(OperatorSession):
         load_tasks(self._app)
         notifier = FailureNotifier(self._app, self._timeout)
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
+        def change(broker: RedisBroker, found: ScheduledMessage, retry: ScheduledRetry) -> Changed:
             if not broker.waiting.remove(found):
                 return Changed.gone(retry)
             logger.info(
@@ -176,7 +176,7 @@ class Retries(OperatorSession):
         chance = random or Random()
         began: list[float] = []
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
+        def change(broker: RedisBroker, found: ScheduledMessage, retry: ScheduledRetry) -> Changed:
             if not began:
                 began.append(broker.waiting.now())
             due = began[0] + delay + chance.uniform(0.0, spread)
@@ -193,7 +193,7 @@ class Retries(OperatorSession):
         it is due as its ``eta``, so that a stock worker holds it until then."""
         accepted = prepare_accept_content(self._app.conf.accept_content) or ()
 
-        def change(broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry) -> Changed:
+        def change(broker: RedisBroker, found: ScheduledMessage, retry: ScheduledRetry) -> Changed:
             try:
                 envelope = retry.released(found, accepted)
             except ValueError as exc:
@@ -219,7 +219,7 @@ class Retries(OperatorSession):
             given = 0
             for worker in broker.leases.orphans():
                 given += broker.leases.requeue(worker)
-                broker.leases.leave(worker, if_dead=True)
+                broker.leases.forget(worker, if_dead=True)
             return given
 
     def give_back(self) -> int:
@@ -231,9 +231,9 @@ class Retries(OperatorSession):
 
     def _look(
         self, broker: RedisBroker, filters: Filters
-    ) -> Iterator[tuple[WaitingFound, ScheduledRetry]]:
+    ) -> Iterator[tuple[ScheduledMessage, ScheduledRetry]]:
         now = broker.waiting.now()
-        for found in broker.waiting.look(filters.queues):
+        for found in broker.waiting.browse(filters.queues):
             retry = ScheduledRetry.of(found, now, self.settings.app_version)
             if not filters or filters.accept(
                 found.envelope,
@@ -247,7 +247,7 @@ class Retries(OperatorSession):
 
     def _find(
         self, broker: RedisBroker, ids: Sequence[str]
-    ) -> Sequence[tuple[WaitingFound, ScheduledRetry]]:
+    ) -> Sequence[tuple[ScheduledMessage, ScheduledRetry]]:
         found, what = self._look(broker, _EVERY), "scheduled retry"
         return resolve_ids(ids, found, lambda one: one[1].task_id, what=what, where="this broker")
 
@@ -258,7 +258,7 @@ class Retries(OperatorSession):
             #: Those that were put off: the listing may come to them again. Only numbers, for
             #: of the retries themselves there may be more than memory holds.
             put_off: set[int] = set()
-            chosen: Iterable[tuple[WaitingFound, ScheduledRetry]]
+            chosen: Iterable[tuple[ScheduledMessage, ScheduledRetry]]
             if retries == "all":
                 chosen = self._all(broker, filters, put_off)
             else:
@@ -272,7 +272,7 @@ class Retries(OperatorSession):
 
     def _all(
         self, broker: RedisBroker, filters: Filters, put_off: set[int]
-    ) -> Iterator[tuple[WaitingFound, ScheduledRetry]]:
+    ) -> Iterator[tuple[ScheduledMessage, ScheduledRetry]]:
         """Those scheduled now. One that fails again meanwhile is left."""
         began = broker.waiting.now()
         most = sum(broker.waiting.counts().values())  # should clocks be wrong, it ends all the same
@@ -285,14 +285,14 @@ class Retries(OperatorSession):
 
     @contextmanager
     def _turn(self) -> Iterator[RedisBroker]:
-        with self._reached.turn() as broker:
+        with self._session.use() as broker:
             if (why := why_unlisted(broker)) is not None:
                 raise NotListed(why)
             yield cast("RedisBroker", broker)
 
 
 def _put(
-    broker: RedisBroker, found: WaitingFound, retry: ScheduledRetry, result: Result,
+    broker: RedisBroker, found: ScheduledMessage, retry: ScheduledRetry, result: Result,
     copy: Envelope, queue: str,
 ) -> Changed:  # fmt: skip
     put = broker.put(found, copy, queue)

@@ -8,7 +8,7 @@ from enum import Enum
 
 from celery_resilience.brokers.base import Broker, ListsScheduled
 from celery_resilience.brokers.plain import PlainBroker
-from celery_resilience.brokers.redis.scheduled import WaitingFound
+from celery_resilience.brokers.redis.scheduled import ScheduledMessage
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.error_record import ErrorRecord
@@ -48,7 +48,7 @@ class ScheduledRetry:
     left: float
 
     @classmethod
-    def of(cls, found: WaitingFound, now: float, app_version: str = "") -> ScheduledRetry:
+    def of(cls, found: ScheduledMessage, now: float, app_version: str = "") -> ScheduledRetry:
         """The retry that was *found* when the broker's clock said *now*."""
         history = History.loads(found.envelope.headers.get(HEADER))
         last = history.attempts[-1] if history.attempts else None
@@ -95,7 +95,7 @@ class ScheduledRetry:
         """When the last attempt failed, by its worker's clock."""
         return self.last.at + self.last.ran if self.last else 0.0
 
-    def released(self, found: WaitingFound, accepted: Collection[str]) -> Envelope:
+    def released(self, found: ScheduledMessage, accepted: Collection[str]) -> Envelope:
         """Its message for plain Celery: with the moment at which it is due as its ``eta``.
 
         Raises ValueError, with the reason, where its body has to be opened for that and can't be,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, TypeVar
 
-from celery_resilience.brokers.connect import TIMEOUT, Reached
+from celery_resilience.brokers.connect import TIMEOUT, BrokerSession
 from celery_resilience.operate.app_info import parameters_of
 from celery_resilience.settings import Settings
 
@@ -22,12 +22,12 @@ class OperatorSession:
         self._app = app
         self.settings = Settings.of(app)
         self._timeout = timeout
-        self._reached = Reached(app, timeout)
+        self._session = BrokerSession(app, timeout)
         self._parameters = parameters_of(app)
 
     def close(self) -> None:
         """Close the connection to the broker; it is opened again when needed."""
-        self._reached.close()
+        self._session.close()
 
     def __enter__(self: S) -> S:
         return self

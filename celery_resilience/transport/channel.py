@@ -18,8 +18,8 @@ from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.policy.decision import Reason
-from celery_resilience.transport.fetching import Looking
-from celery_resilience.transport.prefetched import Message, QoS, Taken, Undecodable
+from celery_resilience.transport.fetching import FetchingChannel
+from celery_resilience.transport.prefetched import Message, Prefetched, QoS, Undecodable
 
 __all__ = ["Channel"]
 
@@ -31,14 +31,14 @@ _SOON = 0.005
 _DEAD_LETTERS = "dead_letter"
 
 
-class Channel(Looking):
+class Channel(FetchingChannel):
     """kombu's, but for how messages get from the broker to their consumers."""
 
     QoS = QoS
     Message = Message
 
     #: Called with what is no message, instead of ``bury``.
-    on_garbage: Callable[[Taken], None] | None = None
+    on_undecodable: Callable[[Prefetched], None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._one_client: tuple[int, Any, Any] | None = None
@@ -51,7 +51,7 @@ class Channel(Looking):
     @property
     def undelivered(self) -> int:
         """How many messages were taken and not delivered yet."""
-        return len(self._taken)
+        return len(self._prefetched)
 
     def deliver(self, most: int) -> int:
         """Deliver up to *most* of the messages that were taken; how many there were.
@@ -59,8 +59,8 @@ class Channel(Looking):
         None after one that took its time, until the loop has come round.
         """
         done, since = 0, monotonic()
-        while done < most and self._taken and not self._slow:
-            self._deliver(self._taken.popleft())
+        while done < most and self._prefetched and not self._slow:
+            self._deliver(self._prefetched.popleft())
             done += 1
             self._slow = monotonic() - since > _SOON
         return done
@@ -72,10 +72,10 @@ class Channel(Looking):
         """
         if self._slow and self._acknowledged:
             self.all_answered()  # the next message may be in the answer
-            self.look()
+            self.fetch()
         self._slow = False
 
-    def _deliver(self, taken: Taken) -> None:
+    def _deliver(self, taken: Prefetched) -> None:
         connection = self.connection
         popped: dict[str, int] = getattr(self.qos, "popped", {})
         if taken.queue not in connection._callbacks:  # cancelled meanwhile
@@ -89,17 +89,17 @@ class Channel(Looking):
         except Undecodable as exc:
             popped.pop(taken.tag, None)
             logger.error("%s: what lies there is no message (%s): a dead letter", taken.queue, exc)
-            if self.on_garbage is not None and taken.held:
-                self.on_garbage(taken)
+            if self.on_undecodable is not None and taken.held:
+                self.on_undecodable(taken)
             else:
-                self.bury(taken)
+                self.dead_letter(taken)
         except BaseException:
             if taken.tag in popped:  # its consumer never saw it
                 popped.pop(taken.tag, None)
-                self._taken.appendleft(taken)
+                self._prefetched.appendleft(taken)
             raise
 
-    def bury(self, taken: Taken) -> None:
+    def dead_letter(self, taken: Prefetched) -> None:
         """Move what is no message, as it was received, to the dead letters."""
         envelope = Envelope(taken.payload, None, None, headers={}, queue=taken.queue)
         letter = DeadLetter.write(Reason.UNDECODABLE, envelope).to_envelope()
@@ -110,12 +110,12 @@ class Channel(Looking):
         self.all_answered()
         owner = "" if self.lease_owner is None else self.lease_owner.id
         args = [taken.tag, payload, "0" if taken.held else "1", owner, taken.number or ""]
-        self.looker.ask(lua("move_unacked"), keys, args)
-        self.looker.answer()
+        self.fetcher.ask(lua("move_unacked"), keys, args)
+        self.fetcher.answer()
 
     # Let go
 
-    def let_go(self, tag: str) -> bool:
+    def ack_soon(self, tag: str) -> bool:
         """Let *tag* go with the next question; False if there is none that follows at once."""
         cycle = self.connection and self.connection.cycle
         if (
@@ -133,7 +133,7 @@ class Channel(Looking):
         """How many are to be let go with the next question."""
         return len(self._acknowledged)
 
-    def let_go_now(self) -> None:
+    def ack_now(self) -> None:
         """Let go what was acknowledged, and wait until that is done."""
         self.all_answered()
         while self._acknowledged:
@@ -164,29 +164,29 @@ class Channel(Looking):
     def _leave_to_others(self) -> None:
         """Give back what nobody here consumes any more."""
         self.all_answered()
-        active = set(self.active_queues) if self._taken else ()
-        back = [taken for taken in self._taken if taken.queue not in active]
-        self._taken = deque(taken for taken in self._taken if taken.queue in active)
+        active = set(self.active_queues) if self._prefetched else ()
+        back = [taken for taken in self._prefetched if taken.queue not in active]
+        self._prefetched = deque(taken for taken in self._prefetched if taken.queue in active)
         for taken in reversed(back):  # the oldest ends where the next is taken from
             self.qos.requeue(taken)
         if not self.consuming:
-            self.let_go_now()
+            self.ack_now()
 
     def close(self) -> None:
         if not self.closed:
             self._closing = True
             try:
-                self.let_go_now()
-                while self._taken:
-                    self.qos.requeue(self._taken.pop())
+                self.ack_now()
+                while self._prefetched:
+                    self.qos.requeue(self._prefetched.pop())
             except (AttributeError, OSError, *self.connection_errors) as exc:
-                left = len(self._taken) + len(self._acknowledged)
+                left = len(self._prefetched) + len(self._acknowledged)
                 logger.warning("the connection has gone with %d messages: %r", left, exc)
             if self.lease_owner is not None:  # what the server has not acknowledged, too
                 self.lease_owner.unsent.extend(self._acknowledged)
-            self._taken.clear()
+            self._prefetched.clear()
             self._acknowledged.clear()
-            self.looker.disconnect()
+            self.fetcher.disconnect()
         super().close()
 
     # Connections
@@ -208,16 +208,16 @@ class Channel(Looking):
         return client
 
     def _on_connection_disconnect(self, connection: Any) -> None:
-        # kombu's way is to stop its loop; ours is looked after by the looker.
+        # kombu's way is to stop its loop; ours is looked after by the fetcher.
         client = self.__dict__.get("client")
         if client is None or client.connection is not connection:
             super()._on_connection_disconnect(connection)
         elif self.consuming and not self._closing:
-            if self.looker.asking and not self.looker.in_use:  # no answer will come
+            if self.fetcher.asking and not self.fetcher.in_use:  # no answer will come
                 self._cut = ConnectionError("the connection that looks for messages was closed")
-            self.look_soon()
+            self.fetch_soon()
             self.connection.cycle.nudge()
 
     def _after_fork(self) -> None:
-        self.looker.wakeup.close()  # the child's copy alone
+        self.fetcher.notifications.close()  # the child's copy alone
         super()._after_fork()

@@ -9,12 +9,12 @@ from time import monotonic
 from typing import Any
 
 from celery_resilience.brokers.connections import ANSWER
-from celery_resilience.transport.notifications import Wakeup
+from celery_resilience.transport.notifications import ListNotifications
 
-__all__ = ["Looker"]
+__all__ = ["FetchConnection"]
 
 
-class Looker:
+class FetchConnection:
     """One channel's connection for looking, and the wake-up that belongs to it."""
 
     def __init__(self, channel: Any) -> None:
@@ -28,7 +28,7 @@ class Looker:
         self._since = 0.0
         #: The socket that is waited for.
         self._watched: Any = None
-        self.wakeup = Wakeup()
+        self.notifications = ListNotifications()
 
     @property
     def asking(self) -> bool:
@@ -123,20 +123,20 @@ class Looker:
         connection = client.connection
         if connection._sock is None:
             connection.connect()
-        cycle.watch(channel, "LOOK", connection._sock)
+        cycle.watch(channel, "FETCH", connection._sock)
         self._watched = connection._sock
-        if not (self.wakeup.refused or self.wakeup.serves(connection)):
+        if not (self.notifications.refused or self.notifications.serves(connection)):
             self.silence()
-            self.wakeup.open(channel.pool, connection)
-            if self.wakeup.sock is not None:
-                cycle.watch(channel, "WAKE", self.wakeup.sock)
+            self.notifications.open(channel.pool, connection)
+            if self.notifications.sock is not None:
+                cycle.watch(channel, "NOTIFY", self.notifications.sock)
         return connection
 
     def silence(self) -> None:
         """Give up the wake-up; the next look gets a new one."""
         if self._channel.connection is not None:
-            self._channel.connection.cycle.unwatch(self._channel, "WAKE")
-        self.wakeup.close()
+            self._channel.connection.cycle.unwatch(self._channel, "NOTIFY")
+        self.notifications.close()
 
     def disconnect(self) -> None:
         """End both connections; the next look opens them again."""
@@ -144,7 +144,7 @@ class Looker:
         self.silence()
         self._watched = None
         if self._channel.connection is not None:
-            self._channel.connection.cycle.unwatch(self._channel, "LOOK")
+            self._channel.connection.cycle.unwatch(self._channel, "FETCH")
         if self._connection is not None:
             with suppress(self._channel.ResponseError):  # of what was on its way
                 self._connection.disconnect()

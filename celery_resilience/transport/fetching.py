@@ -16,14 +16,14 @@ from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cyc
 from celery_resilience.brokers.connections import ANSWER
 from celery_resilience.brokers.redis import leases
 from celery_resilience.brokers.redis.scripts import KEYS, lua
-from celery_resilience.transport.connection import Looker
+from celery_resilience.transport.connection import FetchConnection
 from celery_resilience.transport.notifications import SAFETY
-from celery_resilience.transport.prefetched import Taken
+from celery_resilience.transport.prefetched import Prefetched
 from celery_resilience.transport.slots import Slots
 
 _redis: Any = _kombu_redis  # the stubs miss half of it
 
-__all__ = ["Looking"]
+__all__ = ["FetchingChannel"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -37,11 +37,11 @@ _REFUSED, _SAY = 1.0, 60.0
 _GLANCE = 0.05
 
 
-class Looking(_redis.Channel):  # type: ignore[misc]
+class FetchingChannel(_redis.Channel):  # type: ignore[misc]
     """kombu's channel, but that it looks when there is something, and takes and holds at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.looker = Looker(self)
+        self.fetcher = FetchConnection(self)
         #: The worker that holds what is taken here; None: kombu's own hash, for everybody.
         self.lease_owner: Any = None
         #: What the worker's pool can begin; None: whoever consumes here is no worker of ours.
@@ -50,7 +50,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self.waits_for_slot = False
         #: Whether there are queues to look into.
         self.consuming = False
-        self._taken: deque[Taken] = deque()
+        self._prefetched: deque[Prefetched] = deque()
         self._unheld: set[str] = set()
         self._acknowledged: list[str] = []
         #: What was asked: the queues in their order, how tags begin, what is let go.
@@ -76,33 +76,33 @@ class Looking(_redis.Channel):  # type: ignore[misc]
     @property
     def _in_poll(self) -> bool:
         # kombu asks whether its connection may be used for something else (authentication).
-        return self.looker.asking
+        return self.fetcher.asking
 
     @_in_poll.setter
     def _in_poll(self, value: Any) -> None:
         pass
 
-    def look_soon(self) -> None:
+    def fetch_soon(self) -> None:
         """What the server told on a connection that has gone may have been missed."""
         self._curious, self._not_before = True, 0.0
 
     def was_replaced(self) -> bool:
         """Whether somebody has given the connection that looks another socket."""
-        return self.looker.is_another
+        return self.fetcher.is_another
 
     def woken(self) -> float:
         """The server says that there is something; how long to wait before the look, in s."""
-        if not self.looker.wakeup.drain():
+        if not self.fetcher.notifications.drain():
             self._start_afresh()
             return 0.0
         self._curious = self._woken = True
-        pause = self.looker.wakeup.pause()
+        pause = self.fetcher.notifications.pause()
         self._not_before = monotonic() + pause
         return pause
 
     def idle(self) -> float:
         """How long nothing has to be done here unless something happens, in seconds."""
-        if self._taken:
+        if self._prefetched:
             return 0.0
         if not self._room():
             return _GLANCE
@@ -114,12 +114,12 @@ class Looking(_redis.Channel):  # type: ignore[misc]
     @property
     def is_told_nothing(self) -> bool:
         """Whether it has to look by itself, and is not doing so."""
-        return self.looker.wakeup.refused and not self.looker.asking
+        return self.fetcher.notifications.refused and not self.fetcher.asking
 
     @property
     def _patience(self) -> float:
-        wakeup = self.looker.wakeup
-        return wakeup.every if wakeup.refused else SAFETY
+        notifications = self.fetcher.notifications
+        return notifications.every if notifications.refused else SAFETY
 
     def _room(self) -> int:
         """How many messages may be taken."""
@@ -130,19 +130,19 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             room = 1  # worker_disable_prefetch has a say: it counts what was delivered
         elif room is None:  # no limit: a loop takes many, a plain consumer one after the other
             room = _MESSAGES if self.connection.cycle.loop is not None else 1
-        room = max(0, min(int(room) - len(self._taken), _MESSAGES))
+        room = max(0, min(int(room) - len(self._prefetched), _MESSAGES))
         if self.slots is None:
             return room
-        free = self.slots.room(room, len(self._taken))
+        free = self.slots.room(room, len(self._prefetched))
         self.waits_for_slot = free == 0 < room and not self.slots.is_heard
         return free
 
     @property
     def is_full(self) -> bool:
         """Whether nothing can be taken before something ends."""
-        return not self._taken and self._room() == 0
+        return not self._prefetched and self._room() == 0
 
-    def look(self) -> bool:
+    def fetch(self) -> bool:
         """Ask for messages if there may be some and there is room; whether that was done.
 
         What was acknowledged is let go by the same question.
@@ -151,14 +151,14 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             cut, self._cut = self._cut, None
             self._give_up()
             raise ConnectionError(str(cut)) from cut
-        if self.looker.asking:
-            if not self.looker.overdue:
+        if self.fetcher.asking:
+            if not self.fetcher.overdue:
                 return False
-            if not self.looker.has_answer():
+            if not self.fetcher.has_answer():
                 self._give_up()
                 raise ConnectionError(f"Redis has not answered for {ANSWER:g} s")
             self.answered()  # the loop was busy for that long, and would wait for the socket
-            if self.looker.asking:
+            if self.fetcher.asking:
                 return True
         now = monotonic()
         if now < self._refused:
@@ -173,15 +173,15 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             self._vain_if_empty, self._woken = self._woken, False
             self._unexpected = not self._curious
         # Most looks of who is idle find nothing: it first asks whether there is something.
-        idle = self._unexpected or self.looker.wakeup.in_vain
+        idle = self._unexpected or self.fetcher.notifications.in_vain
         self._ask(room, glance=idle and room > 0 and not self._acknowledged)
         return True
 
     def _give_up(self) -> None:
         """Disconnect. What the question lets go, if it is not answered, the next one lets go."""
-        if self.looker.asking:
+        if self.fetcher.asking:
             self._acknowledged = self._question[2] + self._acknowledged
-        self.looker.disconnect()
+        self.fetcher.disconnect()
 
     def _ask(self, room: int, glance: bool = False) -> None:
         cycle = type(self._queue_cycle)
@@ -200,7 +200,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         self._glances = glance
         if glance:
             self._question = queues, tags, []
-            self.looker.count(lists)
+            self.fetcher.count(lists)
             return
         done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
         self._question = queues, tags, done
@@ -208,7 +208,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         args += [*self._holds_for(), leases.LEASE, *names, *done]
         keys = *self._held_in(), f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers"
         try:
-            self.looker.ask(lua("fetch", __package__), [*keys, *lists], args)
+            self.fetcher.ask(lua("fetch", __package__), [*keys, *lists], args)
         except BaseException:
             self._acknowledged = done + self._acknowledged
             raise
@@ -230,17 +230,17 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         asked again at once. False if it has refused to answer."""
         from redis.exceptions import ReadOnlyError, ResponseError
 
-        if not self.looker.asking:  # the server has closed the connection
-            self.looker.disconnect()
-            self.look_soon()
+        if not self.fetcher.asking:  # the server has closed the connection
+            self.fetcher.disconnect()
+            self.fetch_soon()
             return True
         queues, tags, done = self._question
         try:
-            answer = self.looker.answer()
+            answer = self.fetcher.answer()
         except BaseException as exc:
             self._acknowledged = done + self._acknowledged  # twice does no harm
             if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be looked for
-                self.looker.disconnect()
+                self.fetcher.disconnect()
                 raise ConnectionError(str(exc)) from exc
             if not isinstance(exc, ResponseError):
                 raise
@@ -251,7 +251,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
             return False
         if self._glances and answer:
             room = self._room() if self.active_queues else 0
-            self._ask(room) if room else self.look_soon()
+            self._ask(room) if room else self.fetch_soon()
             return True
         more, number, *found = answer or (0, 0)
         if found and self.lease_owner is not None:
@@ -261,7 +261,7 @@ class Looking(_redis.Channel):  # type: ignore[misc]
         for n in range(0, len(found), 2):
             queue = queues[(found[n] - 1) % len(queues)]
             tag, is_held = f"{tags}{n // 2 + 1}", not self._is_unheld(queue)
-            self._taken.append(Taken(tag, queue, found[n + 1], is_held, number))
+            self._prefetched.append(Prefetched(tag, queue, found[n + 1], is_held, number))
             self._queue_cycle.rotate(queue)
         if queues:
             self._after(bool(more), bool(found))
@@ -269,30 +269,30 @@ class Looking(_redis.Channel):  # type: ignore[misc]
 
     def all_answered(self) -> None:
         """Take in what is on its way, and what comes of it."""
-        while self.looker.asking:
+        while self.fetcher.asking:
             self.answered()
 
     def _after(self, more: bool, found: bool) -> None:
-        wakeup = self.looker.wakeup
+        notifications = self.fetcher.notifications
         if self.lease_owner is not None:
-            wakeup.workers = self.lease_owner.workers
-        if wakeup.refused:
-            wakeup.asked(found)
+            notifications.workers = self.lease_owner.workers
+        if notifications.refused:
+            notifications.asked(found)
         elif self._vain_if_empty:
-            wakeup.looked(found)
+            notifications.looked(found)
         # What was told while the answer was on its way may be newer than the answer.
-        self._curious = more or self._woken or wakeup.refused
+        self._curious = more or self._woken or notifications.refused
         if more:
             self._not_before = 0.0
-        elif wakeup.refused:
-            self._not_before = self._looked + wakeup.every
+        elif notifications.refused:
+            self._not_before = self._looked + notifications.every
         elif found and self._unexpected:  # of this it ought to have been told
             self._start_afresh()
 
     def _start_afresh(self) -> None:
         """Have the server tell on a new connection; what it told before may have been missed."""
-        self.looker.silence()
-        self.look_soon()
+        self.fetcher.silence()
+        self.fetch_soon()
 
     def _is_unheld(self, queue: str) -> bool:
         return queue in self._unheld or not self.ack_emulation

@@ -15,7 +15,7 @@ import ssl
 from time import monotonic
 from typing import Any
 
-__all__ = ["EVERY", "SAFETY", "Wakeup"]
+__all__ = ["EVERY", "SAFETY", "ListNotifications"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -42,7 +42,7 @@ _CLOSED = (ConnectionError, OSError)
 _nothing_to_read = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
 
 
-class Wakeup:
+class ListNotifications:
     """The connection on which the server says that there is something to look at."""
 
     def __init__(self) -> None:

@@ -17,8 +17,8 @@ _redis: Any = _kombu_redis  # the stubs miss half of it
 
 __all__ = ["Poller"]
 
-#: The kinds of sockets that are ours, beside kombu's LISTEN: a Looker's and its Wakeup's.
-_OURS = ("LOOK", "WAKE")
+#: The kinds of sockets that are ours, beside kombu's LISTEN.
+_OURS = ("FETCH", "NOTIFY")
 
 #: The most messages that are delivered before the loop gets to do something else.
 _AT_ONCE = 100
@@ -75,9 +75,9 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         self._listen()
         for channel in self._consuming():
             if channel.was_replaced():
-                channel.look_soon()
+                channel.fetch_soon()
             channel.come_round()
-            channel.look()
+            channel.fetch()
             if channel.undelivered:
                 self.nudge()
             if channel.waits_for_slot:
@@ -112,7 +112,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         return super().on_readable(fileno)
 
     def _heard(self, channel: Any, kind: str) -> None:
-        if kind == "LOOK":
+        if kind == "FETCH":
             channel.answered()
             if self.loop is not None:
                 channel.deliver(_AT_ONCE)
@@ -133,7 +133,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             self._listen()
             for channel in self._consuming():
                 if channel.was_replaced():
-                    channel.look_soon()
+                    channel.fetch_soon()
                 channel.come_round()
             if self._deliver_one():
                 return
@@ -160,7 +160,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
         for channel in self._consuming():
             if channel.deliver(1):
                 return True
-            if channel.look():
+            if channel.fetch():
                 channel.all_answered()
                 if channel.deliver(1):
                     return True

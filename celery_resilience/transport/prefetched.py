@@ -11,7 +11,7 @@ from kombu.utils.json import loads
 from celery_resilience.brokers.redis.lease_qos import LeaseQoS, list_of
 from celery_resilience.brokers.redis.leases import Left
 
-__all__ = ["Message", "QoS", "Taken", "Undecodable"]
+__all__ = ["Message", "Prefetched", "QoS", "Undecodable"]
 
 # The stubs miss half of it.
 virtual: Any = _virtual
@@ -22,7 +22,7 @@ class Undecodable(ValueError):
     """What was taken from a queue is no message."""
 
 
-class Taken(NamedTuple):
+class Prefetched(NamedTuple):
     """One of them."""
 
     tag: str
@@ -76,7 +76,7 @@ class QoS(LeaseQoS):
             _kombu.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        if self.channel.let_go(delivery_tag):
+        if self.channel.ack_soon(delivery_tag):
             virtual.QoS.ack(self, delivery_tag)
         elif self.channel.lease_owner is not None:
             super().ack(delivery_tag)
@@ -95,7 +95,7 @@ class QoS(LeaseQoS):
         else:
             _kombu.restore_unacked(self, client)
 
-    def requeue(self, taken: Taken) -> None:
+    def requeue(self, taken: Prefetched) -> None:
         """Put what was taken and not delivered where it was."""
         if not taken.held:
             with self.channel.conn_or_acquire() as client:
@@ -107,7 +107,7 @@ class QoS(LeaseQoS):
         else:
             self.restore_by_tag(taken.tag)
 
-    def _undelivered(self, taken: Taken) -> Left:
+    def _undelivered(self, taken: Prefetched) -> Left:
         try:
             place = list_of(self.channel, taken.decoded(), taken.queue)
         except Exception:  # it is no message

@@ -64,7 +64,7 @@ def is_named(connection: Any) -> bool:
 
 def is_ours(connection: Any) -> bool:
     """Whether *connection*, which has switched to whatever it could reach, goes through ours."""
-    return hasattr(getattr(connection.transport, "Channel", None), "on_garbage")
+    return hasattr(getattr(connection.transport, "Channel", None), "on_undecodable")
 
 
 def _name(connection: Any) -> str:

@@ -16,7 +16,7 @@ from celery import VERSION
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from celery_resilience.brokers.rabbitmq.greenlets import end_with, wait_for_nothing
-from celery_resilience.brokers.rabbitmq.pyamqp import notice_losses, read_on
+from celery_resilience.brokers.rabbitmq.pyamqp import notice_losses, tolerate_unreadable_properties
 from celery_resilience.settings import Settings
 from celery_resilience.worker.banner import add_to_banner
 from celery_resilience.worker.jobs import keep_what_runs, keeping_sent
@@ -157,7 +157,7 @@ def _acknowledge_before_the_body(c: Any, ours: Ours) -> None:
             before = getattr(channel, "acknowledged", 0)
             accept_callback(*told, **more)
             if getattr(channel, "acknowledged", 0) > before:
-                channel.let_go_now()
+                channel.ack_now()
 
         return apply(*args, accept_callback=accept_callback and accept, **options)
 
@@ -226,7 +226,8 @@ CONNECTION: tuple[Patch, ...] = (
           where=lambda c: not is_virtual(c), always=True),
     Patch("amqp.Connection.on_inbound_frame",
           "one message that py-amqp can't read would end worker after worker",
-          lambda c, ours: read_on(c.connection.connection), where=_is_rabbitmq),
+          lambda c, ours: tolerate_unreadable_properties(c.connection.connection),
+          where=_is_rabbitmq),
     Patch("amqp.Channel.open amqp.Channel._callbacks[Close]",
           "a channel that was closed and opened again would look as if nothing had been lost",
           lambda c, ours: notice_losses(c.task_consumer.channel), where=_is_rabbitmq),

@@ -83,7 +83,7 @@ class WorkerLease:
             leases.ack_unsent(owner)
             leases.requeue(owner.id)
             leases.write_again(owner.id, left)
-            leases.leave(owner.id)
+            leases.forget(owner.id)
         except Exception as exc:
             logger.warning("another worker will requeue the messages of this one: %r", exc)
 
@@ -141,7 +141,7 @@ class HousekeepingThread:
 
     def _look(self) -> float:
         try:
-            pause: float = self._housekeeper.look()
+            pause: float = self._housekeeper.run_once()
         except Exception as exc:
             if not self._failing:
                 logger.warning(

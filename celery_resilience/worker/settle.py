@@ -147,7 +147,7 @@ class Settler:
         after the one that *failed*, or, without one, back to its queue."""
 
         def begin(done: Done) -> None:
-            self.pending.broker.hold(delivery, copy, delay, done)
+            self.pending.broker.schedule(delivery, copy, delay, done)
 
         def ended(result: Result, tries: int) -> bool:
             match result:
@@ -192,7 +192,7 @@ class Settler:
 
         def write(copy: Envelope, *, packed: bool = False) -> None:
             def begin(done: Done) -> None:
-                self.pending.broker.bury(delivery, copy, queue, arguments, done)
+                self.pending.broker.dead_letter(delivery, copy, queue, arguments, done)
 
             def ended(result: Result, tries: int) -> bool:
                 match result:

@@ -108,9 +108,9 @@ class UnprocessableMessages:
     def watch(self, channel: Any) -> None:
         """Hear from *channel*, of our own Redis transport, of what lies in a queue and is no
         message at all; kombu's ends the worker."""
-        channel.on_garbage = partial(self._on_garbage, channel)
+        channel.on_undecodable = partial(self._on_undecodable, channel)
 
-    def _on_garbage(self, channel: Any, taken: Any) -> None:
+    def _on_undecodable(self, channel: Any, taken: Any) -> None:
         delivery = Delivery(
             SimpleNamespace(channel=channel, delivery_tag=taken.tag, take=taken.number),
             Envelope(taken.payload, None, None, headers={}, queue=taken.queue),

@@ -58,7 +58,7 @@ class Scene:
         with self.app.connection_for_read() as connection:
             broker = open_broker(connection)
             try:
-                found = broker.look("dead_letter")
+                found = broker.browse("dead_letter")
                 return [DeadLetter.from_envelope(each.envelope) for each in found]
             finally:
                 broker.close()

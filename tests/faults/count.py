@@ -100,7 +100,7 @@ class Places:
         found: dict[str, list[Envelope]] = defaultdict(list)
         with self.scene.client.app.connection_for_read() as connection:
             broker = open_broker(connection)
-            for each in broker.look("work"):
+            for each in broker.browse("work"):
                 found[_number(each.envelope)].append(each.envelope)
             broker.close()
         if self.scene.on_redis:
@@ -113,7 +113,7 @@ class Places:
             for name in self._delay_queues():
                 with self.scene.client.app.connection_for_read() as connection:
                     broker = open_broker(connection)
-                    for each in broker.look(name):
+                    for each in broker.browse(name):
                         found[_number(each.envelope)].append(each.envelope)
                     broker.close()
         return found

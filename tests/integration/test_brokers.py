@@ -16,7 +16,7 @@ from celery_resilience.brokers.base import Broker as PendingSettlements
 from celery_resilience.brokers.base import Delivery, NotOurs, Unroutable
 from celery_resilience.brokers.connect import open_broker
 from celery_resilience.brokers.rabbitmq import publisher as module_of_confirms
-from celery_resilience.brokers.rabbitmq.publisher import Confirms
+from celery_resilience.brokers.rabbitmq.publisher import ConfirmingPublisher
 from celery_resilience.brokers.rabbitmq.queues import make
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
@@ -130,7 +130,7 @@ def test_hold_puts_the_copy_where_the_original_came_from(rig: Rig) -> None:
     rig.publish([[1], {}, {}], priority=3, correlation_id="1", headers={"task": "t", "id": "1"})
     delivery = rig.receive()
     result = Result()
-    rig.moves.hold(delivery, delivery.envelope.with_header("{}"), 0, result)
+    rig.moves.schedule(delivery, delivery.envelope.with_header("{}"), 0, result)
     ack(delivery, result)
     rig.stop_receiving()
     (copy,) = rig.lying()
@@ -153,7 +153,7 @@ def test_the_copy_can_be_read_like_the_original(
     delivery = rig.receive()
     original = (delivery.message.body, delivery.message.content_type)
     result = Result()
-    rig.moves.hold(delivery, delivery.envelope, 0, result)
+    rig.moves.schedule(delivery, delivery.envelope, 0, result)
     ack(delivery, result)
     again = rig.receive()
     assert (again.message.body, again.message.content_type) == original
@@ -168,7 +168,7 @@ def test_a_copy_is_delivered_under_a_tag_of_its_own(rig: Rig) -> None:
     rig.publish([[], {}, {}])
     delivery = rig.receive()
     result = Result()
-    rig.moves.hold(delivery, delivery.envelope, 0, result)
+    rig.moves.schedule(delivery, delivery.envelope, 0, result)
     ack(delivery, result)
     assert rig.receive().message.delivery_tag != delivery.message.delivery_tag
 
@@ -179,7 +179,9 @@ def test_bury_makes_the_dead_letter_queue(rig: Rig) -> None:
     rig.publish([[], {}, {}])
     delivery = rig.receive()
     result = Result()
-    rig.moves.bury(delivery, delivery.envelope.with_header('{"v":1}'), "dead_letter", {}, result)
+    rig.moves.dead_letter(
+        delivery, delivery.envelope.with_header('{"v":1}'), "dead_letter", {}, result
+    )
     ack(delivery, result)
     rig.stop_receiving()
     assert rig.moves.count("dead_letter") == 1
@@ -192,7 +194,7 @@ def test_a_message_acknowledged_before_is_written_all_the_same(rig: Rig) -> None
     rig.publish([[], {}, {}])
     delivery = rig.receive(acked_early=True)
     result = Result()
-    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+    rig.moves.dead_letter(delivery, delivery.envelope, "dead_letter", {}, result)
     assert result.only is None
     assert rig.moves.count("dead_letter") == 1
 
@@ -204,7 +206,7 @@ def test_what_has_been_taken_back_is_not_written_twice(rig: Rig) -> None:
     delivery = rig.receive()
     rig.stop_receiving()  # the broker takes it back
     result = Result()
-    rig.moves.hold(delivery, delivery.envelope, 0, result)
+    rig.moves.schedule(delivery, delivery.envelope, 0, result)
     assert isinstance(result.only, NotOurs)
     assert len(rig.lying()) == 1
 
@@ -218,7 +220,7 @@ def test_what_has_been_taken_back_does_not_keep_its_place(rig: Rig) -> None:
     client = delivery.message.channel._create_client()
     client.hdel("unacked", tag)  # another worker has it now
     result = Result()
-    rig.moves.hold(
+    rig.moves.schedule(
         replace(delivery, ack=lambda: delivery.message.ack()), delivery.envelope, 0, result
     )
     assert isinstance(result.only, NotOurs)
@@ -233,7 +235,7 @@ def test_a_dead_letter_queue_that_was_deleted_is_made_again(rig: Rig) -> None:
         delivery = rig.receive()
         for _ in range(2):
             result = Result()
-            rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+            rig.moves.dead_letter(delivery, delivery.envelope, "dead_letter", {}, result)
             if result.only is None:
                 break
             assert isinstance(result.only, Unroutable)
@@ -249,7 +251,7 @@ def test_a_copy_is_for_its_own_queue_alone(rig: Rig) -> None:
     rig.publish([[], {}, {}], headers={"task": "t", "id": "1", "CC": ["copied"]})
     delivery = rig.receive()
     result = Result()
-    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+    rig.moves.dead_letter(delivery, delivery.envelope, "dead_letter", {}, result)
     ack(delivery, result)
     assert rig.moves.count("copied") == 1, "what the sender sent"
 
@@ -259,26 +261,18 @@ def test_looking_takes_nothing_and_changes_no_order(rig: Rig) -> None:
     """Two looks see the same messages in the same order, the oldest first."""
     for n in range(250):
         rig.publish([[n], {}, {}], headers={"task": "t", "id": str(n)})
-    first = [found.envelope.headers["id"] for found in rig.moves.look("work")]
+    first = [found.envelope.headers["id"] for found in rig.moves.browse("work")]
     rig.moves.close()
-    second = [found.envelope.headers["id"] for found in rig.moves.look("work")]
+    second = [found.envelope.headers["id"] for found in rig.moves.browse("work")]
     rig.moves.close()
     assert first == second == [str(n) for n in range(250)]
     assert rig.moves.count("work") == 250
 
 
 @on(LOOKABLE)
-def test_looking_stops_at_the_limit(rig: Rig) -> None:
-    for _ in range(5):
-        rig.publish([[], {}, {}])
-    assert len(list(rig.moves.look("work", limit=3))) == 3
-    assert list(rig.moves.look("work", limit=0)) == []
-
-
-@on(LOOKABLE)
 def test_a_queue_that_is_not_there_is_empty(rig: Rig) -> None:
     assert rig.moves.count("nowhere") == 0
-    assert list(rig.moves.look("nowhere")) == []
+    assert list(rig.moves.browse("nowhere")) == []
 
 
 @on(LOOKABLE)
@@ -287,20 +281,20 @@ def test_release_moves_one_message_and_no_other(rig: Rig) -> None:
     rig.declare("other")
     for n in range(3):
         rig.publish([[n], {}, {}], headers={"task": "t", "id": str(n)})
-    found = list(rig.moves.look("work"))[1]
-    rig.moves.release(found, found.envelope.with_header(None), "other")
+    found = list(rig.moves.browse("work"))[1]
+    rig.moves.republish(found, found.envelope.with_header(None), "other")
     rig.moves.close()
-    assert [f.envelope.headers["id"] for f in rig.moves.look("other")] == ["1"]
-    assert [f.envelope.headers["id"] for f in rig.moves.look("work")] == ["0", "2"]
+    assert [f.envelope.headers["id"] for f in rig.moves.browse("other")] == ["1"]
+    assert [f.envelope.headers["id"] for f in rig.moves.browse("work")] == ["0", "2"]
 
 
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
 def test_release_of_what_somebody_else_removed_writes_nothing(rig: Rig) -> None:
     rig.publish([[], {}, {}])
-    (found,) = rig.moves.look("work")
-    rig.moves.release(found, found.envelope, "other")
+    (found,) = rig.moves.browse("work")
+    rig.moves.republish(found, found.envelope, "other")
     with pytest.raises(NotOurs):
-        rig.moves.release(found, found.envelope, "other")
+        rig.moves.republish(found, found.envelope, "other")
     assert rig.moves.count("other") == 1
 
 
@@ -311,7 +305,7 @@ def test_a_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
     delivery = rig.receive()
     elsewhere = replace(delivery, envelope=replace(delivery.envelope, queue="gone"))
     result = Result()
-    rig.moves.hold(elsewhere, elsewhere.envelope, 0, result)
+    rig.moves.schedule(elsewhere, elsewhere.envelope, 0, result)
     assert isinstance(result.only, Unroutable)
 
 
@@ -326,7 +320,7 @@ def test_a_delayed_copy_says_when_it_is_due(rig: Rig) -> None:
         rig.publish(body, headers=headers)
         delivery = rig.receive()
         result = Result()
-        rig.moves.hold(delivery, delivery.envelope, 60, result)
+        rig.moves.schedule(delivery, delivery.envelope, 60, result)
         ack(delivery, result)
         again = rig.receive()
         assert again.envelope.fields()["eta"] is not None
@@ -339,7 +333,7 @@ def test_garbage_in_a_list_is_shown_as_what_it_is(rig: Rig) -> None:
 
     client = redis.Redis(connection_pool=rig.connection.default_channel.pool)
     client.lpush("dead_letter", b"\xff\x00 not json", json.dumps({"no": "properties"}))
-    bodies = [found.envelope.body for found in rig.moves.look("dead_letter")]
+    bodies = [found.envelope.body for found in rig.moves.browse("dead_letter")]
     assert bodies == [b"\xff\x00 not json", b""]
 
 
@@ -358,7 +352,7 @@ def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> N
     delivery = Delivery(message, Envelope.received(message, "work"), message.ack)
     moves = open_broker(connection)
     result = Result()
-    moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+    moves.dead_letter(delivery, delivery.envelope, "dead_letter", {}, result)
     ack(delivery, result)
     client = redis.Redis(connection_pool=channel.pool)
     assert client.llen("shop:dead_letter") == 1
@@ -374,9 +368,9 @@ def test_what_cannot_be_encoded_does_not_shift_the_confirms(rig: Rig) -> None:
     delivery = rig.receive()
     broken, good = Result(), Result()
     unsendable = replace(delivery.envelope, headers={"task": 2**70})
-    rig.moves.bury(delivery, unsendable, "dead_letter", {}, broken)
+    rig.moves.dead_letter(delivery, unsendable, "dead_letter", {}, broken)
     assert broken.only is not None
-    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, good)
+    rig.moves.dead_letter(delivery, delivery.envelope, "dead_letter", {}, good)
     ack(delivery, good)
     assert rig.moves.count("dead_letter") == 1
 
@@ -385,21 +379,21 @@ def test_what_cannot_be_encoded_does_not_shift_the_confirms(rig: Rig) -> None:
 def test_a_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
     """py-amqp opens it again, without confirms: what is published there never hears of its end."""
     loop = SimpleNamespace(add_reader=lambda *args: None, remove=lambda sock: None)
-    confirms = Confirms(rig.connection, loop)
+    publisher = ConfirmingPublisher(rig.connection, loop)
     copy = Envelope(b"[]", "application/json", "utf-8", headers={"id": "1"}, queue="work")
     astray, beside, after = Result(), Result(), Result()
-    confirms.publish(copy, "no such exchange", "", astray)
+    publisher.publish(copy, "no such exchange", "", astray)
 
     def prepare() -> None:  # on its way the refusal of the one before is read
-        make(confirms.connection, "work", {})
+        make(publisher.connection, "work", {})
 
-    confirms.publish(copy, "", "work", beside, prepare)
+    publisher.publish(copy, "", "work", beside, prepare)
     assert astray.only is not None
     assert beside.only is not None
-    confirms.publish(copy, "", "work", after)
-    confirms.flush(5)
+    publisher.publish(copy, "", "work", after)
+    publisher.flush(5)
     assert after.only is None
-    confirms.disconnect(BrokerError("closed"))
+    publisher.disconnect(BrokerError("closed"))
 
 
 @pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
@@ -408,25 +402,25 @@ def test_without_a_loop_too_a_rabbitmq_short_of_memory_has_it_once(
 ) -> None:
     """It will read what was sent, from a closed connection as well: a second copy is one more."""
     monkeypatch.setattr(module_of_confirms, "PATIENCE", 0.5)
-    confirms = Confirms(rig.connection)
+    publisher = ConfirmingPublisher(rig.connection)
     copy = Envelope(b"[]", "application/json", "utf-8", headers={"id": "1"}, queue="work")
     sent, refused = Result(), Result()
-    confirms.open()
+    publisher.open()
     rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
     try:
-        confirms.publish(copy, "", "work", sent)
+        publisher.publish(copy, "", "work", sent)
         assert sent.calls == []
-        confirms.publish(copy, "", "work", refused)
+        publisher.publish(copy, "", "work", refused)
         assert "short of memory" in str(refused.only)
-        confirms.check()
+        publisher.check()
     finally:
         rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4).")
 
     def confirmed() -> bool:
-        confirms.check()
+        publisher.check()
         return bool(sent.calls)
 
     eventually(confirmed)
     assert sent.only is None
     assert len(rig.lying()) == 1
-    confirms.disconnect(BrokerError("closed"))
+    publisher.disconnect(BrokerError("closed"))

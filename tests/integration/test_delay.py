@@ -59,7 +59,7 @@ class DelayRig(Rig):
         message = eventually(self.queue.get)
         delivery = Delivery(message, Envelope.received(message, "work"), message.ack)
         result = Result()
-        self.moves.hold(delivery, delivery.envelope, seconds, result)
+        self.moves.schedule(delivery, delivery.envelope, seconds, result)
         (delivery.ack if result.only is None else delivery.message.requeue)()
         return result.only
 
@@ -377,7 +377,7 @@ def test_a_retry_of_a_queue_that_has_gone_is_unroutable(rig: DelayRig) -> None:
     delivery = rig.receive()
     elsewhere = replace(delivery, envelope=replace(delivery.envelope, queue="gone"))
     result = Result()
-    rig.moves.hold(elsewhere, elsewhere.envelope, 30, result)
+    rig.moves.schedule(elsewhere, elsewhere.envelope, 30, result)
     assert isinstance(result.only, Unroutable)
     assert rig.waiting == {}
 
@@ -404,7 +404,7 @@ def test_a_dead_letter_queue_that_was_deleted_is_made_and_bound_again(rig: Delay
     message = eventually(rig.queue.get)
     delivery = Delivery(message, Envelope.received(message, "work"), message.ack)
     result = Result()
-    rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+    rig.moves.dead_letter(delivery, delivery.envelope, "dead_letter", {}, result)
     assert isinstance(result.only, Unroutable)
     message.requeue()
     rig.lying()

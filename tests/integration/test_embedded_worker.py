@@ -68,7 +68,7 @@ def letters(app: Celery) -> list[str]:
     with app.connection_for_read() as connection:
         broker = open_broker(connection)
         with closing(broker):
-            return [DeadLetter.from_envelope(f.envelope).task for f in broker.look("dead_letter")]
+            return [DeadLetter.from_envelope(f.envelope).task for f in broker.browse("dead_letter")]
 
 
 def define(app: Celery, **options: Any) -> tuple[Any, Any]:

@@ -89,12 +89,12 @@ def test_leases_are_not_believed_soon_after_the_servers_start(
     """All have run out while it was down. An operator is not told of them either."""
     dies(db, f"work\n{payload()}")
     monkeypatch.setattr(leases, "GRACE", NEVER)
-    housekeeper().look()
+    housekeeper().run_once()
     assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
     assert Leases(db, "").orphans() == {}
     monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     assert Leases(db, "").orphans() == {"dead": 1}
-    housekeeper().look()
+    housekeeper().run_once()
     assert (db.llen("work"), db.exists(DEAD), db.zscore(WORKERS, "dead")) == (1, 0, None)
 
 
@@ -109,15 +109,15 @@ def test_leases_are_not_believed_soon_after_an_outage(
     dies(db, f"work\n{payload()}")
     monkeypatch.setattr(leases, "GRACE", AT_ONCE)
     looking = housekeeper()
-    looking.look()
+    looking.run_once()
     assert db.llen("work") == 1
     redis_server.kill()
     with pytest.raises(RedisError):
-        looking.look()
+        looking.run_once()
     redis_server.start()
     dies(db, f"work\n{payload(1)}")
     monkeypatch.setattr(leases, "GRACE", NEVER)
-    looking.look()
+    looking.run_once()
     assert (db.llen("work"), db.hlen(DEAD)) == (1, 1)
 
 
@@ -135,16 +135,16 @@ def test_who_was_late_does_not_believe_that_others_have_died(
     monkeypatch.setattr(leases, "GRACE", 1e6)
     monkeypatch.setattr(Leases, "up_for", lambda leases: math.inf)
     looking = housekeeper()
-    looking.look()
+    looking.run_once()
     db.zincrby(WORKERS, -0.6 * leases.LEASE, owner.id)
     dies(db, f"work\n{payload()}")
     if reconnects:
         rig.moves.consume_for(rig.channel, owner)
         looking = housekeeper()
-    looking.look()
+    looking.run_once()
     assert (db.llen("work"), db.hlen(DEAD)) == (0, 1)
     monkeypatch.setattr(leases, "GRACE", AT_ONCE)
-    looking.look()
+    looking.run_once()
     assert (db.llen("work"), db.hlen(DEAD)) == (1, 0), "but they are looked at again"
 
 
@@ -152,12 +152,12 @@ def test_who_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -
     leases, alive, other = Leases(db, ""), LeaseOwner(), LeaseOwner()
     assert leases.renew(alive) == (1, [])
     assert leases.renew(other) == (2, [])
-    assert not leases.leave(alive.id, if_dead=True)
+    assert not leases.forget(alive.id, if_dead=True)
     assert set(leases.workers()) == {alive.id, other.id}
     db.zadd(WORKERS, {alive.id: 1.0})
     assert leases.renew(other) == (2, [alive.id])
-    assert leases.leave(alive.id, if_dead=True)
-    assert leases.leave(other.id), "it says so itself"
+    assert leases.forget(alive.id, if_dead=True)
+    assert leases.forget(other.id), "it says so itself"
     assert leases.workers() == {}
 
 
@@ -178,7 +178,7 @@ def test_who_comes_back_while_it_is_given_back_is_not_forgotten(
 
     monkeypatch.setattr(Leases, "requeue", slowly)
     monkeypatch.setattr(leases, "GRACE", AT_ONCE)
-    housekeeper().look()
+    housekeeper().run_once()
     assert db.llen("work") == 1
     assert db.zscore(WORKERS, "dead") is not None
 
@@ -193,8 +193,8 @@ def test_among_many_workers_each_renews_its_lease_in_time(
     db.zadd(WORKERS, {f"w{n}": 1e12 for n in range(2000)})
     monkeypatch.setattr(leases, "RENEW", 5.0)
     looking = housekeeper()
-    assert looking.look() <= 5
-    assert looking.look() <= 5
+    assert looking.run_once() <= 5
+    assert looking.run_once() <= 5
 
 
 def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
@@ -215,9 +215,9 @@ def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
         assert leases.requeue("dead") == 1
         assert rig.moves.record_start(delivery, delivery.envelope)
         assert waiting.move_due("alive").moved == 1
-        assert all(waiting.put(found, found.key[1], "work") for found in list(waiting.look()))
+        assert all(waiting.put(found, found.key[1], "work") for found in list(waiting.browse()))
         assert db.llen("work") == 3
-        rig.moves.hold(delivery, delivery.envelope, 60, done)
+        rig.moves.schedule(delivery, delivery.envelope, 60, done)
     finally:
         db.config_set("maxmemory", 0)
     assert done.only is None
@@ -274,13 +274,13 @@ def test_what_can_not_be_given_back_is_in_nobodys_way_and_kept(
     db.set("blocked", "no list")
     dies(db, "work\nno message", f"blocked\n{payload()}", f"work\n{payload(2)}")
     monkeypatch.setattr(leases, "GRACE", AT_ONCE)
-    housekeeper().look()
+    housekeeper().run_once()
     assert db.llen("work") == 2
     assert b"no message" in db.lrange("work", 0, -1)
     assert db.hkeys(DEAD) == [b"tag-1"]
     assert db.zscore(WORKERS, "dead") is not None, "somebody has to know of what it holds"
     db.delete("blocked")
-    housekeeper().look()
+    housekeeper().run_once()
     assert db.llen("blocked") == 1
     assert db.zscore(WORKERS, "dead") is None
 
@@ -347,7 +347,7 @@ def test_what_ends_while_the_server_is_away_is_let_go_when_it_is_back(
     message.ack()
     redis_server.start()
     assert db.hlen(owner.key) == 1
-    housekeeper().look()
+    housekeeper().run_once()
     assert db.hlen(owner.key) == 0
 
 
@@ -364,16 +364,16 @@ def test_a_worker_that_was_taken_for_dead_is_known_again_with_its_next_take(
     first = replace(rig.receive(), ack=lambda: None)
     leases.requeue(owner.id)
     db.zadd(WORKERS, {owner.id: 1.0})
-    assert leases.leave(owner.id, if_dead=True)
+    assert leases.forget(owner.id, if_dead=True)
     done = Result()
-    rig.moves.hold(first, first.envelope, 0, done)
+    rig.moves.schedule(first, first.envelope, 0, done)
     assert isinstance(done.only, NotOurs)
     rig.channel.basic_qos(0, 2, False)
     rig.receive()
     assert (db.hlen(owner.key), db.llen("work")) == (1, 0)
     assert db.zscore(WORKERS, owner.id) is not None
     done = Result()
-    rig.moves.hold(first, first.envelope, 0, done)
+    rig.moves.schedule(first, first.envelope, 0, done)
     assert isinstance(done.only, NotOurs), "nor does the next take change that"
 
 
@@ -383,12 +383,12 @@ def test_who_was_taken_for_dead_long_ago_is_not_remembered(
     db.hset(TAKES, mapping={"old": 3, "alive": 4})
     db.zadd(WORKERS, {"old": 1.0, "alive": 1e12})
     leases = Leases(db, "")
-    assert leases.leave("old", if_dead=True)
+    assert leases.forget("old", if_dead=True)
     assert db.hgetall(TAKES) == {b"old": b"-3", b"alive": b"4"}
     db.zadd("celery_resilience:dead", {"old": 1.0, "alive": 1.0})
-    assert leases.leave("another", if_dead=True)
+    assert leases.forget("another", if_dead=True)
     assert db.hgetall(TAKES) == {b"alive": b"4"}
-    assert leases.leave("alive")
+    assert leases.forget("alive")
     assert db.exists(TAKES, "celery_resilience:dead") == 0
 
 
@@ -408,7 +408,7 @@ def test_what_a_worker_holds_that_nobody_knows_is_given_back(
     looking = housekeeper()
 
     def given_back() -> bool:
-        looking.look()
+        looking.run_once()
         return db.llen("work") == 1
 
     eventually(given_back)

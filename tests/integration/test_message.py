@@ -71,7 +71,7 @@ def lying(client: Client) -> dict[str, Envelope]:
     with client.app.connection_for_read() as connection:
         broker = open_broker(connection)
         for queue in ("shop", "other"):
-            for each in broker.look(queue):
+            for each in broker.browse(queue):
                 found[each.envelope.fields()["id"]] = each.envelope
         broker.close()
     return found

@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection
 from kombu.asynchronous import Hub
 
-from celery_resilience.brokers.rabbitmq.publisher import Confirms
+from celery_resilience.brokers.rabbitmq.publisher import ConfirmingPublisher
 from celery_resilience.testing.server import EmbeddedServer
 from tests.client import Client
 from tests.servers import RabbitServer, eventually
@@ -67,17 +67,17 @@ def test_a_connection_that_rabbitmq_closes_leaves_the_loop(
 ) -> None:
     """A child of the pool may have inherited its socket: the loop would hear of it without end."""
     hub, connection = Hub(), Connection(broker.broker_url)
-    confirms = Confirms(connection, hub)
-    confirms.open()
-    inherited = os.dup(confirms.connection.connection.sock.fileno())
+    publisher = ConfirmingPublisher(connection, hub)
+    publisher.open()
+    inherited = os.dup(publisher.connection.connection.sock.fileno())
     try:
         rabbitmq_server.evaluate(
             '[rabbit_networking:close_connection(P, "test")'
             " || P <- rabbit_networking:connections()]."
         )
         eventually(lambda: hub.poller.poll(0.1))
-        confirms._on_readable()
-        assert confirms.connection is None
+        publisher._on_readable()
+        assert publisher.connection is None
         assert not hub.poller.poll(0.1)
         assert not hub.readers
     finally:

@@ -45,7 +45,7 @@ def replay(client: Client, task: str) -> None:
     """Replay the one letter of *task*."""
     with client.app.connection_for_write() as connection:
         broker = open_broker(connection)
-        for found in broker.look("dead_letter"):
+        for found in broker.browse("dead_letter"):
             letter = DeadLetter.from_envelope(found.envelope)
             if letter.task == f"{APP}.{task}":
                 plan = Replay.of(client.app, broker, ["dead_letter"], None, letter.at)

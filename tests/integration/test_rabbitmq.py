@@ -16,7 +16,7 @@ from celery_resilience import install
 from celery_resilience.brokers.base import Delivery
 from celery_resilience.brokers.rabbitmq import upkeep
 from celery_resilience.brokers.rabbitmq.broker import AmqpBroker
-from celery_resilience.brokers.rabbitmq.browse import Look
+from celery_resilience.brokers.rabbitmq.browse import QueueBrowser
 from celery_resilience.brokers.rabbitmq.delay import level_name
 from celery_resilience.brokers.rabbitmq.queues import QueueFacts
 from celery_resilience.messages.dead_letter import DeadLetter
@@ -147,9 +147,9 @@ def test_whatever_a_message_was_its_copies_are_persistent(rig: Rig) -> None:
         assert delivery.message.properties["delivery_mode"] == 1
         result = Result()
         if move == "bury":
-            rig.moves.bury(delivery, delivery.envelope, "dead_letter", {}, result)
+            rig.moves.dead_letter(delivery, delivery.envelope, "dead_letter", {}, result)
         else:
-            rig.moves.hold(delivery, delivery.envelope, 1.5 if "while" in move else 0, result)
+            rig.moves.schedule(delivery, delivery.envelope, 1.5 if "while" in move else 0, result)
         assert result.only is None
         delivery.ack()
         if move == "hold":
@@ -229,7 +229,7 @@ def limit_deliveries(server: RabbitServer, broker: Broker, queue: str, limit: in
 
 def look(moves: Any, queue: str = "dead_letter", die: bool = False) -> list[str]:
     """The ids of what lies there; *die*: as a command that is killed."""
-    found = [each.envelope.headers["id"] for each in moves.look(queue)]
+    found = [each.envelope.headers["id"] for each in moves.browse(queue)]
     if die:
         moves._confirms.connection.collect()
         moves._looks.clear()
@@ -287,16 +287,16 @@ def test_what_others_give_back_meanwhile_is_not_taken_for_what_is_tried(
     lent = take()  # once given back, as the one that is tried will be
     send("tried")
     take().requeue()
-    found = [each.envelope.headers["id"] for each in rig.moves.look("dead_letter")]
+    found = [each.envelope.headers["id"] for each in rig.moves.browse("dead_letter")]
     assert found == ["tried"]
-    spare = Look._spare
+    spare = QueueBrowser._spare
 
-    def they_give_back_first(self: Look) -> None:
+    def they_give_back_first(self: QueueBrowser) -> None:
         lent.requeue()
         eventually(lambda: rig.moves.count("dead_letter") == 1, message="the other is back")
         spare(self)
 
-    monkeypatch.setattr(Look, "_spare", they_give_back_first)
+    monkeypatch.setattr(QueueBrowser, "_spare", they_give_back_first)
     rig.moves.close()
     monkeypatch.undo()
     eventually(lambda: rig.moves.count("dead_letter") == 2, message="both are back")
@@ -325,7 +325,7 @@ def test_others_hear_that_somebody_looks_until_all_is_given_back(broker: Broker,
     watcher.start()
     try:
         for _ in range(5):
-            assert len(list(rig.moves.look("dead_letter"))) == 300
+            assert len(list(rig.moves.browse("dead_letter"))) == 300
             rig.moves.close()
     finally:
         stop.set()
@@ -354,7 +354,7 @@ def test_what_has_nowhere_to_go_holds_nobody_up(broker: Broker) -> None:
         copy = Envelope.received(message, "old")
         copy = copy.with_header(History(queue="old").dumps())
         result = Result()
-        rig.moves.hold(Delivery(message, copy, message.ack), copy, 3, result)
+        rig.moves.schedule(Delivery(message, copy, message.ack), copy, 3, result)
         assert result.only is None
         message.ack()
     for queue in ("old", "dead.old"):
@@ -364,7 +364,7 @@ def test_what_has_nowhere_to_go_holds_nobody_up(broker: Broker) -> None:
         assert rig.hold(3, headers={"task": "t", "id": f"good-{n}"}) is None
     arrived = rig.arrive(3, timeout=15)
     assert sorted(message.headers["id"] for message in arrived) == ["good-0", "good-1", "good-2"]
-    letters = [DeadLetter.from_envelope(each.envelope) for each in rig.moves.look(ASTRAY)]
+    letters = [DeadLetter.from_envelope(each.envelope) for each in rig.moves.browse(ASTRAY)]
     assert {letter.task_id for letter in letters} == {f"old-{n}" for n in range(40)}
     assert {(letter.reason, letter.envelope.queue) for letter in letters} == {
         (Reason.UNROUTABLE, "old")
@@ -433,9 +433,9 @@ def test_letters_of_a_queue_with_too_long_a_name_go_to_the_last_place(broker: Br
         delivery = Delivery(message, Envelope.received(message, LONG), message.ack)
         result = Result()
         if move == "bury":
-            rig.moves.bury(delivery, delivery.envelope, f"dead.{LONG}", {}, result)
+            rig.moves.dead_letter(delivery, delivery.envelope, f"dead.{LONG}", {}, result)
         else:
-            rig.moves.hold(delivery, delivery.envelope, 1, result)
+            rig.moves.schedule(delivery, delivery.envelope, 1, result)
         assert result.only is None
         message.ack()
     assert rig.moves.astray() == 1

@@ -77,7 +77,7 @@ def settle(rig: Rig, db: redis.Redis) -> Step:
 
     def act() -> None:
         result = Result()
-        rig.moves.bury(message, message.envelope, "dead_letter", {}, result)
+        rig.moves.dead_letter(message, message.envelope, "dead_letter", {}, result)
         check(result.only)
 
     return Step(act, "dead_letter", [owner.key, "unacked_index", "dead_letter", f"{OURS}takes"])
@@ -89,7 +89,7 @@ def hold(rig: Rig, db: redis.Redis) -> Step:
 
     def act() -> None:
         result = Result()
-        rig.moves.hold(message, message.envelope, 60, result)
+        rig.moves.schedule(message, message.envelope, 60, result)
         check(result.only)
 
     keys = [owner.key, "unacked_index", f"{OURS}waiting", f"{OURS}waiting:work", f"{OURS}takes"]
@@ -109,9 +109,9 @@ def note(rig: Rig, db: redis.Redis) -> Step:
 
 def release(rig: Rig, db: redis.Redis) -> Step:
     db.lpush("dead_letter", "another", MESSAGE, "a third")
-    _, found, _ = rig.moves.look("dead_letter")
+    _, found, _ = rig.moves.browse("dead_letter")
     return Step(
-        lambda: rig.moves.release(found, found.envelope, "work"), "work", ["dead_letter", "work"]
+        lambda: rig.moves.republish(found, found.envelope, "work"), "work", ["dead_letter", "work"]
     )
 
 
@@ -124,7 +124,7 @@ def waits(db: redis.Redis, due: float) -> list[str]:
 def put(rig: Rig, db: redis.Redis) -> Step:
     assert isinstance(rig.moves, RedisBroker)
     moves, keys = rig.moves, waits(db, 2e9)
-    (found,) = moves.waiting.look()
+    (found,) = moves.waiting.browse()
 
     def act() -> None:
         assert moves.put(found, found.envelope, "work")
@@ -135,7 +135,7 @@ def put(rig: Rig, db: redis.Redis) -> Step:
 def reschedule(rig: Rig, db: redis.Redis) -> Step:
     assert isinstance(rig.moves, RedisBroker)
     moves, keys = rig.moves, waits(db, 2e9)
-    (found,) = moves.waiting.look()
+    (found,) = moves.waiting.browse()
     return Step(lambda: check_(moves.waiting.delay(found, 3e9)), f"{OURS}waiting:work", keys[:2])
 
 
@@ -167,13 +167,13 @@ def requeue(rig: Rig, db: redis.Redis) -> Step:
 
 STEPS = {
     "settle": settle, "hold": hold, "note": note, "release": release, "put": put,
-    "reschedule": reschedule, "due": due, "giveback": requeue,
+    "reschedule": reschedule, "due": due, "requeue": requeue,
 }  # fmt: skip
 #: The script that each of them runs.
 SCRIPT = {
     "settle": "move_unacked", "hold": "schedule_retry", "note": "record_start",
     "release": "republish", "put": "move_scheduled", "reschedule": "move_scheduled",
-    "due": "release_due", "giveback": "requeue", "take": "fetch",
+    "due": "release_due", "requeue": "requeue", "take": "fetch",
 }  # fmt: skip
 
 
@@ -294,6 +294,6 @@ def test_an_answer_is_lost(rig: Rig, db: redis.Redis, how: str, delay: float) ->
     db.delete(owner.key, f"{OURS}takes")
     for _ in range(3):
         result = Result()
-        rig.moves.hold(message, message.envelope, delay, result)
+        rig.moves.schedule(message, message.envelope, delay, result)
         check(result.only)
     assert places(db) == {f"{OURS}waiting:work" if delay else "work": 1}

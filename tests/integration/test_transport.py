@@ -188,10 +188,10 @@ def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, 
     seen: list[Any] = []
     with in_a_loop(redis_broker, seen.append) as (channel, loop):
         put("a", 1)
-        channel.look_soon()
-        assert channel.look()
-        assert select.select([channel.looker.sock], [], [], 5)[0]
-        channel.looker._since -= looking.ANSWER + 1
+        channel.fetch_soon()
+        assert channel.fetch()
+        assert select.select([channel.fetcher.sock], [], [], 5)[0]
+        channel.fetcher._since -= looking.ANSWER + 1
         for _ in range(3):
             next(loop)
         assert len(seen) == 1
@@ -206,24 +206,24 @@ def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, d
         put("a", 1)
         while not seen:
             next(loop)
-        while channel.looker.asking:
+        while channel.fetcher.asking:
             next(loop)
         seen[0].ack()
         db.client_pause(60_000, all=False)
         stack.callback(db.client_unpause)
-        channel.look_soon()
-        assert channel.look()
+        channel.fetch_soon()
+        assert channel.fetch()
         assert channel.acknowledged == 0
         if how == "closed":
             channel.client.connection.disconnect()
         else:
-            channel.looker._since -= looking.ANSWER + 1
+            channel.fetcher._since -= looking.ANSWER + 1
         began = time.monotonic()
         with pytest.raises(ConnectionError):
             list(islice(loop, 3))
         assert time.monotonic() - began < looking.ANSWER / 2
         assert channel.acknowledged == 1
-        assert not channel.looker.asking
+        assert not channel.fetcher.asking
     assert held(db, owner) == {}
 
 
@@ -332,7 +332,7 @@ def test_a_message_in_any_list_wakes_the_reader(
 def test_an_idle_reader_asks_nothing(reader, db) -> None:
     consumer = reader("a", "b", "c", "d")
     consumer.nothing()
-    consumer.channel.looker.wakeup.sock.getpeername()  # it is there
+    consumer.channel.fetcher.notifications.sock.getpeername()  # it is there
     asked = lambda: db.info("commandstats")["cmdstat_evalsha"]["calls"]  # noqa: E731
     before = asked()
     consumer.nothing(1.5)
@@ -384,12 +384,12 @@ def test_a_lost_wake_up_is_replaced(reader, put, db, monkeypatch) -> None:
     monkeypatch.setattr(looking, "SAFETY", 600.0)
     consumer = reader("a")
     consumer.nothing()
-    sock = consumer.channel.looker.wakeup.sock
-    ours = consumer.channel.looker.wakeup.connection
+    sock = consumer.channel.fetcher.notifications.sock
+    ours = consumer.channel.fetcher.notifications.connection
     number = next(c["redir"] for c in db.client_list() if int(c["redir"]) > 0)
     db.client_kill_filter(_id=number)
     consumer.nothing()
-    assert consumer.channel.looker.wakeup.connection not in (None, ours)
+    assert consumer.channel.fetcher.notifications.connection not in (None, ours)
     assert sock.fileno() == -1
     put("a", 1)
     assert bodies(consumer.read(1)) == [1]
@@ -444,7 +444,7 @@ def test_what_is_no_message_is_a_dead_letter(reader, put, db) -> None:
 def test_a_worker_may_have_its_own_idea_of_garbage(reader, db) -> None:
     consumer = reader("a")
     seen: list[Any] = []
-    consumer.channel.on_garbage = seen.append
+    consumer.channel.on_undecodable = seen.append
     db.lpush("a", b"nonsense")
     consumer.nothing()
     (taken,) = seen
@@ -531,7 +531,7 @@ def test_who_takes_is_known_to_the_others(reader, put, db) -> None:
         db.delete("celery_resilience:workers")
         if n == 2:
             db.zadd("celery_resilience:workers", {owner.id: 1.0})
-            assert Leases(db, "").leave(owner.id, if_dead=True)
+            assert Leases(db, "").forget(owner.id, if_dead=True)
         put("a", n)
         (message,) = consumer.read(1)
         assert db.zscore("celery_resilience:workers", owner.id) is not None
@@ -569,7 +569,7 @@ def test_what_may_not_be_let_go_is_let_go_when_it_may(reader, put, db, at_once) 
     put("a", 1)
     (message,) = consumer.read(1)
     if at_once:  # as pools do whose threads acknowledge
-        consumer.channel.let_go = lambda tag: False
+        consumer.channel.ack_soon = lambda tag: False
     db.config_set("min-replicas-to-write", 1)
     try:
         message.ack()
@@ -721,7 +721,7 @@ def test_who_is_cancelled_in_an_outage_hears_of_it_and_consumes_again(
     with Reader(f"resilient-{redis_broker.broker_url}", "a") as consumer:
         consumer.nothing()
         consumer.channel._curious = True
-        assert consumer.channel.look()  # the answer is on its way
+        assert consumer.channel.fetch()  # the answer is on its way
         redis_server.kill()
         consumer.consumer.cancel()
         redis_server.start()

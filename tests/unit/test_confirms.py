@@ -13,7 +13,7 @@ import pytest
 from amqp.basic_message import Message
 
 from celery_resilience.brokers.base import Unroutable
-from celery_resilience.brokers.rabbitmq.publisher import Confirms
+from celery_resilience.brokers.rabbitmq.publisher import ConfirmingPublisher
 from celery_resilience.messages.envelope import Envelope
 
 
@@ -29,64 +29,68 @@ class Channel:
 
 
 @pytest.fixture
-def confirms() -> Confirms:
+def publisher() -> ConfirmingPublisher:
     # A loop reads the confirms, so that publishing waits for none.
     connected = SimpleNamespace(frame_max=131_072)
     theirs = SimpleNamespace(
         connection_errors=(OSError,), collect=lambda: None, connection=connected
     )
-    confirms = Confirms(theirs, hub=SimpleNamespace(remove=lambda sock: None))
-    confirms.connection, confirms._channel = theirs, Channel()
-    return confirms
+    publisher = ConfirmingPublisher(theirs, hub=SimpleNamespace(remove=lambda sock: None))
+    publisher.connection, publisher._channel = theirs, Channel()
+    return publisher
 
 
 class Published:
     """A message that was published, and what has been told about it."""
 
-    def __init__(self, confirms: Confirms, body: bytes, **headers: Any) -> None:
+    def __init__(self, publisher: ConfirmingPublisher, body: bytes, **headers: Any) -> None:
         self.copy = Envelope(body, "application/json", "utf-8", headers=headers, queue="letters")
         self.told: list[BaseException | None] = []
-        confirms.publish(self.copy, "", "letters", self.told.append)
+        publisher.publish(self.copy, "", "letters", self.told.append)
 
-    def comes_back(self, confirms: Confirms) -> None:
+    def comes_back(self, publisher: ConfirmingPublisher) -> None:
         message = Message(self.copy.body, application_headers=dict(self.copy.headers))
-        confirms._on_return(None, "", "letters", message)
+        publisher._on_return(None, "", "letters", message)
 
 
-def test_the_one_that_comes_back_is_not_let_go(confirms: Confirms) -> None:
-    before = Published(confirms, b"1", id="a")
-    after = Published(confirms, b"2", id="b")
-    after.comes_back(confirms)
-    confirms._under_way.on_ack(2, True)
+def test_the_one_that_comes_back_is_not_let_go(publisher: ConfirmingPublisher) -> None:
+    before = Published(publisher, b"1", id="a")
+    after = Published(publisher, b"2", id="b")
+    after.comes_back(publisher)
+    publisher._unconfirmed.on_ack(2, True)
     assert before.told == [None]
     assert [type(problem) for problem in after.told] == [Unroutable]
 
 
-def test_messages_with_one_body_are_told_apart_by_their_headers(confirms: Confirms) -> None:
-    first = Published(confirms, b"[]", id="a", retries=1)
-    second = Published(confirms, b"[]", id="a", retries=2)
-    second.comes_back(confirms)
-    confirms._under_way.on_ack(2, True)
+def test_messages_with_one_body_are_told_apart_by_their_headers(
+    publisher: ConfirmingPublisher,
+) -> None:
+    first = Published(publisher, b"[]", id="a", retries=1)
+    second = Published(publisher, b"[]", id="a", retries=2)
+    second.comes_back(publisher)
+    publisher._unconfirmed.on_ack(2, True)
     assert first.told == [None]
     assert [type(problem) for problem in second.told] == [Unroutable]
 
 
-def test_two_that_are_the_same_come_back_one_after_the_other(confirms: Confirms) -> None:
-    twins = [Published(confirms, b"[]", id="a") for _ in range(2)]
-    twins[0].comes_back(confirms)
-    twins[1].comes_back(confirms)
-    confirms._under_way.on_ack(2, True)
+def test_two_that_are_the_same_come_back_one_after_the_other(
+    publisher: ConfirmingPublisher,
+) -> None:
+    twins = [Published(publisher, b"[]", id="a") for _ in range(2)]
+    twins[0].comes_back(publisher)
+    twins[1].comes_back(publisher)
+    publisher._unconfirmed.on_ack(2, True)
     assert [type(twin.told[0]) for twin in twins] == [Unroutable, Unroutable]
 
 
-def test_if_nobody_knows_which_one_it_was_none_is_let_go(confirms: Confirms) -> None:
-    both = [Published(confirms, b"[]", id=n) for n in range(2)]
-    confirms._on_return(None, "", "letters", Message(b"changed on its way"))
-    confirms._under_way.on_ack(2, True)
+def test_if_nobody_knows_which_one_it_was_none_is_let_go(publisher: ConfirmingPublisher) -> None:
+    both = [Published(publisher, b"[]", id=n) for n in range(2)]
+    publisher._on_return(None, "", "letters", Message(b"changed on its way"))
+    publisher._unconfirmed.on_ack(2, True)
     assert [type(each.told[0]) for each in both] == [Unroutable, Unroutable]
 
 
-def test_what_came_back_is_looked_for_again(confirms: Confirms) -> None:
-    confirms.declared.add("letters")
-    Published(confirms, b"[]", id="a").comes_back(confirms)
-    assert "letters" not in confirms.declared
+def test_what_came_back_is_looked_for_again(publisher: ConfirmingPublisher) -> None:
+    publisher.declared.add("letters")
+    Published(publisher, b"[]", id="a").comes_back(publisher)
+    assert "letters" not in publisher.declared

@@ -13,7 +13,7 @@ import pytest
 from amqp.exceptions import InternalError
 
 from celery_resilience.brokers.rabbitmq import queues
-from celery_resilience.brokers.rabbitmq.browse import Look
+from celery_resilience.brokers.rabbitmq.browse import QueueBrowser
 from celery_resilience.brokers.rabbitmq.figures import figures
 from celery_resilience.brokers.rabbitmq.topology import make_at_once
 from celery_resilience.worker.pause import how_to_fix
@@ -34,7 +34,7 @@ class Channel:
 
 
 CONNECTION = SimpleNamespace(channel=Channel)
-LOOK: Any = SimpleNamespace(_queue="shop", _confirms=SimpleNamespace(connection=CONNECTION))
+BROWSER: Any = SimpleNamespace(_queue="shop", _publisher=SimpleNamespace(connection=CONNECTION))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ LOOK: Any = SimpleNamespace(_queue="shop", _confirms=SimpleNamespace(connection=
         lambda: queues._current(CONNECTION, "shop", "x-queue-type", {}),
         lambda: make_at_once(CONNECTION, set(), ["shop"], 1),
         lambda: figures(CONNECTION, "shop", "mark"),
-        lambda: Look._leave_a_mark(LOOK),
+        lambda: QueueBrowser._leave_a_mark(BROWSER),
     ],
 )
 def test_what_ended_the_connection_is_told(ask: Callable[[], object]) -> None:

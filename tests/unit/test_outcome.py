@@ -43,10 +43,12 @@ class Broker:
     def __init__(self, *answers: BaseException | None) -> None:
         self.answers = list(answers)
 
-    def hold(self, delivery: Any, copy: Any, delay: float, done: Any) -> None:
+    def schedule(self, delivery: Any, copy: Any, delay: float, done: Any) -> None:
         done(self.answers.pop(0) if self.answers else None)
 
-    def bury(self, delivery: Any, letter: Any, queue: str, arguments: Any, done: Any) -> None:
+    def dead_letter(
+        self, delivery: Any, letter: Any, queue: str, arguments: Any, done: Any
+    ) -> None:
         done(self.answers.pop(0) if self.answers else None)
 
     def flush(self, timeout: float) -> None: ...

@@ -21,10 +21,10 @@ from celery_resilience.transport import (
     Transport,
 )
 from celery_resilience.transport import (
-    notifications as wakeup,
+    notifications as notifications,
 )
 from celery_resilience.transport.connection import _packed
-from celery_resilience.transport.notifications import Wakeup
+from celery_resilience.transport.notifications import ListNotifications
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_every_sentinel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("workers", "longest"), [(2, 0.028), (50, 0.7), (5000, 2.0)])
 def test_who_comes_in_vain_lets_others_go_first(workers: int, longest: float) -> None:
     """In proportion to how many there are."""
-    told = Wakeup()
+    told = ListNotifications()
     told.workers = workers
     assert told.pause() == 0
     told.looked(found=False)
@@ -110,8 +110,8 @@ def test_after_a_quiet_time_nobody_lets_others_go_first(
 ) -> None:
     """One that is as long as it takes them to look one after the other, every 5 ms."""
     now = 1000.0
-    monkeypatch.setattr(wakeup, "monotonic", lambda: now)
-    told = Wakeup()
+    monkeypatch.setattr(notifications, "monotonic", lambda: now)
+    told = ListNotifications()
     told.workers = workers
     told.pause()
     for _ in range(20):
@@ -127,18 +127,18 @@ def test_after_a_quiet_time_nobody_lets_others_go_first(
 def test_who_is_told_nothing_looks_the_less_often_the_more_there_are(
     workers: int, most: float
 ) -> None:
-    told = Wakeup()
+    told = ListNotifications()
     told.workers = workers
-    assert told.every == wakeup.EVERY
+    assert told.every == notifications.EVERY
     every = []
     for _ in range(30):
         told.asked(found=False)
         every.append(told.every)
-    assert min(every) >= wakeup.EVERY
+    assert min(every) >= notifications.EVERY
     assert max(every) <= 1.1 * most
     assert min(every[10:]) >= 0.9 * most
     told.asked(found=True)
-    assert told.every == wakeup.EVERY
+    assert told.every == notifications.EVERY
 
 
 @given(st.lists(st.one_of(st.binary(), st.text(), st.integers(), st.floats(0, 1e9))))

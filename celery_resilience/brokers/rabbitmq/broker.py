@@ -11,16 +11,16 @@ from typing import Any
 from celery_resilience.brokers.base import (
     LONGEST_NAME,
     BrokerOptions,
+    Browsed,
     Delivery,
     Done,
     Figures,
-    Found,
     NotOurs,
     Unroutable,
 )
 from celery_resilience.brokers.ownership import Ownership, on_rabbitmq
 from celery_resilience.brokers.rabbitmq import queues
-from celery_resilience.brokers.rabbitmq.browse import Look, mark_of
+from celery_resilience.brokers.rabbitmq.browse import QueueBrowser, mark_of
 from celery_resilience.brokers.rabbitmq.delay import (
     USUAL,
     Delay,
@@ -33,7 +33,7 @@ from celery_resilience.brokers.rabbitmq.delay import (
     warn_once,
 )
 from celery_resilience.brokers.rabbitmq.figures import figures
-from celery_resilience.brokers.rabbitmq.publisher import SHORT, Confirms
+from celery_resilience.brokers.rabbitmq.publisher import SHORT, ConfirmingPublisher
 from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
 from celery_resilience.brokers.rabbitmq.queues import QueueFacts, fits
 from celery_resilience.brokers.rabbitmq.topology import make_at_once
@@ -60,14 +60,14 @@ class AmqpBroker:
         timeout: float | None = None,
     ) -> None:
         self._theirs = connection
-        self._confirms = Confirms(connection, hub, timeout)
+        self._publisher = ConfirmingPublisher(connection, hub, timeout)
         self._settings = settings or BrokerOptions()
         arguments = self._settings.dead_letter_queue_arguments
         self._delay = Delay(str(arguments.get("x-queue-type", "classic")))
         #: How many levels are made for retries of each queue, by its name and their priority.
         self._prepared: dict[tuple[str, object], int] = {}
-        self._upkeep = Upkeep(self._confirms.another, self._prepare_again)
-        self._looks: list[Look] = []
+        self._upkeep = Upkeep(self._publisher.another, self._prepare_again)
+        self._browsers: list[QueueBrowser] = []
 
     # Moves
 
@@ -75,7 +75,7 @@ class AmqpBroker:
         """Make, when a worker connects, what retries of its queues will need. Raises nothing."""
         if self._settings.hold_retries == "worker":
             return
-        known, queues_ = self._confirms.declared, list(names)
+        known, queues_ = self._publisher.declared, list(names)
         with suppress(Exception):  # which queue's fault it is, is said below
             for letters in {self._letters(queue) for queue in queues_}:
                 self._make_letters(self._theirs, known, letters)
@@ -128,7 +128,7 @@ class AmqpBroker:
         made = self._prepared.get((queue, priority), 0)
         self._prepared[queue, priority] = max(levels, made)
 
-    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
+    def schedule(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
         queue, settings = delivery.envelope.queue, self._settings
         if delay < 1 or settings.hold_retries == "worker" or not self._delay.takes(queue):
             self._move(delivery, copy.due_in(delay), "", queue, done)
@@ -140,8 +140,8 @@ class AmqpBroker:
 
         def prepare() -> None:
             nonlocal prepared
-            confirms = self._confirms
-            self._prepare(confirms.connection, confirms.declared, queue, levels, priority)
+            publisher = self._publisher
+            self._prepare(publisher.connection, publisher.declared, queue, levels, priority)
             prepared = True
 
         def over(problem: BaseException | None) -> None:
@@ -149,7 +149,7 @@ class AmqpBroker:
                 self._move(delivery, copy.due_in(delay), "", queue, done)
             elif isinstance(problem, Unroutable) and prepared:
                 # It is not the queue that has gone, but a level.
-                forget(self._confirms.declared)
+                forget(self._publisher.declared)
                 done(BrokerError(f"{problem}; it is made again"))
             else:
                 done(problem)
@@ -159,7 +159,7 @@ class AmqpBroker:
             routing_key(seconds, queue, self._letters(queue)), over, prepare,
         )  # fmt: skip
 
-    def bury(
+    def dead_letter(
         self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
         queue = self._letters(delivery.envelope.queue, queue)
@@ -187,48 +187,48 @@ class AmqpBroker:
                 logger.warning("%s: %s; its copy is published", delivery.subject, whose.value)
             done(problem)
 
-        self._confirms.publish(copy, exchange, key, over, prepare)
+        self._publisher.publish(copy, exchange, key, over, prepare)
 
     def flush(self, timeout: float) -> None:
-        self._confirms.flush(timeout)
+        self._publisher.flush(timeout)
 
     def check(self) -> None:
         """Give up on a connection whose confirms do not come; called now and then by the loop."""
-        self._confirms.check()
+        self._publisher.check()
 
     def _make(self, queue: str, arguments: Any) -> None:
         """Make *queue* unless it is there, or is known to be."""
-        if queue not in self._confirms.declared:
-            queues.make(self._confirms.connection, queue, arguments)
-            self._confirms.declared.add(queue)
+        if queue not in self._publisher.declared:
+            queues.make(self._publisher.connection, queue, arguments)
+            self._publisher.declared.add(queue)
 
     # For an operator: always without a loop
 
     def count(self, queue: str) -> int:
-        with self._confirms.lock:
-            self._confirms.open()
-            return queues.size(self._confirms.connection, queue) or 0
+        with self._publisher.lock:
+            self._publisher.open()
+            return queues.size(self._publisher.connection, queue) or 0
 
     def facts(self, queue: str) -> QueueFacts | None:
         """What *queue* was declared as; None if it is not there, or nobody can say."""
-        with self._confirms.lock:
-            self._confirms.open()
-            return queues.facts(self._confirms.connection, queue)
+        with self._publisher.lock:
+            self._publisher.open()
+            return queues.facts(self._publisher.connection, queue)
 
     def absent(self) -> list[str]:
         """What waiting retries need on their way, and what is not there: for a person."""
-        with self._confirms.lock:
-            self._confirms.open()
-            return absent(self._confirms.connection)
+        with self._publisher.lock:
+            self._publisher.open()
+            return absent(self._publisher.connection)
 
     def astray(self) -> int:
         """How many messages had nowhere else to go: queue and dead-letter queue have gone."""
         return self.count(ASTRAY)
 
     def figures(self, queue: str) -> Figures:
-        with self._confirms.lock:
-            self._confirms.open()
-            return figures(self._confirms.connection, queue, mark_of(queue))
+        with self._publisher.lock:
+            self._publisher.open()
+            return figures(self._publisher.connection, queue, mark_of(queue))
 
     def letter_queues(self) -> set[str]:
         """Where letters may lie whatever the settings say; RabbitMQ tells no client of others."""
@@ -239,20 +239,20 @@ class AmqpBroker:
 
         A retry passes several, the longest first; which are whose, RabbitMQ does not tell.
         """
-        with self._confirms.lock:
-            self._confirms.open()
-            return waiting_levels(self._confirms.connection)
+        with self._publisher.lock:
+            self._publisher.open()
+            return waiting_levels(self._publisher.connection)
 
-    def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
-        self._confirms.open()
-        if limit == 0 or queues.size(self._confirms.connection, queue) is None:
+    def browse(self, queue: str) -> Iterator[Browsed]:
+        self._publisher.open()
+        if queues.size(self._publisher.connection, queue) is None:
             return
-        look = Look(self._confirms, queue)
-        self._looks.append(look)
-        for message in look.messages(limit):
-            yield Found(Envelope.received(message, queue), key=message)
+        browser = QueueBrowser(self._publisher, queue)
+        self._browsers.append(browser)
+        for message in browser.messages():
+            yield Browsed(Envelope.received(message, queue), key=message)
 
-    def release(self, found: Found, copy: Envelope, queue: str) -> None:
+    def republish(self, found: Browsed, copy: Envelope, queue: str) -> None:
         result: list[BaseException | None] = []
         delivery = Delivery(found.key, copy, ack=found.key.ack)
         self._move(delivery, copy, "", queue, result.append)
@@ -261,23 +261,23 @@ class AmqpBroker:
             raise problem
         found.key.ack()
 
-    def remove(self, found: Found) -> None:
+    def remove(self, found: Browsed) -> None:
         if not is_alive(found.key):
             raise NotOurs("its channel is closed: RabbitMQ has taken it back")
         found.key.ack()
 
     def close(self) -> None:
-        with self._confirms.lock:
-            for look in self._looks:
-                look.give_back()
-            self._looks.clear()
+        with self._publisher.lock:
+            for browser in self._browsers:
+                browser.requeue()
+            self._browsers.clear()
             self._upkeep.end()
-            self._confirms.close()
+            self._publisher.close()
 
     def abandon(self) -> None:
         """Close without a word to RabbitMQ, which does not answer."""
-        self._looks.clear()
-        self._confirms.close()
+        self._browsers.clear()
+        self._publisher.close()
 
 
 def _forget(message: Any) -> None:

@@ -20,14 +20,14 @@ from amqp.spec import Basic
 
 from celery_resilience.brokers.rabbitmq import queues
 from celery_resilience.brokers.rabbitmq.delay import word
-from celery_resilience.brokers.rabbitmq.publisher import SHORT, Confirms
+from celery_resilience.brokers.rabbitmq.publisher import SHORT, ConfirmingPublisher
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.dead_letter import written_anew
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.identity import digest_of
 
-__all__ = ["Look", "mark_of"]
+__all__ = ["QueueBrowser", "mark_of"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -35,8 +35,6 @@ logger = logging.getLogger("celery_resilience")
 _QUIET = 2.0
 #: How long one is waited for that has handed out all that it counts, in seconds.
 _AT_THE_END = 0.2
-#: The largest prefetch count that AMQP can say.
-_MOST_AT_ONCE = 65535
 #: A quorum queue's count of the times that a message has come back.
 _COUNT = "x-delivery-count"
 #: How often one has to survive that: this time, and once more should the next look be killed.
@@ -52,17 +50,17 @@ def mark_of(queue: str) -> str:
     return f"celery_resilience.looks.{word(queue)}"
 
 
-class Look:
+class QueueBrowser:
     """Messages of *queue* that RabbitMQ has lent us, on a channel of their own.
 
     Should we die, it closes and RabbitMQ takes everything back.
     """
 
-    def __init__(self, confirms: Confirms, queue: str) -> None:
-        self._confirms = confirms
+    def __init__(self, publisher: ConfirmingPublisher, queue: str) -> None:
+        self._publisher = publisher
         self._queue = queue
         self._mark = self._leave_a_mark()
-        self._channel = confirms.connection.channel()
+        self._channel = publisher.connection.channel()
         self._tag: Any = None
         #: Those that were handed on, and those that wait for that.
         self._held: list[Any] = []
@@ -70,14 +68,13 @@ class Look:
         #: The copy of the one that is tried, if it came before the original was back.
         self._first_copy: Any = None
 
-    def messages(self, limit: int | None = None) -> Iterator[Any]:
-        """The first *limit*, the oldest first; those that are not acknowledged stay lent."""
-        connection = self._confirms.connection
+    def messages(self) -> Iterator[Any]:
+        """All of them, the oldest first; those that are not acknowledged stay lent."""
+        connection = self._publisher.connection
         there = queues.size(connection, self._queue) or 0
-        most = 0 if limit is None or limit > _MOST_AT_ONCE else limit
-        self._channel.basic_qos(0, most, False)
+        self._channel.basic_qos(0, 0, False)
         self._tag = self._channel.basic_consume(self._queue, callback=self._arrived.append)
-        while limit is None or len(self._held) < limit:
+        while True:
             if not self._arrived:
                 # What was given back a moment ago may not be counted yet.
                 quiet = _QUIET if len(self._held) < there else _AT_THE_END
@@ -90,7 +87,7 @@ class Look:
             self._held.append(message)
             yield message
 
-    def give_back(self) -> None:
+    def requeue(self) -> None:
         """Return what was looked at, and wait until it is there for the next one to look at."""
         if not self._channel.is_open:
             return
@@ -106,7 +103,7 @@ class Look:
         self._channel.close()
         until = time.monotonic() + _QUIET
         while time.monotonic() < until:
-            if (queues.size(self._confirms.connection, self._queue) or 0) >= lent:
+            if (queues.size(self._publisher.connection, self._queue) or 0) >= lent:
                 break
             time.sleep(0.01)
         if self._mark is not None:
@@ -114,7 +111,7 @@ class Look:
 
     def _leave_a_mark(self) -> Any:
         """A channel that tells others of us, until it is closed; None if we may not."""
-        channel = self._confirms.connection.channel()
+        channel = self._publisher.connection.channel()
         try:
             channel.queue_declare(
                 mark_of(self._queue), durable=True, auto_delete=True,
@@ -220,9 +217,9 @@ class Look:
     def _publish(self, copies: list[Envelope]) -> None:
         """Put *copies* into the queue; raises if one of them is not confirmed."""
         problems: list[BaseException | None] = []
-        with self._confirms.pipelined():
+        with self._publisher.pipelined():
             for copy in copies:
-                self._confirms.publish(copy, "", self._queue, problems.append)
+                self._publisher.publish(copy, "", self._queue, problems.append)
         for problem in problems:
             if problem is not None:
                 raise problem

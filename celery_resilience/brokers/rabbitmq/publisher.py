@@ -20,13 +20,13 @@ from typing import Any
 from celery_resilience.brokers.base import Done, TooLarge
 from celery_resilience.brokers.connections import CONNECT
 from celery_resilience.brokers.rabbitmq.greenlets import keep_deadline
-from celery_resilience.brokers.rabbitmq.pyamqp import read_on
-from celery_resilience.brokers.rabbitmq.unconfirmed import Published, UnderWay
+from celery_resilience.brokers.rabbitmq.pyamqp import tolerate_unreadable_properties
+from celery_resilience.brokers.rabbitmq.unconfirmed import Published, UnconfirmedMessages
 from celery_resilience.brokers.within import Awaited
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 
-__all__ = ["PATIENCE", "SHORT", "Confirms"]
+__all__ = ["PATIENCE", "SHORT", "ConfirmingPublisher"]
 
 #: How long a confirm may take before the message counts as not published, in seconds.
 PATIENCE = 30.0
@@ -39,7 +39,7 @@ _AT_ONCE = 500
 _FRAME = 20
 
 
-class Confirms:
+class ConfirmingPublisher:
     """A connection of our own whose every message is confirmed, or its failure told.
 
     For a command, no answer may take longer than *timeout* seconds.
@@ -59,7 +59,7 @@ class Confirms:
         #: kombu's connection; None while there is none.
         self.connection: Any = None
         self._channel: Any = None
-        self._under_way = UnderWay()
+        self._unconfirmed = UnconfirmedMessages()
         #: What is known to be there on this connection's other end: queues, and what leads to them.
         self.declared: set[str] = set()
         self._watched: int | None = None
@@ -100,9 +100,9 @@ class Confirms:
                 done(exc)
                 return
             if self._pipelined:
-                self._wait(lambda: len(self._under_way) < _AT_ONCE, self._patience)
+                self._wait(lambda: len(self._unconfirmed) < _AT_ONCE, self._patience)
             elif self._hub is None:
-                self._wait(lambda: number not in self._under_way, self._patience)
+                self._wait(lambda: number not in self._unconfirmed, self._patience)
 
     @contextmanager
     def pipelined(self) -> Iterator[None]:
@@ -114,7 +114,7 @@ class Confirms:
                 yield
             finally:
                 self._pipelined = False
-                self._wait(lambda: not self._under_way, self._patience)
+                self._wait(lambda: not self._unconfirmed, self._patience)
 
     def _prepare(self, prepare: Callable[[], None]) -> None:
         outer, self._preparing = self._preparing, True
@@ -149,7 +149,7 @@ class Confirms:
             raise TooLarge(f"RabbitMQ takes headers of {most - _FRAME} bytes, not {len(encoded)}")
         published = Published(copy, exchange, routing_key, done)
         try:
-            with self._under_way.send(published) as number:
+            with self._unconfirmed.send(published) as number:
                 # Not channel.basic_publish: where the app asks for confirms, that one waits.
                 # The time limit is for a large one that a RabbitMQ short of memory stops reading.
                 channel._basic_publish(
@@ -164,7 +164,7 @@ class Confirms:
     def flush(self, timeout: float) -> None:
         """Wait, *timeout* seconds at most, until nothing is under way."""
         with self.lock:
-            self._wait(lambda: not self._under_way, timeout)
+            self._wait(lambda: not self._unconfirmed, timeout)
 
     def _wait(self, over: Callable[[], bool], timeout: float) -> None:
         until = time.monotonic() + timeout
@@ -190,12 +190,12 @@ class Confirms:
             if self._hub is None:
                 self._on_readable()  # nobody else does, when nothing is waited for
             # A blocked broker still reads, and confirms, when it is mended.
-            if not self._blocked and self._under_way.longer_than(self._patience):
+            if not self._blocked and self._unconfirmed.longer_than(self._patience):
                 self.disconnect(BrokerError(f"no confirm within {self._patience:g} s"))
 
     def _on_return(self, exc: Any, exchange: str, routing_key: str, message: Any) -> None:
         self.declared.discard(routing_key)
-        self._under_way.on_return(exchange, routing_key, message)
+        self._unconfirmed.on_return(exchange, routing_key, message)
 
     # Our connection
 
@@ -213,10 +213,10 @@ class Confirms:
         self.connection.connection.on_unblocked = partial(self._set_blocked, False)
         self._blocked = False
         self._channel = channel
-        channel.events["basic_ack"].add(self._under_way.on_ack)
-        channel.events["basic_nack"].add(self._under_way.on_nack)
+        channel.events["basic_ack"].add(self._unconfirmed.on_ack)
+        channel.events["basic_nack"].add(self._unconfirmed.on_nack)
         channel.events["basic_return"].add(self._on_return)
-        self._under_way.begin()
+        self._unconfirmed.begin()
         if self._hub is not None:
             # A descriptor of our own: py-amqp closes its socket before we can tell the loop, and
             # while a child of the pool has inherited it the loop would hear of it without end.
@@ -238,7 +238,7 @@ class Confirms:
         try:
             connection.connect()
             keep_deadline(connection.connection)
-            read_on(connection.connection)  # somebody may look at what lies in a queue
+            tolerate_unreadable_properties(connection.connection)  # a queue may be browsed
             channel = connection.channel()
             # One that RabbitMQ has closed, py-amqp would open again: it would confirm nothing.
             channel.open = _stay_closed
@@ -260,8 +260,8 @@ class Confirms:
 
     def _set_blocked(self, blocked: bool, *reason: object) -> None:
         self._blocked = blocked
-        self._under_way.wait_anew()
-        if blocked and self._preparing and not self._under_way.sending:
+        self._unconfirmed.wait_anew()
+        if blocked and self._preparing and not self._unconfirmed.sending:
             # It reads no more of what we send, and an answer would be waited for until it does.
             raise BrokerError(SHORT)
 
@@ -287,7 +287,7 @@ class Confirms:
                 os.close(self._watched)
                 self._watched = None
             ours.collect()
-        self._under_way.fail(why)
+        self._unconfirmed.fail(why)
 
 
 def _stay_closed() -> None:

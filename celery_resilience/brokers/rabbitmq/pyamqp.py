@@ -19,7 +19,13 @@ from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from amqp.serialization import dumps
 from amqp.spec import Channel
 
-__all__ = ["UNREADABLE", "has_arrived", "is_alive", "notice_losses", "read_on"]
+__all__ = [
+    "UNREADABLE",
+    "has_arrived",
+    "is_alive",
+    "notice_losses",
+    "tolerate_unreadable_properties",
+]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -143,7 +149,7 @@ _FIXED = 12
 _APPLICATION_HEADERS = 0x2000
 
 
-def read_on(connection: Any) -> None:
+def tolerate_unreadable_properties(connection: Any) -> None:
     """Let the py-amqp *connection* deliver what it can't read as a message that says so."""
     read = connection.on_inbound_frame
 

@@ -13,7 +13,7 @@ from celery_resilience.brokers.base import Done, Unroutable
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
 
-__all__ = ["Published", "UnderWay"]
+__all__ = ["Published", "UnconfirmedMessages"]
 
 #: The headers that, with its body, tell a message from others.
 _NAMES_IT = ("id", "retries")
@@ -37,7 +37,7 @@ class Published:
         return self.exchange or self.routing_key
 
 
-class UnderWay:
+class UnconfirmedMessages:
     """The messages that were published on one channel, by the number that RabbitMQ confirms."""
 
     def __init__(self) -> None:

@@ -16,15 +16,20 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from celery_resilience.brokers.base import BrokerOptions, Delivery, Done, Figures, Found, NotOurs
+from celery_resilience.brokers.base import BrokerOptions, Browsed, Delivery, Done, Figures, NotOurs
 from celery_resilience.brokers.connections import pool_of
 from celery_resilience.brokers.ownership import after_script, on_redis
-from celery_resilience.brokers.redis.browse import read_on
+from celery_resilience.brokers.redis.browse import read_page
 from celery_resilience.brokers.redis.housekeeping import Housekeeper
 from celery_resilience.brokers.redis.lease_qos import take_over
 from celery_resilience.brokers.redis.leases import LeaseOwner, Leases, plain_client
 from celery_resilience.brokers.redis.rights import refused
-from celery_resilience.brokers.redis.scheduled import Original, ScheduledRetries, WaitingFound, read
+from celery_resilience.brokers.redis.scheduled import (
+    Original,
+    ScheduledMessage,
+    ScheduledRetries,
+    read,
+)
 from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.envelope import Envelope
@@ -52,9 +57,9 @@ class RedisBroker:
         self._released: Counter[str] = Counter()
         self._letter_queues = f"{self._prefix}{KEYS}dead_letter_queues"
         self._remembered: set[str] = set()
-        self._settle = self._client.register_script(lua("move_unacked"))
-        self._release = self._client.register_script(lua("republish"))
-        self._note = self._client.register_script(lua("record_start"))
+        self._move_unacked = self._client.register_script(lua("move_unacked"))
+        self._republish = self._client.register_script(lua("republish"))
+        self._record_start = self._client.register_script(lua("record_start"))
         self.waiting = ScheduledRetries(
             self._client, self._prefix, channel.sep, channel.priority_steps
         )
@@ -62,7 +67,7 @@ class RedisBroker:
         self._housekeeper: Housekeeper | None = None
         _use_one_client(channel)
 
-    def hold(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
+    def schedule(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
         queue = delivery.envelope.queue
         if delay <= 0 or self._settings.hold_retries == "worker":
             self._move(delivery, copy.due_in(delay), queue, done)
@@ -71,14 +76,14 @@ class RedisBroker:
         payload, place = self._payload(copy, queue), self._list(queue, copy)
 
         def wait(original: Original) -> int:
-            answer = self.waiting.hold(original, payload, place, delay)
+            answer = self.waiting.schedule(original, payload, place, delay)
             if self._housekeeper is not None:
                 self._housekeeper.expect(delay)
             return answer
 
         self._carry_out(delivery, wait, done)
 
-    def bury(
+    def dead_letter(
         self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
         self.remember_letters(queue)
@@ -91,7 +96,7 @@ class RedisBroker:
             keys = [*original.held, to, original.takes, original.written]
             gone = "0" if original.is_there else "1"
             args = [original.tag, payload, gone, original.worker, original.number]
-            return int(self._settle(keys=keys, args=args))
+            return int(self._move_unacked(keys=keys, args=args))
 
         self._carry_out(delivery, settle, done)
 
@@ -140,32 +145,30 @@ class RedisBroker:
     def figures(self, queue: str) -> Figures:
         return Figures(self.count(queue))
 
-    def look(self, queue: str, limit: int | None = None) -> Iterator[Found]:
+    def browse(self, queue: str) -> Iterator[Browsed]:
         for key in self._keys(queue):
             #: Hashes of those that were read: of the messages there may be more than memory holds.
             seen: set[int] = set()
             offset, more = 0, True
-            while more and (limit is None or limit > 0):
-                offset, page, more = read_on(self._client, key, offset, seen)
+            while more:
+                offset, page, more = read_page(self._client, key, offset, seen)
                 released = self._released[key]
-                for payload in page[:limit]:
+                for payload in page:
                     seen.add(hash(payload))
-                    yield Found(read(payload, queue), key=(key, payload))
-                if limit is not None:
-                    limit -= len(page[:limit])
+                    yield Browsed(read(payload, queue), key=(key, payload))
                 # What was released meanwhile has moved the rest towards the end.
                 offset -= self._released[key] - released
 
-    def release(self, found: Found, copy: Envelope, queue: str) -> None:
+    def republish(self, found: Browsed, copy: Envelope, queue: str) -> None:
         key, payload = found.key
-        if not self._release(
+        if not self._republish(
             keys=[key, self._key(queue, copy), f"{self._prefix}{KEYS}none"],
             args=[payload, self._payload(copy, queue)],
         ):
             raise NotOurs("somebody else has removed it meanwhile")
         self._released[key] += 1
 
-    def remove(self, found: Found) -> None:
+    def remove(self, found: Browsed) -> None:
         key, payload = found.key
         # -1: from the oldest message on.
         if not self._client.lrem(key, -1, payload):
@@ -197,7 +200,7 @@ class RedisBroker:
             return True
         original, queue = self._original(delivery), delivery.envelope.queue
         value = f"{self._list(queue, copy)}\n{self._payload(copy, queue)}"
-        answer = self._note(
+        answer = self._record_start(
             keys=[original.held[0], original.takes],
             args=[original.tag, value, original.worker, original.number],
         )
@@ -205,13 +208,13 @@ class RedisBroker:
 
     # Retries that wait
 
-    def put(self, found: WaitingFound, copy: Envelope, queue: str) -> bool:
+    def put(self, found: ScheduledMessage, copy: Envelope, queue: str) -> bool:
         """Put *copy* into *queue*, then remove what was *found* waiting; False: it was gone."""
         return self.waiting.put(found, self._payload(copy, queue), self._list(queue, copy))
 
     def take_scheduled(
         self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
-    ) -> Iterator[WaitingFound]:
+    ) -> Iterator[ScheduledMessage]:
         """Take out what waits of the tasks with these *ids*, and what is *wanted*: of several who
         do so each gets others. For another thread than the worker's."""
         waiting = self._waiting_elsewhere()
@@ -219,7 +222,7 @@ class RedisBroker:
             if waiting.remove(found):
                 yield found
 
-    def schedule_again(self, found: WaitingFound) -> None:
+    def schedule_again(self, found: ScheduledMessage) -> None:
         """Let what was taken out wait as before; for another thread than the worker's."""
         self._waiting_elsewhere().add(found)
 

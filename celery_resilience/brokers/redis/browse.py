@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["read_on"]
+__all__ = ["read_page"]
 
 _PAGE = 100
 
 
-def read_on(
+def read_page(
     client: Redis, key: str, offset: int, seen: Collection[int]
 ) -> tuple[int, list[bytes], bool]:
     """What follows in the list *key* behind the *offset* oldest, whose hashes have been *seen*; up

@@ -41,7 +41,7 @@ class Housekeeper:
         client = Redis(connection_pool=self._pool)
         prefix = channel.global_keyprefix or ""
         self._owner = owner
-        self._waiting = ScheduledRetries(client, prefix, channel.sep, channel.priority_steps)
+        self._scheduled = ScheduledRetries(client, prefix, channel.sep, channel.priority_steps)
         self._leases = Leases(client, prefix)
         self._workers = 1
         self._renew_at = 0.0
@@ -53,7 +53,7 @@ class Housekeeper:
         self._expected: list[float] = []
         #: When to look for workers that nobody knows of, and where that goes on.
         self._search_at, self._cursor = 0.0, 0
-        #: Called when :meth:`look` should be called earlier than it had said; and what it said.
+        #: Called when :meth:`run_once` should be called earlier than it had said; and what it said.
         self.wake: Any = None
         self._next = 0.0
 
@@ -65,7 +65,7 @@ class Housekeeper:
             if due < self._next and self.wake is not None:
                 self.wake()
 
-    def look(self) -> float:
+    def run_once(self) -> float:
         """Do what is to be done now; returns in how many seconds to look again.
 
         Raises whatever the client raises.
@@ -76,7 +76,7 @@ class Housekeeper:
         while self._expected and self._expected[0] <= now:
             heapq.heappop(self._expected)
         self._leases.ack_unsent(self._owner)
-        moved = self._waiting.move_due(self._owner.id)
+        moved = self._scheduled.move_due(self._owner.id)
         if moved.stuck:
             logger.error("%d retries are due and can't be moved: %s", moved.stuck, moved.why)
         idle = _IDLE * math.sqrt(self._workers) * random.uniform(0.8, 1.2)
@@ -110,7 +110,7 @@ class Housekeeper:
             given = self._leases.requeue(worker)
             if given:
                 logger.warning("lease of worker %s expired, requeued %d messages", worker, given)
-            self._leases.leave(worker, if_dead=True)
+            self._leases.forget(worker, if_dead=True)
 
     def _search(self, now: float) -> None:
         """Look through some keys, a part at each renewal: a database may have many."""

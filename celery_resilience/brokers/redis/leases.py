@@ -110,13 +110,13 @@ class Leases:
         self._takes = f"{prefix}{KEYS}takes"
         #: Since when this looks on, by the monotonic clock.
         self._since = time.monotonic()
-        self._lease = client.register_script(lua("renew_lease"))
-        self._back = client.register_script(lua("requeue"))
-        self._forget = client.register_script(lua("forget_worker"))
+        self._renew_lease = client.register_script(lua("renew_lease"))
+        self._requeue = client.register_script(lua("requeue"))
+        self._forget_worker = client.register_script(lua("forget_worker"))
 
     def renew(self, owner: LeaseOwner) -> tuple[int, list[str]]:
         """Say that *owner* is alive; how many are, and those whose lease has run out."""
-        count, late, *dead = self._lease(keys=[self._workers], args=[owner.id, LEASE])
+        count, late, *dead = self._renew_lease(keys=[self._workers], args=[owner.id, LEASE])
         owner.workers = int(count)
         if late:
             owner.late_at = time.monotonic()
@@ -131,11 +131,12 @@ class Leases:
                 with suppress(ValueError):  # another thread has let it go as well
                     owner.unsent.remove(tag)
 
-    def leave(self, worker: str, *, if_dead: bool = False) -> bool:
+    def forget(self, worker: str, *, if_dead: bool = False) -> bool:
         """Forget *worker*; not, and False, if it still holds something."""
         dead = f"{self._prefix}{KEYS}dead"
         keys = [self._workers, self._hash(worker), self._takes, dead]
-        return bool(self._forget(keys=keys, args=[worker, "1" if if_dead else "0", _REMEMBER]))
+        args = [worker, "1" if if_dead else "0", _REMEMBER]
+        return bool(self._forget_worker(keys=keys, args=args))
 
     def workers(self) -> dict[str, float]:
         """Every worker that is known, and for how many more seconds it counts as alive."""
@@ -232,7 +233,8 @@ class Leases:
             place, _, payload = value.partition(b"\n")
             keys: list[Any] = [key, self._prefix.encode() + place, self._takes]
             try:
-                given += int(self._back(keys=keys, args=[tag, _redelivered(payload), worker, ""]))
+                args: list[Any] = [tag, _redelivered(payload), worker, ""]
+                given += int(self._requeue(keys=keys, args=args))
             except ResponseError as exc:  # something that is no list: in nobody's way
                 logger.error("a message can't be given back to %r: %s", place.decode(), exc)
         return given
@@ -248,7 +250,7 @@ class Leases:
             keys: list[Any] = [self._hash(worker), self._prefix.encode() + place, self._takes]
             args: list[Any] = [tag, _redelivered(payload), worker, number]
             try:
-                forgotten += self._back(keys=keys, args=args) == _FORGOTTEN
+                forgotten += self._requeue(keys=keys, args=args) == _FORGOTTEN
             except ResponseError as exc:
                 logger.error("a message can't be given back to %r: %s", place.decode(), exc)
         if forgotten:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu.utils.json import dumps, loads
 
-from celery_resilience.brokers.base import Found
+from celery_resilience.brokers.base import Browsed
 from celery_resilience.brokers.redis.scripts import KEYS, lua
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
@@ -25,7 +25,7 @@ from celery_resilience.messages.history import History
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["Original", "ScheduledRetries", "WaitingFound", "read"]
+__all__ = ["Original", "ScheduledMessage", "ScheduledRetries", "read"]
 
 #: The most that one call moves: Redis does nothing else meanwhile, some milliseconds at most.
 _BATCH = 100
@@ -37,7 +37,7 @@ _TURN = 3000
 
 
 @dataclass(frozen=True)
-class WaitingFound(Found):
+class ScheduledMessage(Browsed):
     """A retry that waits; its ``key`` is the list that it waits for and the payload."""
 
     #: When it is due, in seconds since the epoch by the server's clock.
@@ -87,16 +87,16 @@ class ScheduledRetries:
         self._separator = separator
         self._steps = {str(step) for step in steps if step}
         self._lists = f"{prefix}{KEYS}waiting"
-        self._hold = client.register_script(lua("schedule_retry"))
-        self._due = client.register_script(lua("release_due"))
-        self._put = client.register_script(lua("move_scheduled"))
+        self._schedule_retry = client.register_script(lua("schedule_retry"))
+        self._release_due = client.register_script(lua("release_due"))
+        self._move_scheduled = client.register_script(lua("move_scheduled"))
 
-    def hold(self, original: Original, copy: str, place: str, delay: float) -> int:
+    def schedule(self, original: Original, copy: str, place: str, delay: float) -> int:
         """Let *copy* wait *delay* seconds for the list *place*, then let go of the *original*;
         what the script says of whose that is."""
         gone = "0" if original.is_there else "1"
         return int(
-            self._hold(
+            self._schedule_retry(
                 keys=[
                     *original.held, self._set(place), self._lists, original.takes, original.written,
                 ],
@@ -108,7 +108,7 @@ class ScheduledRetries:
 
     def move_due(self, worker: str) -> Moved:
         """Move what is due to its list, 100 at most."""
-        moved, stuck, next_in, turn, why = self._due(
+        moved, stuck, next_in, turn, why = self._release_due(
             keys=[self._lists, f"{self._prefix}{KEYS}turn"],
             args=[self._prefix, _BATCH, worker, _TURN],
         )
@@ -130,10 +130,8 @@ class ScheduledRetries:
             counts[queue] = counts.get(queue, 0) + int(self._client.zcard(self._set(place)))
         return {queue: number for queue, number in sorted(counts.items()) if number}
 
-    def look(
-        self, queues: Collection[str] = (), limit: int | None = None
-    ) -> Iterator[WaitingFound]:
-        """The first *limit* that wait, of *queues* or of all, the earliest due of each list first.
+    def browse(self, queues: Collection[str] = ()) -> Iterator[ScheduledMessage]:
+        """Those of *queues* or of all, the earliest due of each list first.
 
         They stay where they are. One that is moved meanwhile may be missed, none comes twice.
         """
@@ -142,17 +140,15 @@ class ScheduledRetries:
                 continue
             seen: set[bytes] = set()
             low = "-inf"
-            while limit is None or limit > 0:
+            while True:
                 page = self._client.zrangebyscore(
                     self._set(place), low, "+inf", 0, _PAGE + len(seen), withscores=True
                 )
                 fresh = [(payload, due) for payload, due in page if payload not in seen]
                 for payload, due in fresh:
                     envelope = self._read(place, payload)
-                    meant = not queues or envelope.queue in queues
-                    if meant and (limit is None or limit > 0):
-                        yield WaitingFound(envelope, key=(place, payload), due=float(due))
-                        limit = None if limit is None else limit - 1
+                    if not queues or envelope.queue in queues:
+                        yield ScheduledMessage(envelope, key=(place, payload), due=float(due))
                 if not fresh:
                     break
                 # By due time, not by position: what was moved meanwhile shifts no other.
@@ -162,7 +158,7 @@ class ScheduledRetries:
 
     def find(
         self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
-    ) -> Iterator[WaitingFound]:
+    ) -> Iterator[ScheduledMessage]:
         """What waits of the tasks with these *ids*, or is *wanted*, wherever it waits."""
         # Redis compares everything with each pattern: for many it is cheaper to read it all, once.
         patterns: list[str | None] = [None]
@@ -173,35 +169,35 @@ class ScheduledRetries:
                 envelope = self._read(place, payload)
                 id_ = envelope.properties.get("correlation_id")
                 if id_ in ids or (wanted is not None and wanted(envelope)):
-                    yield WaitingFound(envelope, key=(place, payload), due=float(due))
+                    yield ScheduledMessage(envelope, key=(place, payload), due=float(due))
 
-    def put(self, found: WaitingFound, payload: str | bytes, to: str) -> bool:
+    def put(self, found: ScheduledMessage, payload: str | bytes, to: str) -> bool:
         """Put *payload* into the list *to*, then remove what was *found*; False: it was gone."""
         place, original = found.key
         return bool(
-            self._put(
+            self._move_scheduled(
                 keys=[self._set(place), self._lists, self._prefix + to],
                 args=[original, payload, place, ""],
             )
         )
 
-    def remove(self, found: WaitingFound) -> bool:
+    def remove(self, found: ScheduledMessage) -> bool:
         """Remove what was *found*; False: it was gone."""
         place, original = found.key
         keys = [self._set(place), self._lists, self._lists]
-        return bool(self._put(keys=keys, args=[original, "", place, "-"]))
+        return bool(self._move_scheduled(keys=keys, args=[original, "", place, "-"]))
 
-    def add(self, found: WaitingFound) -> None:
+    def add(self, found: ScheduledMessage) -> None:
         """Let what was removed wait again until it is due."""
         place, original = found.key
         self._client.zadd(self._lists, {place: found.due}, lt=True)
         self._client.zadd(self._set(place), {original: found.due})
 
-    def delay(self, found: WaitingFound, due: float) -> bool:
+    def delay(self, found: ScheduledMessage, due: float) -> bool:
         """Let what was *found* wait until *due*, in seconds since the epoch; False: it was gone."""
         place, original = found.key
         keys = [self._set(place), self._lists, self._lists]
-        return bool(self._put(keys=keys, args=[original, original, place, f"{due:.6f}"]))
+        return bool(self._move_scheduled(keys=keys, args=[original, original, place, f"{due:.6f}"]))
 
     def queue_of(self, place: str) -> str:
         """The queue that the list *place* belongs to, as far as its name tells."""
