@@ -75,7 +75,7 @@ def _warn_of_misses(app: Any, patterns: Iterable[str], sender: Any, **_: Any) ->
     for pattern in patterns if sender.app is app else ():
         if not any(fnmatchcase(name, pattern) for name in app.tasks):
             meant = did_you_mean(pattern, app.tasks)
-            logger.warning("install(only=[%r]) is for no task of this app%s", pattern, meant)
+            logger.warning("install(only=[%r]) matches no task of this app%s", pattern, meant)
 
 
 def _refuse_if_late(app: Any) -> None:

@@ -29,8 +29,8 @@ class Ownership(Enum):
     QUEUE_GONE = "its queue was deleted, and it with its queue"
     DROPPED = "its channel is closed, and RabbitMQ may not deliver it again"
     PUT_BACK = (
-        "this worker holds it no more: it was put back into its queue, and whoever receives it "
-        "next settles it, or a try whose answer was lost has settled it"
+        "this worker no longer holds it: it was requeued, and is settled by the worker that "
+        "receives it next, or an earlier try has settled it whose answer was lost"
     )
     REDELIVERED = "its channel is closed: RabbitMQ delivers it again"
 

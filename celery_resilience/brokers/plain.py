@@ -51,8 +51,8 @@ class PlainBroker:
 
     def browse(self, queue: str) -> Iterator[Browsed]:
         raise BrokerError(
-            f"{self._name} can't be looked into without taking messages out of it: "
-            "looking and replaying need Redis or RabbitMQ"
+            f"{self._name} cannot be inspected without taking messages out of it: "
+            "inspecting and replaying need Redis or RabbitMQ"
         )
 
     def republish(self, found: Browsed, copy: Envelope, queue: str) -> None:

@@ -14,7 +14,7 @@ CATEGORIES = {
     "network": "a connection could not be made or did not hold; an answer did not come in time",
     "dns": "a host name could not be resolved",
     "tls": "the encrypted connection failed, certificates included",
-    "auth": "somebody does not accept our credentials or does not let us do this",
+    "auth": "our credentials or permissions are refused",
     "database": "a database or a data store refused, was busy, or was not there",
     "broker": "a message broker or a stream refused, was busy, or was not there",
     "mail": "a mail server refused or could not take a message",

@@ -37,7 +37,7 @@ STATUSES: dict[object, Finding] = {
     415: _refuse(415, "the server does not take this content type"),
     420: limited("http"),
     422: _refuse(422, "the values are not acceptable; look at what the task sent"),
-    423: _retry(423, "it is locked by somebody else"),
+    423: _retry(423, "it is locked by another client"),
     425: _retry(425, "too early: the server asks for the same request again"),
     429: limited("http"),
     451: _refuse(451, "not available for legal reasons"),

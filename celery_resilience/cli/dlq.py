@@ -39,9 +39,7 @@ __all__ = ["dlq"]
 
 
 @click.group(cls=DYMGroup, epilog=EXIT_CODES)
-@click.option(
-    "--dead-letter-queue", metavar="QUEUE", help="Look into QUEUE only, whatever the verb."
-)
+@click.option("--dead-letter-queue", metavar="QUEUE", help="Read QUEUE only, whatever the verb.")
 @click.pass_context
 @handle_preload_options
 def dlq(ctx: click.Context, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ _FEW = 5
 
 #: What the default policy makes of a failure, where no number belongs to it.
 _BY_DEFAULT = {
-    "control_flow": "nothing: it steers the worker and is no failure",
+    "control_flow": "nothing: it is control flow, not a failure",
     "discarded": "dropped and counted: neither a retry nor a dead letter",
     "snoozed": "run again after the delay that it names; that uses up no retry",
     "dead_letter": "a dead letter at once",
@@ -83,7 +83,7 @@ def as_text(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 "Expected": ", ".join(told["expected"])
                 and f"{', '.join(told['expected'])} (throws): neither a retry nor a dead letter",
                 "Dead letters": f"in {told['dead_letter_queue']}",
-                "Acks": "" if told["acks_late"] else "early: what a dying worker held is lost",
+                "Acks": "" if told["acks_late"] else "early: what a dying worker runs is lost",
             }
         ),
     )

@@ -23,13 +23,13 @@ __all__ = ["count_of", "letters_verb", "retries_verb", "tallies_of", "tell_elsew
 queue_option = option(
     "--dead-letter-queue",
     metavar="QUEUE",
-    help="Look into QUEUE only; {queue} stands for every queue of the app. Default: all that "
+    help="Read QUEUE only; {queue} stands for every queue of the app. Default: all that "
     "settings, tasks and rules name.",
 )
 all_queues_option = option(
     "--all-queues",
     is_flag=True,
-    help="Also look into queues that letters were written to under other settings (Redis).",
+    help="Also read queues that letters were written to under other settings (Redis).",
 )
 
 

@@ -79,14 +79,14 @@ class Demo:
         self.send()
         self.let_fail()
         self.show_letters()
-        self.mend_and_replay()
+        self.fix_and_replay()
         return self.summarise()
 
     def introduce(self, words: str) -> None:
         text = (
             f"{len(self.urls)} tasks call six services over HTTP, and the services fail. Every "
             "failure is classified: worth a retry after a random, growing delay (3 at most, so "
-            "that you see the end), or a dead letter at once. Then the services are mended and the "
+            "that you see the end), or a dead letter at once. Then the services are fixed and the "
             "dead letters replayed. All of it is "
             f"real: celery worker with {PROCESSES} processes, {words}."
         )
@@ -101,7 +101,7 @@ class Demo:
         except OperationalError as exc:
             raise BrokerError(f"the broker took no messages: {exc}") from exc
         if not self.wait("1/4 the worker starts", lambda: self.ledger.worker_is_ready):
-            raise WorkerEnded(f"the worker does not begin; its log:\n{self.worker.tail()}")
+            raise WorkerEnded(f"the worker does not start; its log:\n{self.worker.tail()}")
 
     def let_fail(self) -> None:
         """Act 2: every task succeeds, or becomes a dead letter."""
@@ -135,13 +135,13 @@ class Demo:
             if len(group) > EXAMPLES:
                 say(f"     and {len(group) - min(EXAMPLES, len(examples))} more")
         if self.screen.live:
-            say("Somebody mends the services ...")
+            say("Fixing the services ...")
             self.rest(READING)
 
-    def mend_and_replay(self) -> None:
-        """Act 4: the services are mended, every letter gets a new life."""
-        self.services.mend()
-        self.screen.say("", "4/4 the services are mended, the dead letters replayed", bold=True)
+    def fix_and_replay(self) -> None:
+        """Act 4: the services are fixed, every letter is replayed."""
+        self.services.fix()
+        self.screen.say("", "4/4 the services are fixed, the dead letters replayed", bold=True)
         self.ledger.expect(filed.letter.task_id for filed in self.letters)
         with DeadLetters(app) as letters:
             for replayed in letters.replay("all"):

@@ -1,4 +1,4 @@
-"""Six services that fail in six ways, over real HTTP on this machine, until they are mended."""
+"""Six services that fail in six ways, over real HTTP on this machine, until they are fixed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["SERVICES", "Service", "Services"]
 
-#: Fails until the services are mended.
+#: Fails until the services are fixed.
 ALWAYS = 1_000_000
 
 #: Calls of ``mail`` that are answered in a second.
@@ -103,7 +103,7 @@ class Services:
         """End the downtime of ``stock``."""
         self._stock.run()
 
-    def mend(self) -> None:
+    def fix(self) -> None:
         """From now on every call succeeds."""
         self.open_stock()
         self._mended = True

@@ -14,7 +14,7 @@ __all__ = ["Decision", "Drop", "Failure", "GiveUp", "Reason", "RetryLater"]
 class Reason(str, Enum):
     """Why a message became a dead letter; also the metric label and the CLI filter."""
 
-    PERMANENT = "permanent"  #: by verdict, by a rule, or because nobody asked for a retry
+    PERMANENT = "permanent"  #: by verdict, by a rule, or because no retry was asked for
     EXHAUSTED = "exhausted"  #: every retry it was allowed has failed
     DEADLINE = "deadline"  #: the next retry would be later than ``max_elapsed`` allows
     TIME_LIMIT = "time_limit"  #: it ran into its soft or hard time limit

@@ -94,7 +94,7 @@ class Policies:
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in names):
                     meant = did_you_mean(pattern, names)
-                    logger.warning("%s is for no task of this app%s", place(pattern), meant)
+                    logger.warning("%s matches no task of this app%s", place(pattern), meant)
 
     def _resolved(self, policy: Policy | str, where: str) -> Policy:
         if isinstance(policy, Policy):

@@ -165,7 +165,7 @@ def _escaped(
                 return _tell(task, context, ResilientTraceInfo(states.FAILURE, error), 0.0)
         except BaseException as problem:
             let_through(problem)
-        what = "%s[%s]: what became of it could not be told"
+        what = "%s[%s]: its outcome could not be reported"
         log_raised(logger, exc, what, task.name, context.id)
         attempt.untold = True
         return _tell_parent(error if attempt.decided is None else attempt.raised, 0.0)

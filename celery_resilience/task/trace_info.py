@@ -72,7 +72,7 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
                 task.backend.mark_as_retry(req.id, retry.exc, einfo.traceback, request=req)
             except BaseException as exc:
                 let_through(exc)
-                what = "the result backend raised; what was decided stands"
+                what = "the result backend raised; the decision stands"
                 log_raised(logger, exc, what)
         try:
             task.on_retry(retry.exc, req.id, req.args, req.kwargs, einfo)
@@ -109,7 +109,7 @@ def _hear(exc: BaseException, task: Any, req: Any, attempt: CurrentAttempt) -> N
     if exc is attempt.exhausted:
         return
     if not isinstance(exc, Retry):
-        what = "%s[%s]: what became of it could not be announced"
+        what = "%s[%s]: its outcome could not be announced"
         log_raised(logger, exc, what, task.name, req.id)
     elif attempt.requested is None and not attempt.published:
         attempt.requested = requested_by_raising(task, req, exc)

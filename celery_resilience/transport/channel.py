@@ -88,7 +88,9 @@ class Channel(FetchingChannel):
             connection._deliver(message, taken.queue)
         except Undecodable as exc:
             popped.pop(taken.tag, None)
-            logger.error("%s: what lies there is no message (%s): a dead letter", taken.queue, exc)
+            logger.error(
+                "%s: an entry is not a message (%s): it becomes a dead letter", taken.queue, exc
+            )
             if self.on_undecodable is not None and taken.held:
                 self.on_undecodable(taken)
             else:
@@ -181,7 +183,7 @@ class Channel(FetchingChannel):
                     self.qos.requeue(self._prefetched.pop())
             except (AttributeError, OSError, *self.connection_errors) as exc:
                 left = len(self._prefetched) + len(self._acknowledged)
-                logger.warning("the connection has gone with %d messages: %r", left, exc)
+                logger.warning("lost the connection with %d messages: %r", left, exc)
             if self.lease_owner is not None:  # what the server has not acknowledged, too
                 self.lease_owner.unsent.extend(self._acknowledged)
             self._prefetched.clear()
@@ -214,7 +216,7 @@ class Channel(FetchingChannel):
             super()._on_connection_disconnect(connection)
         elif self.consuming and not self._closing:
             if self.fetcher.asking and not self.fetcher.in_use:  # no answer will come
-                self._cut = ConnectionError("the connection that looks for messages was closed")
+                self._cut = ConnectionError("the connection that fetches messages was closed")
             self.fetch_soon()
             self.connection.cycle.nudge()
 

@@ -247,7 +247,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
             self._curious, self._refused = True, monotonic() + _REFUSED
             if monotonic() - self._complained >= _SAY or not self._complained:
                 self._complained = monotonic()
-                logger.error("Redis refuses to hand out messages; trying on: %s", exc)
+                logger.error("Redis refuses to hand out messages, trying again: %s", exc)
             return False
         if self._glances and answer:
             room = self._room() if self.active_queues else 0

@@ -81,8 +81,7 @@ class ListNotifications:
             ours.disconnect()
             self.refused = True
             logger.warning(
-                "this Redis does not tell of new messages (CLIENT TRACKING: %s): looking for "
-                "them every %g to %g s instead",
+                "Redis client tracking unavailable (CLIENT TRACKING: %s), polling every %g to %g s",
                 exc, EVERY, _SELDOM,
             )  # fmt: skip
             return

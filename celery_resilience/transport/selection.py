@@ -80,7 +80,7 @@ def why_not(connection: Any) -> str:
         return f"the app names its transport itself ({_shown(named)})"
     changed = patched()
     if changed:
-        return f"somebody has changed kombu's ({changed})"
+        return f"something has changed kombu's ({changed})"
     if (connection.transport_options or {}).get("ack_emulation", True) is False:
         return "the transport option ack_emulation is False"
     return ""

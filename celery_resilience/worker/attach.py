@@ -45,7 +45,7 @@ def attach(c: Any) -> None:
         c.call_soon(step.start_late, c)  # connections are the loop's
     # Else it is just about to start its steps one by one, and starts this one too.
     logger.warning(
-        "the worker was made before it was told of celery_resilience: from now on it settles "
+        "celery_resilience was loaded after this worker was created: from now on it settles "
         "failures. Call install(app), and define tasks with base=ResilientTask, before that"
     )
 

@@ -100,7 +100,7 @@ class Aside:
                 self._calls.append(one)
                 self._begin()
             else:
-                logger.error("%s: not done: too much waits for that server's answer", what)
+                logger.error("%s: not done: too many calls wait for an answer of that server", what)
                 late = True
         if late:
             self._give_up(one)
@@ -146,8 +146,8 @@ class Aside:
             self._said = True
         if not said:
             logger.warning(
-                "%s: no answer for %.3g s: the worker goes on without it, and waits for no other "
-                "until it is there",
+                "%s: no answer for %.3g s: the worker goes on without it, and does not wait again "
+                "until it answers",
                 hangs.what, time.monotonic() - (hangs.begun or hangs.asked),
             )  # fmt: skip
         self._tell(one, None)
@@ -165,7 +165,7 @@ class Aside:
         try:
             one.then(answer)
         except Exception:
-            logger.exception("%s: what was to follow has failed", one.what)
+            logger.exception("%s: the step after it failed", one.what)
 
     def _take_in(self) -> None:
         while self._answered:
@@ -216,7 +216,7 @@ class Aside:
             again = self._said and time.monotonic() - one.begun < ANSWER
             self._said = self._said and not again
         if again:
-            logger.warning("%s: there are answers again", one.what)
+            logger.warning("%s: it answers again", one.what)
         self._tell(one, answer)
         return True
 

@@ -46,7 +46,7 @@ def _kind(connection: Any, transport: WorkerTransport) -> str:
     driver = connection.get_transport_cls().driver_type
     kind = _KINDS.get(driver)
     if kind is None:
-        return f"{driver}: workers hold the retries that wait"
+        return f"{driver}: workers hold scheduled retries"
     if transport.name is None or driver != "redis":
         return kind
     if transport.name == OWN:

@@ -185,7 +185,7 @@ def _refuse_to_execute_letters(consumed: set[str], lie_in: set[str]) -> None:
     if letters:
         names = ", ".join(sorted(letters))
         raise ImproperlyConfigured(
-            f"this worker is told to consume {names}, where dead letters lie: it would execute "
-            "them again. Look at them with 'celery dlq ls', publish them again with "
-            "'celery dlq replay', and take the queue off -Q or out of task_queues."
+            f"this worker would consume {names}, where dead letters are kept, and execute them. "
+            "Inspect them with 'celery dlq ls', publish them again with 'celery dlq replay', and "
+            "remove the queue from -Q or task_queues."
         )

@@ -175,10 +175,10 @@ CONSUMER: tuple[Patch, ...] = (
           "a connection would wait for ever, and the loop with it",
           lambda c, ours: bound_connections(c), always=True),
     Patch("Consumer.connection_for_read",
-          "kombu's Redis transport takes messages before anybody knows who has them",
+          "kombu's Redis transport takes a message before it records who holds it",
           lambda c, ours: ours.transport.choose(), always=True),
     Patch("WorkController.startup_info",
-          "the banner would not tell of us",
+          "the banner would not mention celery_resilience",
           lambda c, ours: add_to_banner(c, ours.settings, ours.transport), always=True),
     # While it takes messages
     Patch("Consumer.on_unknown_message Consumer.on_unknown_task Consumer.on_invalid_task "
@@ -189,7 +189,7 @@ CONSUMER: tuple[Patch, ...] = (
           "Celery consumes all queues again when it is told of one more, paused or not",
           _stay_paused, always=True),
     Patch("Panel.data",
-          "a retry that waits in the broker would not hear that its task is revoked",
+          "a retry that waits in the broker would not learn that its task is revoked",
           lambda c, ours: hear_revocations()),
     # While bodies run
     Patch("Consumer._restore_prefetch_count_after_connection_restart",

@@ -40,8 +40,8 @@ DEADLINES: tuple[Deadline, ...] = (
     Deadline(
         "Redis: settlements, dead letters, starts",
         connections.SETTLE,
-        "a new connection, on which the settlement is repeated until it works; so long the "
-        "worker's loop stands",
+        "a new connection, on which the settlement is repeated until it works; the "
+        "worker's loop stands meanwhile",
         _SOCKET,
         "18-settlement",
     ),
@@ -49,14 +49,14 @@ DEADLINES: tuple[Deadline, ...] = (
         "Redis: the lease, and moving due retries (a thread of its own)",
         connections.SETTLE,
         f"a new connection; a worker that could not renew for {DOUBTED:g} s takes no more messages "
-        f"until it can, and after {LEASE:g} s others are given what it holds",
+        f"until it can, and after {LEASE:g} s others requeue what it holds",
         _SOCKET,
         "18-lease",
     ),
     Deadline(
         "Redis: taking messages",
         connections.ANSWER,
-        "the worker connects again; what runs goes on",
+        "the worker connects again; running tasks go on",
         "none",
         "18-consumer",
     ),
@@ -69,16 +69,16 @@ DEADLINES: tuple[Deadline, ...] = (
         "18-consumer",
     ),
     Deadline(
-        "Redis: being told of new messages",
+        "Redis: notifications of new messages",
         SAFETY,
-        "it is looked all the same, and asked for on a new connection",
+        "the worker polls, and asks for them on a new connection",
         "none",
         "18-wakeup",
     ),
     Deadline(
         "Redis: acknowledgements and all else that kombu asks in the worker's loop",
         connections.ANSWER,
-        "the worker connects again; what runs goes on",
+        "the worker connects again; running tasks go on",
         _SOCKET,
         "18-broker",
     ),

@@ -48,7 +48,7 @@ def puts_back(message: Any, c: Any, settler: Settler) -> bool:
         return False
     history = History.loads(envelope.headers.get(HEADER))
     logger.info(
-        "%s[%s]: it came back %d times and was never begun: it is put back, for %.0f s",
+        "%s[%s]: redelivered %d times and not started yet: requeued, due in %.0f s",
         name, id_, times, max(left, 0.0),
     )  # fmt: skip
     delivery = Delivery(

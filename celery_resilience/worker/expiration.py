@@ -36,9 +36,9 @@ def warn_of_the_brokers_clock(app: Any, settings: Settings) -> None:
     """Tell a worker of *app* that keeps expired tasks, by its flag, of those that it never sees."""
     if settings.enabled and settings.dead_letter_expired and not _keeps_expired(app):
         logger.warning(
-            "--dead-letter-expired keeps only what reaches this worker: what its app sends has "
-            "RabbitMQ's own clock too, and is dropped there. Set %sdead_letter_expired = True "
-            "wherever tasks are sent",
+            "--dead-letter-expired keeps only what reaches this worker: RabbitMQ drops expired "
+            "tasks of this app by its own clock. Set %sdead_letter_expired = True wherever "
+            "tasks are sent",
             PREFIX,
         )
 

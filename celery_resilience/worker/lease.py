@@ -58,8 +58,8 @@ class WorkerLease:
             owner.left.clear()
         if late:
             logger.warning(
-                "what this worker takes is held as kombu holds it until its next connection: if it "
-                "is killed before, another one gets that after the visibility_timeout (%g s)",
+                "until its next connection this worker holds messages as kombu does: if it is "
+                "killed before, they are redelivered after the visibility_timeout (%g s)",
                 c.task_consumer.channel.visibility_timeout,
             )
         self._channel = c.task_consumer.channel

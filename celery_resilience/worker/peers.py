@@ -185,7 +185,7 @@ class _Questions:
         if not names:
             return
         call = partial(_question, app, names)
-        what = "asking the other workers for what was delivered again"
+        what = "asking the other workers about a redelivered message"
         self._aside.ask(what, call, partial(self._hear, app, names))
 
     def _hear(self, app: Any, names: Sequence[Name], answers: Any) -> None:

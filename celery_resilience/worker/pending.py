@@ -243,7 +243,7 @@ class PendingSettlements:
         if settlement.is_letter and not any(each.is_letter for each in self._store.waiting()):
             self.pause.end(Why.LETTERS)
         if result is Result.DONE and settlement.tries > 1:
-            logger.warning("%s: settled at try %d", subject, settlement.tries)
+            logger.warning("%s: settled on try %d", subject, settlement.tries)
             if not self._store.waiting():
                 self._log.works_again()
         elif result is Result.NOT_OURS:

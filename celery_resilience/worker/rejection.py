@@ -29,7 +29,7 @@ def goes_to_an_exchange(request: Any, settings: Settings) -> bool:
     if not _has_an_exchange(request._app, queue, settings):
         return False
     logger.info(
-        "%s[%s]: rejected: it goes to the dead-letter exchange of %s, and is no letter of ours",
+        "%s[%s]: rejected: it goes to the dead-letter exchange of %s and is no dead letter",
         request.name, request.id, queue,
     )  # fmt: skip
     return True

@@ -131,7 +131,7 @@ def _guarded(look: Callable[[], int]) -> None:
     try:
         number = look()
     except Exception as exc:
-        logger.warning("retries of revoked tasks could not be looked for: %r", exc)
+        logger.warning("cannot look for retries of revoked tasks: %r", exc)
     else:
         if number:
             logger.info("%d scheduled retries of revoked tasks are dropped", number)

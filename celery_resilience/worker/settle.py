@@ -86,7 +86,7 @@ class Settler:
                 )  # fmt: skip
                 self.outcomes.tell(OutcomeKind.LOST, delivery, why=f"not settled ({why})")
             else:
-                unless = ", unless it went with its queue" if delivery.volatile else ""
+                unless = ", unless it was deleted with its queue" if delivery.volatile else ""
                 logger.error(
                     "%s: settlement failed; its broker will deliver it again%s",
                     delivery.subject, unless,
@@ -282,7 +282,7 @@ def _history_after(delivery: Delivery, result: AttemptResult, lost: bool) -> His
 def _again(envelope: Envelope, history: History, decision: RetryLater) -> Envelope:
     """The message of the next attempt: the one received, with a new count and our header."""
     if not decision.delay <= LONGEST_DELAY:
-        raise ValueError(f"nobody waits {decision.delay:g} s for a retry: a year is the most")
+        raise ValueError(f"a retry may wait a year at most, got {decision.delay:g} s")
     retries = envelope.fields().get("retries") or 0
     if decision.counted or envelope.protocol == 1:
         envelope = envelope.with_fields(retries=retries + decision.counted)

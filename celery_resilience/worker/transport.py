@@ -36,7 +36,9 @@ logger = logging.getLogger("celery_resilience")
 #: What workers answer for which transport they take through.
 OWN, KOMBUS = "own", "kombu"
 _SETTING = f"{PREFIX}redis_transport"
-_LATE = "celery_resilience came when the worker was connected; ours from its next connection on"
+_LATE = (
+    "celery_resilience was loaded after the worker had connected; ours from its next connection on"
+)
 
 
 def bound_connections(c: Any) -> None:
@@ -124,8 +126,8 @@ class WorkerTransport:
             )
         if why and why != before:
             logger.warning(
-                "this worker takes its messages through kombu's Redis transport: %s. What it is "
-                "just taking when it is killed is lost", why,
+                "this worker takes its messages through kombu's Redis transport: %s. The message "
+                "that it is taking when it is killed is lost", why,
             )  # fmt: skip
 
     def told(self) -> dict[str, str]:

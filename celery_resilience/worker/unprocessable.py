@@ -115,7 +115,7 @@ class UnprocessableMessages:
             SimpleNamespace(channel=channel, delivery_tag=taken.tag, take=taken.number),
             Envelope(taken.payload, None, None, headers={}, queue=taken.queue),
             ack=lambda: None,  # it was never delivered: the letter takes its place in the lease
-            subject=f"something in {taken.queue}",
+            subject=f"an entry of {taken.queue}",
             worker=self._c.hostname,
         )
         self._settler.bury(delivery, Reason.UNDECODABLE, "it is no message")
@@ -196,7 +196,7 @@ def validate_message(fields: Mapping[str, Any], payload: Any) -> None:
         (isinstance(embed or {}, dict), "embedded signatures"),
     ):
         if not holds:
-            raise InvalidTaskError(f"its {what} are not what they should be")
+            raise InvalidTaskError(f"its {what} are invalid")
 
 
 _SEQUENCES = (list, tuple)

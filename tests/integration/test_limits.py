@@ -129,7 +129,7 @@ def test_a_worker_refuses_to_execute_letters(broker: Broker, client: Client) -> 
     worker = Worker(SHOP, broker, queues="shop,dead_letter", env=client.env)
     with pytest.raises(AssertionError, match="the worker ended"):
         worker.__enter__()
-    assert "dead_letter, where dead letters lie" in worker.log()
+    assert "dead_letter, where dead letters are kept" in worker.log()
     assert "celery dlq replay" in worker.log()
 
 

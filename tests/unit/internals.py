@@ -119,7 +119,7 @@ ROWS: list[tuple[Any, ...]] = [
     (REQUEST, "_message _app", "worker/rejection.py", SETTLE),
     (REQUEST, "_app", "worker/settle.py", SETTLE),
     (REQUEST, "_request_dict _message _app _hostname _already_revoked _already_cancelled",
-     "worker/outcome.py", "how a delivery ended would not be told"),
+     "worker/outcome.py", "how a delivery ended would not be reported"),
     (REQUEST, "_message _task execute_using_pool", "worker/revocation.py",
      "scheduled retries of revoked tasks would run"),
     (REQUEST, "_request_dict",
@@ -282,9 +282,9 @@ ROWS: list[tuple[Any, ...]] = [
      "brokers/rabbitmq/greenlets.py",
      "a greenlet would wait for RabbitMQ for ever"),
     ("amqp.transport:_AbstractTransport", "_read sock", "brokers/rabbitmq/greenlets.py",
-     "a worker would stand still when half a frame comes"),
+     "a worker would hang on half a frame"),
     ("amqp.transport:SSLTransport._read", "n initial _errnos", "brokers/rabbitmq/greenlets.py",
-     "a worker would stand still when half a frame comes", "takes"),
+     "a worker would hang on half a frame", "takes"),
 ]  # fmt: skip
 
 

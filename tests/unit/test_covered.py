@@ -271,7 +271,7 @@ def test_the_banner_says_that_we_are_there() -> None:
     assert banner.startswith("Celery's\n -------------- [resilience]\n")
     lines = [line.strip() for line in banner.splitlines()[2:]]
     assert lines[0].startswith(".> version:")
-    assert lines[1] == ".> broker:       memory: workers hold the retries that wait"
+    assert lines[1] == ".> broker:       memory: workers hold scheduled retries"
     assert lines[2] == ".> dead letters: dead_letter"
     assert lines[3].startswith(".> policies:     1 for 2 of ")
 

@@ -80,7 +80,7 @@ def told(*arguments: str) -> dict[str, Any]:
         ("socket.gaierror", "transient", "1 retry, after up to 1.5 s"),
         ("http:429", "rate_limited", "uses up no retry"),
         ("celery_resilience.Discard", "permanent", "neither a retry nor a dead letter"),
-        ("celery.exceptions.Retry", "unknown", "nothing: it steers the worker"),
+        ("celery.exceptions.Retry", "unknown", "nothing: it is control flow"),
     ],
 )
 def test_exception_is_explained_by_its_name(name, verdict, by_default):

@@ -215,7 +215,7 @@ def test_a_pattern_for_no_task_is_told_when_the_worker_starts(
     app.finalize()
     worker_ready.send(sender=Mock(app=app))
     assert [record.getMessage() for record in caplog.records] == [
-        "install(only=['crom.nightly']) is for no task of this app; did you mean 'cron.nightly'?"
+        "install(only=['crom.nightly']) matches no task of this app; did you mean 'cron.nightly'?"
     ]
 
 

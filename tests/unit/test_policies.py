@@ -134,10 +134,10 @@ def test_a_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None
     with caplog.at_level(logging.WARNING):
         apply_policies(app, Settings.of(app)).check(app.tasks.values())
     assert [record.getMessage().removeprefix(f"{tmp_path}/") for record in caplog.records] == [
-        "resilience_policies_by_name['*.pay'] is for no task of this app",
-        "resilience_policies_by_name['celery.group'] is for no task of this app; "
+        "resilience_policies_by_name['*.pay'] matches no task of this app",
+        "resilience_policies_by_name['celery.group'] matches no task of this app; "
         "did you mean 'celery.map'?",
-        "ops.toml, line 3: 'shop.fetsh' is for no task of this app; did you mean 'shop.fetch'?",
+        "ops.toml, line 3: 'shop.fetsh' matches no task of this app; did you mean 'shop.fetch'?",
     ]
 
 

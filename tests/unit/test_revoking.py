@@ -92,7 +92,7 @@ def test_on_rabbitmq_a_line_says_that_it_could_not_be_noted(
     monkeypatch.setattr(revocation, "settler_of", lambda app: settler)
     with caplog.at_level(logging.WARNING, "celery_resilience"):
         _fetch(SimpleNamespace(app=SimpleNamespace(backend=backend)), {"a"}, {})
-        said = "could not be looked for: TimeoutError('the result store has not answered for 0.2 s"
+        said = "revoked tasks: TimeoutError('the result store has not answered for 0.2 s"
         for _ in range(500):
             if said in caplog.text:
                 break

@@ -86,7 +86,7 @@ class AmqpBroker:
             except Refused:
                 continue  # it has been said
             except Exception as exc:
-                logger.warning("%s: nothing is ready for its retries yet: %r", queue, exc)
+                logger.warning("%s: the delay for its retries is not declared yet: %r", queue, exc)
         self._upkeep.begin()
 
     def _prepare_again(self, connection: Any) -> None:
@@ -107,7 +107,7 @@ class AmqpBroker:
         if fits(name):
             return name
         warn_once(
-            f"letters of {queue} go to {ASTRAY}, for their own queue's name would have more than "
+            f"letters of {queue} go to {ASTRAY}: the name of their own queue would be longer than "
             f"{LONGEST_NAME} bytes"
         )
         return ASTRAY
@@ -150,7 +150,7 @@ class AmqpBroker:
             elif isinstance(problem, Unroutable) and prepared:
                 # It is not the queue that has gone, but a level.
                 forget(self._publisher.declared)
-                done(BrokerError(f"{problem}; it is made again"))
+                done(BrokerError(f"{problem}; declaring it again"))
             else:
                 done(problem)
 

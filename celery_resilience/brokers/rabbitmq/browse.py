@@ -119,7 +119,7 @@ class QueueBrowser:
             )  # fmt: skip
             channel.basic_consume(mark_of(self._queue), no_ack=True)
         except ChannelError as exc:
-            logger.debug("nobody is told that %s is looked into: %r", self._queue, exc)
+            logger.debug("other commands cannot see that %s is being read: %r", self._queue, exc)
             return None
         return channel
 
@@ -135,8 +135,8 @@ class QueueBrowser:
             self._spare_those(left, most)
         except Exception as exc:
             logger.warning(
-                "%s: what was looked at can't be written anew (%s: %s): a queue with a delivery "
-                "limit may destroy what is looked at too often",
+                "%s: letters that were read cannot be rewritten (%s: %s): a queue with a delivery "
+                "limit may destroy letters that are read too often",
                 self._queue, type(exc).__name__, exc,
             )  # fmt: skip
 

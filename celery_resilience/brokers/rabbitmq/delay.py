@@ -236,8 +236,8 @@ def _make_last_way_out(connection: Any, letters: str, ending: str, queue_type: s
             channel.exchange_bind(own, UNROUTABLE, ending)
     except (AccessRefused, PreconditionFailed, ResourceLocked) as exc:
         warn_once(
-            "retries whose queue is deleted together with its dead-letter queue will be in the way "
-            f"of others: this user may not make {ASTRAY}",
+            "retries whose queue is deleted together with its dead-letter queue will hold up "
+            f"others: this user may not declare {ASTRAY}",
             exc,
         )
 
@@ -255,8 +255,8 @@ def _make_level(connection: Any, level: int, priority: object) -> None:
         # One that is there with other arguments is taken as it is.
         if queues.size(connection, name) is None:
             warn_once(
-                "this RabbitMQ makes no quorum queue with a delay: retries wait in classic ones, "
-                "and one that is on its way in the moment that RabbitMQ is killed may be lost",
+                "this RabbitMQ refuses quorum queues with a delay: retries wait in classic ones, "
+                "and one that is between two queues when RabbitMQ is killed may be lost",
                 exc,
             )
             with connection.channel() as channel:

@@ -29,8 +29,8 @@ def figures(connection: Any, queue: str, mark: str) -> Figures:
     except _Away:
         return Figures(0, "its node is down")
     if looking:
-        return Figures(messages, "somebody is looking at letters there")
-    return Figures(messages, "somebody consumes from it" if consumers else "")
+        return Figures(messages, "another command is reading letters there")
+    return Figures(messages, "it is consumed" if consumers else "")
 
 
 def _asked(connection: Any, queue: str) -> tuple[int, int]:

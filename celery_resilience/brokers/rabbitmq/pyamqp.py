@@ -66,7 +66,7 @@ def _connect_anew_after_timeout(channel: Any) -> None:
                 raise
             logger.warning(
                 "a task runs for longer than RabbitMQ's consumer_timeout, and RabbitMQ has closed "
-                "the channel (%s): the worker connects anew, what runs goes on",
+                "the channel (%s): the worker connects again, running tasks go on",
                 exc,
             )
             raise RecoverableConnectionError(str(exc)) from exc

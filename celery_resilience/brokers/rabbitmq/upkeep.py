@@ -56,4 +56,4 @@ class Upkeep:
                 finally:
                     connection.collect()
             except Exception as exc:  # RabbitMQ is away: the worker says so itself
-                logger.debug("the way of retries was not looked at: %r", exc)
+                logger.debug("the delay of retries was not checked: %r", exc)

@@ -165,14 +165,14 @@ class RedisBroker:
             keys=[key, self._key(queue, copy), f"{self._prefix}{KEYS}none"],
             args=[payload, self._payload(copy, queue)],
         ):
-            raise NotOurs("somebody else has removed it meanwhile")
+            raise NotOurs("another process has removed it meanwhile")
         self._released[key] += 1
 
     def remove(self, found: Browsed) -> None:
         key, payload = found.key
         # -1: from the oldest message on.
         if not self._client.lrem(key, -1, payload):
-            raise NotOurs("somebody else has removed it meanwhile")
+            raise NotOurs("another process has removed it meanwhile")
         self._released[key] += 1
 
     # Where letters lie

@@ -119,7 +119,7 @@ class Housekeeper:
         try:
             self._cursor = self._leases.register_unknown(self._cursor)
         except ResponseError as exc:  # an access list may not allow it
-            logger.info("workers that nobody knows of can't be looked for: %s", exc)
+            logger.info("cannot look for workers that no other worker knows: %s", exc)
             self._cursor = 0
         if not self._cursor:
             self._search_at = now + _SEARCH

@@ -64,8 +64,8 @@ class LeaseOwner:
         elif not self._warned:
             self._warned = True
             logger.warning(
-                "this worker's takes can't be counted (HINCRBY, HSET %stakes; ZADD %sworkers): "
-                "what Redis forgets of them, as in a failover, is lost if it fails", KEYS, KEYS,
+                "fetches of this worker can't be counted (HINCRBY, HSET %stakes; ZADD %sworkers): "
+                "a message that Redis forgets, as in a failover, is lost if it fails", KEYS, KEYS,
             )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ class Leases:
         try:
             return known.union(self.unregistered())
         except ResponseError as exc:  # an access list may not allow it
-            logger.warning("workers that no other knows of can't be looked for: %s", exc)
+            logger.warning("cannot look for workers that no other worker knows: %s", exc)
             return known
 
     def unregistered(self) -> list[str]:
@@ -194,8 +194,8 @@ class Leases:
             until = seconds + micros / 1e6 + LEASE
             if self._client.zadd(self._workers, {worker: until}, nx=True):
                 logger.warning(
-                    "worker %s holds %d messages and no lease: they are given back in %g s if it "
-                    "does not live", worker, self.held(worker), LEASE,
+                    "worker %s holds %d messages without a lease: they are requeued in %g s unless "
+                    "it is alive", worker, self.held(worker), LEASE,
                 )  # fmt: skip
         return cursor
 
@@ -236,7 +236,7 @@ class Leases:
                 args: list[Any] = [tag, _redelivered(payload), worker, ""]
                 given += int(self._requeue(keys=keys, args=args))
             except ResponseError as exc:  # something that is no list: in nobody's way
-                logger.error("a message can't be given back to %r: %s", place.decode(), exc)
+                logger.error("a message can't be requeued to %r: %s", place.decode(), exc)
         return given
 
     def write_again(self, worker: str, left: Mapping[str, Left]) -> int:
@@ -252,9 +252,9 @@ class Leases:
             try:
                 forgotten += self._requeue(keys=keys, args=args) == _FORGOTTEN
             except ResponseError as exc:
-                logger.error("a message can't be given back to %r: %s", place.decode(), exc)
+                logger.error("a message can't be requeued to %r: %s", place.decode(), exc)
         if forgotten:
-            logger.warning("Redis has forgotten %d messages: they are written again", forgotten)
+            logger.warning("Redis has forgotten %d messages: writing them again", forgotten)
         return forgotten
 
     def _items(self, key: str, tags: Collection[str] | None) -> Iterator[tuple[str, bytes]]:

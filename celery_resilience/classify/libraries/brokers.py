@@ -14,9 +14,9 @@ _REFUSED = permanent("broker", "the broker refuses that for good")
 
 #: AMQP reply codes; those that look like HTTP statuses are none.
 REPLY_CODES: dict[object, Finding] = {
-    313: transient("broker", "nobody consumes from there"),
+    313: transient("broker", "it has no consumers"),
     320: transient("broker", "the broker closed the connection"),
-    405: transient("broker", "somebody else has the queue to himself"),
+    405: transient("broker", "another connection has the queue to itself"),
     506: transient("broker", "the broker is short of something, memory or disk perhaps"),
     311: permanent("broker", "the message is too large for the broker"),
     402: permanent("broker", "no such virtual host; check the broker's URL"),

@@ -13,7 +13,7 @@ __all__ = ["DJANGO", "MYSQL", "POSTGRES", "SQLALCHEMY", "SQLITE"]
 
 _NO_CONNECTION = transient("database", "the connection to the database failed or was lost")
 _COLLIDED = transient("database", "it collided with another transaction")
-_LOCKED = transient("database", "somebody else holds the lock")
+_LOCKED = transient("database", "another transaction holds the lock")
 _FULL = limited("database", "too many connections to the database")
 _INTEGRITY = permanent("database", "the data breaks a constraint, a duplicate perhaps")
 _DATA = permanent("database", "the value does not fit the column")
