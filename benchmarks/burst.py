@@ -13,8 +13,8 @@ times (median).
 
 ``busy``: a worker with a full queue of tasks that do nothing, on this checkout and on an older one
 (``--before``), in turns of half a second. Printed are the tasks per second and, for each
-task, the scripts that Redis ran and the processor time of the worker, each as the median of the
-pairs' ratios.
+task, the scripts that Redis ran and the processor time of the worker and of Redis, each as the
+median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -112,6 +112,11 @@ class Runs:
         stats: Any = self.db.info("commandstats")
         return sum(row["calls"] for name, row in stats.items() if name.startswith("cmdstat_eval"))
 
+    def servers_cpu(self) -> float:
+        """The processor time of Redis, in seconds."""
+        info: Any = self.db.info("cpu")
+        return float(info["used_cpu_user"] + info["used_cpu_sys"])
+
 
 def until(done: Any, timeout: float = 120.0, every: float = 0.002) -> None:
     end = time.perf_counter() + timeout
@@ -181,7 +186,7 @@ def row(
 def busy(options: argparse.Namespace, server: EmbeddedServer) -> None:
     if options.before is None:
         raise SystemExit("busy compares with an older checkout: --before TREE")
-    names = ("tasks/s", "scripts/task", "CPU ms/task")
+    names = ("tasks/s", "scripts/task", "CPU ms/task", "Redis ms/task")
     with EmbeddedServer(options=["--save", "", "--appendonly", "no"]) as other:
         sides = {"before": (options.before.resolve(), other), "now": (HERE.parent, server)}
         for pool in options.pool or ("prefork",):
@@ -205,7 +210,7 @@ def busy(options: argparse.Namespace, server: EmbeddedServer) -> None:
                         )
                     )
                     print(
-                        f"{pool:8} prefetch {multiplier:2} {name:12} before {before:9.3f} "
+                        f"{pool:8} prefetch {multiplier:2} {name:13} before {before:9.3f} "
                         f"now {now:9.3f} ratio {ratio:.3f}",
                         flush=True,
                     )
@@ -217,7 +222,7 @@ def race(
     pool: str,
     multiplier: int,
 ) -> dict[str, list[float]]:
-    """Of each side tasks per second; scripts, and processor time in ms, for each task.
+    """Of each side tasks per second; scripts, and processor times in ms, for each task.
 
     They take turns of half a second, the other is stopped meanwhile: so the machine's mood is the
     same for both. A side's time is that of its turns.
@@ -246,7 +251,7 @@ class Runner:
         self._runs = Runs(server, tree, 2, MULTIPLIER=str(multiplier))
         (self._worker,) = stack.enter_context(self._runs.workers(1, pool, SLOTS))
         stack.callback(self._signal, signal.SIGCONT)
-        self._cpu, self._scripts = 0.0, 0
+        self._cpu, self._scripts, self._servers_cpu = 0.0, 0, 0.0
 
     def _signal(self, number: int) -> None:
         os.killpg(self._worker.pid, number)
@@ -261,7 +266,7 @@ class Runner:
         self._cpu = cpu(self._worker.pid)
         self._signal(signal.SIGSTOP)
         self._runs.send(self._tasks, "burst.quick")
-        self._scripts = self._runs.scripts()
+        self._scripts, self._servers_cpu = self._runs.scripts(), self._runs.servers_cpu()
 
     def is_over(self) -> bool:
         return self._ran() >= 2 * SLOTS + self._tasks
@@ -278,10 +283,12 @@ class Runner:
         if self.is_over():
             self._cpu = cpu(self._worker.pid) - self._cpu
             self._scripts = self._runs.scripts() - self._scripts
+            self._servers_cpu = self._runs.servers_cpu() - self._servers_cpu
 
     def figures(self) -> list[float]:
         tasks = self._tasks
-        return [tasks / self._seconds, self._scripts / tasks, self._cpu * 1000 / tasks]
+        spent = self._cpu * 1000 / tasks, self._servers_cpu * 1000 / tasks
+        return [tasks / self._seconds, self._scripts / tasks, *spent]
 
 
 def cpu(group: int) -> float:
