@@ -23,6 +23,7 @@ __all__ = [
     "refused",
     "request_retry",
     "requested_by_raising",
+    "take_request",
     "unnoticed",
 ]
 
@@ -72,14 +73,20 @@ def request_retry(task: Any, celerys_retry: CelerysRetry, call: RetryRequest) ->
     requested = RetryLater(delay, rule="self.retry")
     if call.args is not None or call.kwargs is not None or call.options or not call.throw:
         return _publish(task, attempt, celerys_retry, call, requested)
+    take_request(task, attempt, requested, call.exc)
+    raise unnoticed(Retry(exc=call.exc, when=call.eta or call.countdown))
+
+
+def take_request(task: Any, attempt: CurrentAttempt, requested: RetryLater, cause: Any) -> None:
+    """*attempt* has *requested* a retry: it follows, whoever catches the Retry."""
+    request = task.request
 
     def publish() -> Any:
-        hand_on(attempt, request, call.exc, requested)
-        again: Any = {"countdown": delay, "retries": request.retries + 1}
+        hand_on(attempt, request, cause, requested)
+        again: Any = {"countdown": requested.delay, "retries": request.retries + 1}
         return task.signature_from_request(request, **again).apply_async()
 
     attempt.requested, attempt.publish = requested, publish
-    raise unnoticed(Retry(exc=call.exc, when=call.eta or call.countdown))
 
 
 def _retry_as_celery(

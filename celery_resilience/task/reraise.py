@@ -15,7 +15,12 @@ from celery_resilience.policy.decision import Drop, GiveUp, RetryLater
 from celery_resilience.task.attempt import CurrentAttempt
 from celery_resilience.task.context import hand_on
 from celery_resilience.task.decide import GONE_ON, decide
-from celery_resilience.task.requested_retry import make_retry, refused, unnoticed
+from celery_resilience.task.requested_retry import (
+    make_retry,
+    refused,
+    take_request,
+    unnoticed,
+)
 
 __all__ = ["Discarded", "end_attempt", "exited"]
 
@@ -49,6 +54,8 @@ def end_attempt(task: Any, req: Any, exc: BaseException, attempt: CurrentAttempt
         if raised is None:
             again = attempt.eager_retry(decision)
             raised = make_retry(exc, decision.delay, sig=again, is_eager=again is not None)
+            if again is None and _is_autoretried(task, exc):
+                take_request(task, attempt, decision, exc)
         else:  # a retry as Celery makes it: nothing is to be moved
             decided, attempt.published = None, True
     elif isinstance(decision, GiveUp) and isinstance(exc, Retry):
@@ -63,6 +70,14 @@ def end_attempt(task: Any, req: Any, exc: BaseException, attempt: CurrentAttempt
 def _is_discarded(decided: Any, drop: Drop) -> bool:
     """Whether a rule or the task says so; trackers know what a task ``throws`` for themselves."""
     return drop is not GONE_ON and decided.verdict.kind is not Kind.EXPECTED
+
+
+def _is_autoretried(task: Any, exc: BaseException) -> bool:
+    """Whether Celery would have published the retry by now."""
+    wanted, unwanted = (
+        tuple(getattr(task, name, None) or ()) for name in ("autoretry_for", "dont_autoretry_for")
+    )
+    return isinstance(exc, wanted) and not isinstance(exc, unwanted)
 
 
 def _published_again(task: Any, exc: Any, decision: RetryLater, attempt: CurrentAttempt) -> Any:

@@ -77,7 +77,7 @@ def _tracer(task: Task[Any, Any], assigned: Any) -> Any:
             else:
                 attempt.rest = before
                 traced = publish_rest(task, uuid, args, kwargs, request, before)
-            if attempt.requested is not None or attempt.published:
+            if attempt.requested is not None or attempt.published or attempt.decided is not None:
                 traced = _hear_request(task, attempt, traced)
         except BaseException as exc:
             if is_the_workers(exc, (request or {}).get("timelimit"), task.time_limit):
@@ -115,20 +115,21 @@ def _hostname(assigned: Any) -> str | None:
 
 
 def _hear_request(task: Task[Any, Any], attempt: CurrentAttempt, traced: Any) -> Any:
-    """*traced*, now that ``self.retry`` was called by one that is no body which ended in it.
+    """*traced*, now that more was decided or requested than Celery was told of.
 
-    A hook has requested another attempt, once it was decided that there is none; or the body did,
-    caught the Retry and went on: it has returned, or raised Ignore or Reject.
+    A hook has requested another attempt, once it was decided that there is none. Or the body has,
+    but the Retry was caught, there or by what wraps it, which has returned, or raised Ignore or
+    Reject: as on stock Celery that stands, and the attempt that was requested follows.
     """
     requested, decided, cause = attempt.requested, attempt.decided, attempt.raised
-    if decided is None:
+    if decided is None or not attempt.told:
+        attempt.end(None, None)
         return traced if requested is None else _publish_request(attempt, requested, traced)
-    if not attempt.told:
-        return traced
     if attempt.published:
         attempt.end(replace(decided, decision=GONE_ON), cause)
         return traced
-    assert requested is not None
+    if requested is None:
+        return traced
     retry = Retry(exc=getattr(cause, "exc", None) or cause, when=requested.delay)
     attempt.end(replace(decided, decision=requested), retry)
     return _tell(task, attempt.req, ResilientTraceInfo(states.RETRY, retry), traced[2])

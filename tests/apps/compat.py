@@ -8,6 +8,7 @@ stored, and every hook, signal and callback that is called. Ids of tasks read ``
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -310,6 +311,78 @@ for _name, _base in {"calls_itself": CallsItself, "calls_super": CallsSuper}.ite
     }, bind=True, **TWICE)(flaky)  # fmt: skip
 
 
+class Catches(Noted):
+    """It takes whatever comes out of the body for an answer, the Retry too."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except Exception as exc:
+            record(self.request.id, "caught", what(exc))
+            if kwargs.get("then") == "ignores":
+                raise Ignore from None
+            return "caught"
+
+
+CATCHES = {
+    "stock": type("S", (Catches,), {"abstract": True, "acks_late": True}),
+    "resilient": type("R", (Catches, ResilientTask), {"abstract": True}),
+    "installed": Catches,
+}
+
+
+@each("caught", CATCHES, bind=True, autoretry_for=(KeyError,), max_retries=1)
+def caught(self: Any, how: str, **words: Any) -> Any:
+    """What its own ``__call__`` catches."""
+    retries = begin(self, how, **words)
+    if how == "ignores":
+        raise Ignore
+    if how == "rejects":
+        raise Reject("not for me", requeue=False)
+    if how == "replaces":
+        side = self.request.id.split("|")[0]
+        raise self.replace(app.signature(f"{side}.flaky_next", args=("replaced",)))
+    if how == "raises_a_retry":
+        raise Retry(exc=Flop("said by the task"), when=0)
+    if how == "fails":
+        raise Flop("for good")
+    if retries < 2:
+        raise self.retry(**FORMS[how]())
+    return "caught"
+
+
+each("caught_autoretry", CATCHES, bind=True, autoretry_for=(Flop,), max_retries=1,
+     retry_kwargs={"countdown": 0})(flaky)  # fmt: skip
+each("caught_kwargs_queue", CATCHES, bind=True, autoretry_for=(Flop,), max_retries=1,
+     retry_kwargs={"countdown": 0, "queue": "other"})(flaky)  # fmt: skip
+
+
+def catching(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator around ``task.run``, as error trackers have them."""
+
+    @functools.wraps(run)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run(*args, **kwargs)
+        except Retry:
+            return "caught"
+
+    return wrapper
+
+
+@each("decorated", bind=True, max_retries=1)
+def decorated(self: Any) -> str:
+    if begin(self) < 1:
+        self.retry()
+    return "caught"
+
+
+for _side in SIDES:
+    vars(app.tasks[f"{_side}.decorated"])["run"] = catching(app.tasks[f"{_side}.decorated"].run)
+
+
 class NotedRequest(Request):  # type: ignore[misc]
     """A Request class of the user's own."""
 
@@ -453,6 +526,19 @@ def catches(self: Any, after: str) -> str:
     except MaxRetriesExceededError:
         return "no more"
     return "done"
+
+
+@each("catches_control_flow", bind=True)
+def catches_control_flow(self: Any, how: str) -> str:
+    """Catch what would have ended it."""
+    begin(self, how)
+    side = self.request.id.split("|")[0]
+    try:
+        if how == "replaces":
+            self.replace(app.signature(f"{side}.flaky_next", args=("replaced",)))
+        raise Ignore if how == "ignores" else Reject("not for me", requeue=False)
+    except Exception as exc:
+        return what(exc)  # type: ignore[no-any-return]
 
 
 @each("goes_on", bind=True, max_retries=1)

@@ -256,6 +256,22 @@ ROWS = [
     same("catches", "raises_it_anew", name="catches_and_raises_it_anew"),
     same("catches", "ignores", name="catches_and_ignores"),
     same("catches", "raises", name="catches_and_raises", differs=ONE_PLACE),
+    *(same("catches_control_flow", how, name=f"catches_what_{how}") for how in (
+        "ignores", "rejects", "replaces",
+    )),
+    # what the owner's own wrapper of the body catches
+    *(same("caught", how, name=f"caught_{how}") for how in (
+        "ignores", "rejects", "replaces", "raises_a_retry", "fails", "plain", "exc", "headers",
+        "queue", "eta_past",
+    )),
+    *(same("caught", how, name=f"caught_{how}_ignored", kwargs={"then": "ignores"}) for how in (
+        "fails", "plain", "queue",
+    )),
+    same("caught_autoretry", 1),
+    same("caught_autoretry", 9, name="caught_autoretry_used_up"),
+    same("caught_autoretry", 1, name="caught_autoretry_ignored", kwargs={"then": "ignores"}),
+    same("caught_kwargs_queue", 1),
+    same("decorated"),
     same("goes_on", "returns", name="goes_on_and_returns"),
     same("goes_on", "raises", name="goes_on_and_raises", letter=False),
     same("goes_on", "raises_it", name="goes_on_and_raises_it"),
