@@ -122,7 +122,7 @@ def _give_our_base(app: Any, classify: bool, patterns: tuple[str, ...] | None) -
     for task in list(app._tasks.values()):  # Celery's own, if it has made them already
         if is_meant(task.name, patterns):
             with suppress(AttributeError):
-                del type(task).acks_late  # Celery's default, which nobody has written
+                del type(task).acks_late  # Celery's default, which the user has not written
             register_task(task)
 
 

@@ -107,7 +107,7 @@ def _is_quorum(app: Any) -> bool:
 
 
 def _keys(app: Any) -> list[str]:
-    """The ``resilience_*`` keys that somebody has set, whatever namespace they were read with."""
+    """The ``resilience_*`` keys that are set, whatever namespace they were read with."""
     namespace = (getattr(app, "namespace", None) or "").lower()
     prefix = f"{namespace}_{PREFIX}" if namespace else PREFIX
     found = set()
@@ -121,7 +121,7 @@ def _keys(app: Any) -> list[str]:
 
 
 def is_stated(app: Any, name: str) -> bool:
-    """Whether somebody has written the setting *name* of Celery's; its default says nothing."""
+    """Whether the setting *name* of Celery's is written; its default says nothing."""
     conf = app.conf
     conf.get(name)  # a configuration that waits is read now
     stated = _Conf({}, conf.maps[:-1], conf._keys, conf.prefix)

@@ -119,7 +119,7 @@ class Browsed:
 class Figures:
     """What a broker says of a queue."""
 
-    #: The messages that lie there for everybody.
+    #: The messages that lie there, ready for any consumer.
     messages: int
     #: Why there may be more of them; empty where these are all.
     unknown: str = ""
@@ -151,11 +151,11 @@ class Broker(Protocol):
     def republish(self, found: Browsed, copy: Envelope, queue: str) -> None:
         """Put *copy* into *queue*, then remove what was *found*.
 
-        Raises NotOurs if somebody else has removed it, Unroutable if there is no such queue.
+        Raises NotOurs if another process has removed it, Unroutable if there is no such queue.
         """
 
     def remove(self, found: Browsed) -> None:
-        """Remove what was *found*, for good. Raises NotOurs if somebody else has."""
+        """Remove what was *found*, for good. Raises NotOurs if another process has."""
 
     def close(self) -> None:
         """Give back what this broker holds: connections, and messages it was looking at."""

@@ -106,7 +106,7 @@ def reach(app: Any, timeout: float = TIMEOUT) -> tuple[Any, Broker]:
     bound(connection, timeout)
 
     def connect() -> Broker:
-        # One more try for each other broker that the setting names; nobody waits in between.
+        # One more try for each other broker that the setting names; without a pause in between.
         connection.ensure_connection(max_retries=max(1, len(connection.alt)), interval_start=0)
         return open_broker(connection, timeout=timeout)
 
@@ -125,7 +125,7 @@ def reach(app: Any, timeout: float = TIMEOUT) -> tuple[Any, Broker]:
 
 
 def _is_silence(exc: BaseException | None) -> bool:
-    """Whether what went wrong is that nobody has answered."""
+    """Whether what went wrong is that no answer came."""
     while exc is not None:
         if type(exc).__name__ == "TimeoutError":  # Python's, redis-py's
             return True

@@ -1,7 +1,7 @@
 """Connections to a broker that do not wait for ever: each has its deadlines.
 
 A router or a load balancer may forget a connection, and tell neither end; a server may accept one
-and never answer. Without a deadline whoever asks then waits until somebody ends the process. What
+and never answer. Without a deadline the caller then waits until the process is ended. What
 the app's own options say stays; where they say nothing these hold.
 """
 

@@ -36,7 +36,7 @@ class Ownership(Enum):
 
     @property
     def is_ours(self) -> bool:
-        """Whether a copy is written; if not, somebody else has the message or will have it."""
+        """Whether a copy is written; if not, another worker has the message or will have it."""
         return self not in (Ownership.PUT_BACK, Ownership.REDELIVERED)
 
     @property

@@ -58,7 +58,7 @@ class Awaited(Generic[T]):
 
     While it is overdue the others who ask are told so at once: a worker's loop in which many ask
     would else stand for each of them. What it returns after all is for the next one who asks, or
-    for *late* if nobody will.
+    for *late* if not.
     """
 
     def __init__(

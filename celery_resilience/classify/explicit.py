@@ -1,4 +1,4 @@
-"""What a task says itself: errors of ours, and two attributes that anybody's error may have."""
+"""What a task says itself: errors of ours, and two attributes that any error may have."""
 
 from __future__ import annotations
 

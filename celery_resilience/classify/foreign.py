@@ -40,7 +40,7 @@ def let_through(exc: BaseException) -> None:
 def log_raised(logger: Logger, exc: BaseException, text: str, *args: object) -> None:
     """Log an ERROR with the traceback of *exc*, or without it if it can't be shown.
 
-    It may have been raised while one was handled that hurts whoever looks at it.
+    It may have been raised while one was handled that raises when it is looked at.
     """
     try:
         logger.error(text, *args, exc_info=exc)

@@ -71,7 +71,7 @@ def finding_of_status(status: int, headers: Mapping[str, str]) -> Finding | None
     """What a status means; None for those that are no error (below 300)."""
     if status < 300 or status > 599:
         return None
-    # GitHub and Google answer 403 to whoever is too fast; 413 with a date means "not now".
+    # GitHub and Google answer 403 to a client that is too fast; 413 with a date means "not now".
     if status == 403 and ("retry-after" in headers or headers.get("x-ratelimit-remaining") == "0"):
         return limited("http")
     if status == 413 and "retry-after" in headers:

@@ -112,7 +112,7 @@ class Plan(NamedTuple):
 
 
 # Keyed by id: a metaclass may define equality or hashing as it likes. The plan keeps its class
-# alive, so nobody else gets that id.
+# alive, so no other class gets that id.
 _plans: dict[int, Plan] = {}
 _MOST = 2000  # classes remembered; a program that makes them on the fly must not grow for ever
 

@@ -45,7 +45,7 @@ _WEIGHT = {
 def certificate(exception: BaseException, look: Look) -> Verdict | None:
     """Permanent if a certificate was refused anywhere in the chain.
 
-    Clients report it as a connection error, which it is not: it stays until somebody acts.
+    Clients report it as a connection error, which it is not: it stays until an operator acts.
     """
     waiting: list[object] = [exception]
     seen: set[int] = set()

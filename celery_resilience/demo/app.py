@@ -53,7 +53,7 @@ http = build_opener(ProxyHandler({}))
 
 
 # Without a policy a transient failure would be retried for an hour and a half: an outage is
-# survived, but nobody watches a demo for that long.
+# survived, but a demo must not take that long.
 @app.task(base=ResilientTask, bind=True, failure_policy=Policy(max_retries=3))
 def call(self: Any, url: str) -> None:
     """Call a service, and let every error out: what it deserves is not this task's business."""

@@ -52,7 +52,7 @@ class Ledger:
         #: Retries by the verdict's kind, and by the rule that decided.
         self.kinds: Counter[str] = Counter()
         self.rules: Counter[str] = Counter()
-        #: The last events, the newest last; `fresh` are those that nobody has taken yet.
+        #: The last events, the newest last; `fresh` are those not taken yet.
         self.recent: deque[Event] = deque(maxlen=50)
         self.fresh: deque[Event] = deque()
         self._retried: set[str] = set()

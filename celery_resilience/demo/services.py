@@ -63,7 +63,7 @@ class Services:
         self._mended = False
         self._lock = threading.Lock()
         self._main = _Server(self)
-        # Bound, but nobody listens: connections are refused, and nobody else can take the port.
+        # Bound, but not listening: connections are refused, and no other program can take the port.
         self._stock = _Server(self)
 
     def __enter__(self) -> Services:

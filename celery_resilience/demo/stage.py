@@ -32,7 +32,7 @@ _GRACE = 5.0
 def broker(url: str | None) -> Iterator[str]:
     """A broker that answers: the one at *url*, or a server of our own; what it is, in words.
 
-    Raises BrokerError if there is none. What the demo leaves in somebody else's is removed.
+    Raises BrokerError if there is none. What the demo leaves in a server of yours is removed.
     """
     with contextlib.ExitStack() as stack:
         server = None

@@ -1,7 +1,7 @@
 """A dead letter: a message as it was received, and why it died.
 
-The letter travels as that message plus one header, so that whoever can read the queue can read
-the letter, and a replay has only to take the header away. JSON version 1; at most 64 KB.
+The letter travels as that message plus one header, so that any program that can read the queue can
+read the letter, and a replay only has to remove the header. JSON version 1; at most 64 KB.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class DeadLetter:
     def replayed(self) -> Envelope:
         """The message to publish again: a new life, linked to this letter.
 
-        Retries start at 0. An ``expires`` that has passed is taken away: whoever replays a
+        Retries start at 0. An ``expires`` that has passed is removed: one who replays a
         letter wants it to run.
         """
         fields: dict[str, Any] = {"retries": 0, "eta": None}

@@ -67,7 +67,7 @@ class Envelope:
         compression = headers.get("compression")
         if compression and not message.errors:
             # kombu has decompressed the body but left the header in its place: sent on like
-            # that, nobody could read it.
+            # that, it could not be read.
             body = compress(body, compression)[0]
         info = message.delivery_info or {}
         return cls(

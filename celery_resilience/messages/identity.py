@@ -25,7 +25,7 @@ _DEATHS = 8_000
 
 
 class Identity(dict[str, Any]):
-    """What a message that is written anew says of itself, for it is no longer as it came: id,
+    """What a message that is rewritten says of itself, for it is no longer as it came: id,
     digest, what RabbitMQ has noted about its deaths, and which body all this is about."""
 
     KEY = "identity"

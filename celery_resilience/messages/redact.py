@@ -231,7 +231,7 @@ class _Reader:
     def _end_of_strings(self, opening: re.Match[str]) -> int:
         """Where the string ends, with those that follow it as pprint writes a long one.
 
-        What follows it has to look like an end, too: not everybody's repr escapes quotes.
+        What follows it has to look like an end, too: not every repr escapes quotes.
         """
         text, at = self.text, opening.end()
         while True:

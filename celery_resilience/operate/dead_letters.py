@@ -113,7 +113,7 @@ class DeadLetters(OperatorSession):
         return self._problem if self.queues else ""
 
     def count(self) -> dict[str, int]:
-        """How many letters lie in each dead-letter queue for everybody to see."""
+        """How many letters lie in each dead-letter queue for all to see."""
         queues = self.queues
         with self._session.use() as broker:
             return {queue: broker.count(queue) for queue in queues}

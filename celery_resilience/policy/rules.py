@@ -197,7 +197,7 @@ def on(*exception_types: type[BaseException], when: Callable[[Any], object] | No
     *when* narrows them down by their attributes: ``on(HTTPError, when=is_maintenance)``. If it
     raises, the rule does not match and that is logged. It is not called where the worker's parent
     decides (a hard time limit, a lost worker): such a rule does not match there, so that nothing
-    is retried, buried or discarded on a condition that nobody has checked.
+    is retried, buried or discarded on a condition that was never checked.
     """
     return Match(exception_types, when)
 

@@ -39,7 +39,7 @@ class AttemptResult:
     changed: Changed | None = None
     #: The child could not store that it has failed.
     untold: bool = False
-    #: The exception has come out of the body: whoever wraps that has seen it.
+    #: The exception has left the body: what wraps that has seen it.
     seen: bool = False
     #: The exception itself, where the main process decides: it can't cross from a child.
     exception: BaseException | None = None

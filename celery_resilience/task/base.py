@@ -98,7 +98,7 @@ class ResilientTask(BaseTask):
 
     @property
     def policy_in_force(self) -> Policy:
-        """The policy that decides about this task's failures, whoever has given it."""
+        """The policy that decides about this task's failures, wherever it is set."""
         return policies_of(self.app).of(self).policy
 
     @property

@@ -65,7 +65,7 @@ def after_body(exc: BaseException) -> AfterBody | None:
     """How far the tracer had come when *exc* was raised; None: the body had not yet succeeded.
 
     Its local variables are all that says so. A mark of our own, set when ``run`` returns, would
-    not do: whoever wraps ``run`` or ``__call__`` may have work left, such as a commit, and its
+    not do: what wraps ``run`` or ``__call__`` may have work left, such as a commit, and its
     failure is a failure of the task.
     """
     tb = exc.__traceback__

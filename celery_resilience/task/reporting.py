@@ -12,7 +12,7 @@ import sys
 
 __all__ = ["SEEN", "logger_of_letters"]
 
-#: Where letters are told whose exception everybody has seen.
+#: Logs letters whose exception was reported before.
 SEEN = "celery_resilience.bodies"
 
 

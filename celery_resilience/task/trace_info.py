@@ -50,7 +50,7 @@ class ResilientTraceInfo(trace.TraceInfo):  # type: ignore[misc]
             if not attempt.told:
                 if self.retval is not attempt.raised:  # raised outside of the body, or after it
                     end_attempt(task, req, self.retval, attempt)
-                # From now on whoever requests a retry is a hook, and heard when all have run.
+                # From now on only hooks request retries; they are heard when all have run.
                 attempt.told, attempt.req = True, req
                 attempt.requested, attempt.published = None, False
             if attempt.raised is not None:

@@ -1,11 +1,12 @@
 """A Redis transport for Celery that loses nothing between the broker and the worker.
 
-Chosen by the broker's URL: ``resilient-redis://``, ``resilient-rediss://`` (TLS),
-``resilient-redis+socket://``, ``resilient-sentinel://``; the rest of the URL, the options, the
-keys and the messages are those of kombu's transport, so that both work on the same queues.
+Workers on kombu's URLs take their messages through it (``selection``); a URL can name it too:
+``resilient-redis://``, ``resilient-rediss://`` (TLS), ``resilient-redis+socket://``,
+``resilient-sentinel://``. Options, keys and messages are those of kombu's transport, so that both
+work on the same queues.
 
-kombu's pops a message and writes down afterwards that it is being held; whoever dies in between
-takes the message along. Here both happen in one script, many messages at a time, and what is no
+kombu's pops a message and records afterwards who holds it; a worker that dies in between loses
+the message. Here both happen in one script, many messages at a time, and what is no
 message at all becomes a dead letter instead of ending the worker.
 """
 

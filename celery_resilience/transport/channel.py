@@ -66,7 +66,7 @@ class Channel(FetchingChannel):
         return done
 
     def come_round(self) -> None:
-        """Called when the loop begins anew, and the worker has acknowledged what it had to.
+        """Called when the loop begins again, and the worker has acknowledged what it had to.
 
         In a pool that runs its tasks here and now, one that has ended waits for no other.
         """
@@ -132,7 +132,7 @@ class Channel(FetchingChannel):
 
     @property
     def acknowledged(self) -> int:
-        """How many are to be let go with the next question."""
+        """How many are to be acked with the next question."""
         return len(self._acknowledged)
 
     def ack_now(self) -> None:
@@ -164,7 +164,7 @@ class Channel(FetchingChannel):
         return done
 
     def _leave_to_others(self) -> None:
-        """Give back what nobody here consumes any more."""
+        """Requeue what is not consumed here any more."""
         self.all_answered()
         active = set(self.active_queues) if self._prefetched else ()
         back = [taken for taken in self._prefetched if taken.queue not in active]

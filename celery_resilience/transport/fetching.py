@@ -1,4 +1,4 @@
-"""When a Redis channel of ours looks into its queues, what it asks, and what is let go by it."""
+"""When a Redis channel of ours fetches from its queues, what it asks for, and what it acks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger("celery_resilience")
 
 #: The most that one look takes: messages, and bytes (a single message may be more).
 _MESSAGES, _BYTES = 100, 1_000_000
-#: The most that one look lets go.
+#: The most that one fetch acks.
 _LET_GO = 1000
 #: How long to wait after the server refused to look, in seconds, and how often to say so.
 _REFUSED, _SAY = 1.0, 60.0
@@ -42,18 +42,18 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.fetcher = FetchConnection(self)
-        #: The worker that holds what is taken here; None: kombu's own hash, for everybody.
+        #: The worker that holds what is taken here; None: kombu's own hash, for all workers.
         self.lease_owner: Any = None
-        #: What the worker's pool can begin; None: whoever consumes here is no worker of ours.
+        #: What the worker's pool can begin; None: the consumer here is no worker of ours.
         self.slots: Slots | None = None
-        #: There may be something to take, and no free slot: nobody may tell when there is one.
+        #: There may be something to take, and no free slot: there may be no notice of one.
         self.waits_for_slot = False
         #: Whether there are queues to look into.
         self.consuming = False
         self._prefetched: deque[Prefetched] = deque()
         self._unheld: set[str] = set()
         self._acknowledged: list[str] = []
-        #: What was asked: the queues in their order, how tags begin, what is let go.
+        #: What was asked: the queues in their order, how tags begin, what is acknowledged.
         self._question: tuple[list[str], str, list[str]] = ([], "", [])
         #: There may be something to take, and it is to be looked for not before that time.
         self._curious, self._not_before = True, 0.0
@@ -62,7 +62,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         self._woken = self._vain_if_empty = self._unexpected = False
         #: What was asked is only whether there is something.
         self._glances = False
-        #: The connection went while a consumer was cancelled, or somebody else has closed it.
+        #: The connection went while a consumer was cancelled, or other code has closed it.
         self._cut: BaseException | None = None
         #: Of each queue its name as JSON, and its lists, one for each priority.
         self._places: dict[str, tuple[bytes, list[bytes]]] = {}
@@ -87,7 +87,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         self._curious, self._not_before = True, 0.0
 
     def was_replaced(self) -> bool:
-        """Whether somebody has given the connection that looks another socket."""
+        """Whether the connection that fetches was given another socket."""
         return self.fetcher.is_another
 
     def woken(self) -> float:
@@ -145,7 +145,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
     def fetch(self) -> bool:
         """Ask for messages if there may be some and there is room; whether that was done.
 
-        What was acknowledged is let go by the same question.
+        What was acknowledged is sent with the same question.
         """
         if self._cut is not None:
             cut, self._cut = self._cut, None
@@ -178,7 +178,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         return True
 
     def _give_up(self) -> None:
-        """Disconnect. What the question lets go, if it is not answered, the next one lets go."""
+        """Disconnect. What the question acks, if it is not answered, the next one acks."""
         if self.fetcher.asking:
             self._acknowledged = self._question[2] + self._acknowledged
         self.fetcher.disconnect()

@@ -133,14 +133,14 @@ class ListNotifications:
         return self._every
 
     def asked(self, found: bool) -> None:
-        """Called after a look for which nobody has woken us, where the server does not tell."""
+        """Called after a fetch without a notification, where the server sends none."""
         self.in_vain = not found
         most = min(_SELDOM, max(EVERY, _SELDOM_EACH * self.workers))
         slower = min(2 * self._every, most) * random.uniform(0.9, 1.1)  # not all in step
         self._every = EVERY if found else max(EVERY, slower)
 
     def close(self) -> None:
-        """End the connection; whoever waits for its socket has to let it go before."""
+        """End the connection; its socket must not be waited for any more."""
         connection, self.connection, self._told = self.connection, None, None
         if connection is not None:
             connection.disconnect()

@@ -35,7 +35,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.loop: Any = None
-        #: The thread that polls: what it acknowledges is let go when it comes back here.
+        #: The thread that polls: what it acknowledges is sent when it comes back here.
         self.thread = 0
         self._ours: dict[tuple[Any, str], tuple[Any, int]] = {}
         self._timers: list[Any] = []

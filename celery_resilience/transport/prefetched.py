@@ -53,9 +53,9 @@ class Message(virtual.Message):  # type: ignore[misc]
 
 
 class QoS(LeaseQoS):
-    """Holds for the owner of the channel's lease; without one for everybody, as kombu does.
+    """Holds for the owner of the channel's lease; without one for all, as kombu does.
 
-    What is acknowledged is let go with the next look, where that follows at once.
+    What is acknowledged is sent with the next fetch, where that follows at once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

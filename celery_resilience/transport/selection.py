@@ -37,7 +37,7 @@ _NAMED = "resilient-"
 #: The parts of kombu's transport that ours stands in for.
 _KOMBUS = ("Transport", "SentinelTransport", "Channel", "SentinelChannel", "QoS")
 _POLLER = "MultiChannelPoller"
-#: Classes that a part of kombu's transport names, and that somebody may have replaced.
+#: Classes that a part of kombu's transport names, and that other code may have replaced.
 _PARTS = frozenset({"Channel", "QoS", "Message"})
 
 #: What is done for taking messages that kombu's transport does not do: on the worker's hash of what

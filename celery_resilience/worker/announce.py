@@ -47,7 +47,7 @@ def exception_of(exc_info: Any) -> BaseException:
 def announce_retry(
     request: Any, exc: BaseException, exc_info: Any, outcome: AttemptResult, here: bool
 ) -> None:
-    """*request* is retried; *here* tells that it was decided here, so nobody knows of it yet."""
+    """*request* is retried; *here* tells that it was decided here, and Celery has not been told."""
     cause = getattr(exc, "exc", None) or exc
     if here:
         task, context = request._task, request._context
@@ -59,7 +59,7 @@ def announce_retry(
 
 
 def send_retried(request: Any, exc_info: Any) -> None:
-    """Send Celery's event of a retry, if somebody listens."""
+    """Send Celery's event of a retry, if there are listeners."""
     if _wants_events(request):
         cause = exception_of(exc_info).exc  # type: ignore[attr-defined]
         request.send_event(

@@ -2,7 +2,7 @@
 
 The fate of a message may depend on what a result store says, and its owner wants to read there how
 it ended. A store that accepts connections and never answers would stop the whole worker. So it is
-asked in a thread, and nobody waits for its answer longer than a few seconds: then the worker goes
+asked in a thread, and its answer is waited for a few seconds at most: then the worker goes
 on as if the store were away, and what it was to be told it is told when it answers again.
 """
 
@@ -28,7 +28,7 @@ ANSWER = 5.0
 #: For how long a fork waits until what is being done is over, in seconds: the new process would
 #: find the locks taken, for ever. What takes longer waits for its server, and holds none.
 FORK = 2.0
-#: How many calls that nobody waits for any more are kept until the store answers.
+#: How many calls that are not waited for any more are kept until the store answers.
 _KEPT = 1000
 
 

@@ -163,7 +163,7 @@ class ResilienceStep(bootsteps.StartStopStep):
         self.settler.pending.drain(_DRAIN)
 
     def shutdown(self, c: Any) -> None:
-        """The pool has ended: the last moment before Celery restores what is not let go."""
+        """The pool has ended: the last moment before Celery restores what is unacknowledged."""
         if self._signals is not None:
             self._signals.wait()
         if self.settings.enabled:

@@ -1,8 +1,8 @@
-"""RabbitMQ: messages that come back again and again, though nobody has begun them.
+"""RabbitMQ: messages that come back again and again, though they were never started.
 
 What a worker only holds, for its eta or behind others, comes back whenever the worker ends or its
 connection is lost. A quorum queue counts that, and at its limit (20 from RabbitMQ 4 on) it destroys
-the message without a word. So before that the message is put back by us: published anew, which
+the message without a word. So before that the message is requeued by us: published again, which
 counts from the beginning, and what has an eta waits in RabbitMQ instead of here.
 """
 

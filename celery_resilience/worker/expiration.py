@@ -19,7 +19,7 @@ def keep_expiring(app: Any) -> None:
     """Let what *app* sends reach a worker, expired or not, if ``dead_letter_expired`` is set.
 
     Celery gives a task that expires RabbitMQ's own clock as well: the broker then drops it, with
-    no worker there to tell anybody or to keep it. The ``expires`` field says the same and stays.
+    no worker there to report it or to keep it. The ``expires`` field says the same and stays.
     """
     base: Any = symbol_by_name(app.amqp_cls)
 

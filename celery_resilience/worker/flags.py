@@ -32,7 +32,7 @@ def names() -> set[str]:
 
 
 class _WithOurs(set[Any]):
-    """The worker's options, and ours once somebody looks at them: that is Celery's command line.
+    """The worker's options, and ours once they are read: that is Celery's command line.
 
     A program that only sends tasks has no need of that, and to load it takes as long as to load
     the rest of us.

@@ -228,7 +228,7 @@ def _is_there(each: Internal, name: str) -> bool:
     if each.kind == "takes":
         return name in inspect.signature(_owner(each.owner)).parameters
     codes = _codes(each.owner)
-    if codes is None:  # it was compiled to C: nobody can tell
+    if codes is None:  # it was compiled to C: it is unknown
         return True
     if each.kind == "keeps":
         return any(name in (*c.co_varnames, *c.co_cellvars, *c.co_freevars) for c in codes[:1])

@@ -18,7 +18,7 @@ def is_open(request: Any) -> bool:
 
 
 def is_unstarted(request: Any) -> bool:
-    """Whether the body of *request* has not begun, and nobody has settled it."""
+    """Whether the body of *request* has not begun, and it is not settled."""
     return is_open(request) and not request.time_start
 
 

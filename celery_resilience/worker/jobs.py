@@ -31,7 +31,7 @@ def keep_what_runs(pool: Any) -> None:
 @contextmanager
 def keeping_sent(pool: Any) -> Iterator[None]:
     """Celery forgets, when the worker goes down, what no child has accepted. A child may have got
-    it all the same, and its word still be on its way: it runs it, and if nobody heard how that
+    it all the same, and its word still be on its way: it runs it, and if it were not heard how that
     ends, the broker would deliver it again."""
     jobs = getattr(getattr(pool, "_pool", None), "_cache", None)
     before = dict(jobs or {})

@@ -2,7 +2,7 @@
 
 On Redis the worker's messages are its own for as long as it lives. So after a reconnection what
 runs goes on as if nothing had happened, and what had only been received is given back; at the end
-everything that was not let go is.
+everything unacknowledged is.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class WorkerLease:
         self._pending.loop.in_loop(partial(pause.end if alive else pause.begin, Why.LEASE))
 
     def leave(self) -> None:
-        """The worker goes down, its pool has ended: give back what was not let go."""
+        """The worker goes down, its pool has ended: requeue what is unacknowledged."""
         self._thread.stop()
         if self._owner is None or self._channel is None:  # it was never connected
             return

@@ -1,6 +1,6 @@
 """The one place that says how a delivery ended: its Outcome, after the settlement.
 
-Counters are fed from it, and whoever listens. A success costs a look at the list of listeners.
+Counters and listeners are fed from it. A success costs a look at the list of listeners.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FailedAttempt(NamedTuple):
 
 
 class Outcomes:
-    """Makes the outcomes of one worker's deliveries, and tells them to whoever listens."""
+    """Makes the outcomes of one worker's deliveries, and tells them to listeners."""
 
     def __init__(self, app_version: str) -> None:
         self._app_version = app_version

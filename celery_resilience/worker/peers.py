@@ -3,7 +3,7 @@
 RabbitMQ delivers again what was not acknowledged on a connection that is lost. Whoever gets it does
 not know whether a worker has died or has lost its connection; a worker that has lost it does. So
 before a message is given up for the deaths of its workers they are asked, by a control command of
-ours. That may take some seconds: who has lost a connection may still be connecting anew.
+ours. That may take some seconds: who has lost a connection may still be connecting again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ logger = logging.getLogger("celery_resilience")
 #: What they are asked by: a control command.
 COMMAND = "resilience_in_hand"
 #: How long answers are waited for, in seconds; how long until it is asked again; and for how long
-#: it is asked where nobody knows the message.
+#: it is asked where no worker knows the message.
 _WAIT, _PAUSE, _PATIENCE = 1.0, 2.0, 9.0
 #: So long those that come together wait for each other, in seconds: they are asked for at once.
 _TOGETHER = 0.1
@@ -65,7 +65,7 @@ class Name(NamedTuple):
     retries: int
     attempts: int
     lineage: tuple[str, ...]
-    #: A digest of what it is called with: whoever sends two messages under one id has sent two.
+    #: A digest of what it is called with: two messages under one id are two.
     arguments: str
 
 
@@ -74,7 +74,7 @@ class Answer(Enum):
 
     #: Its body runs there.
     RUNS = "runs"
-    #: It has lost it with its connection, and its body has succeeded: it may be let go.
+    #: It has lost it with its connection, and its body has succeeded: it may be acknowledged.
     DONE = "done"
     #: It has lost it with its connection. It has not died of it.
     HAD = "had"

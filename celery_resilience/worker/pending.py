@@ -69,7 +69,7 @@ class Settlement:
     #: It writes a dead letter: while that fails, consuming is paused.
     is_letter: bool = False
     tries: int = 0
-    #: It has failed and waits for its next try: whoever begins it first is the only one.
+    #: It has failed and waits for its next try: only the first that begins it goes on.
     waiting: bool = False
     number: int = field(default_factory=itertools.count(1).__next__)
 
@@ -202,7 +202,7 @@ class PendingSettlements:
 
     @property
     def tags(self) -> set[str]:
-        """The delivery tags of what they settle: it is done, and nobody shall have it again."""
+        """The delivery tags of what they settle: it is done, and must not be delivered again."""
         return {settlement.delivery.message.delivery_tag for settlement in self._store.all()}
 
     def start(self, settlement: Settlement) -> None:

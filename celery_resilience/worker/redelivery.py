@@ -222,7 +222,7 @@ def _is_by_itself(request: Any, settler: Settler, runs: IsolatedRuns) -> bool:
 def _requeue_in_the_way(request: Any, settler: Settler) -> None:
     """Requeue *request* if it would wait here for one that runs in isolation.
 
-    One that waits for its eta has nobody in its way yet, and would lose that.
+    One that waits for its eta is not in the way of others yet, and would lose that.
     """
     runs, waits = _runs_of(settler), request in state.reserved_requests
     if waits and runs.is_held(request) and runs.other_is_isolated(request):

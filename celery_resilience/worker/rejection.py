@@ -24,7 +24,7 @@ def goes_to_an_exchange(request: Any, settings: Settings) -> bool:
     """Whether RabbitMQ is to move what the body of *request* has rejected."""
     message = request._message
     if request.acknowledged or not request.time_start or getattr(message, "_raw", None) is not None:
-        return False  # it has been let go before, nobody has rejected it, or this is no RabbitMQ
+        return False  # it was acknowledged before, was not rejected, or this is no RabbitMQ
     queue = queue_of(message, request._app)
     if not _has_an_exchange(request._app, queue, settings):
         return False

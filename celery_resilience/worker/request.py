@@ -179,7 +179,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
             settler.settle(self.delivery(settler), result, lost=here and is_lost(exc))
 
     def on_retry(self, exc_info: Any) -> None:
-        """Celery's, which would format the traceback whether anybody looks or not."""
+        """Celery's, which would format the traceback whether it is read or not."""
         self.acknowledge()  # if it is a retry that the body has published itself
         send_retried(self, exc_info)
 
@@ -231,7 +231,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
         self.send_event("task-rejected", requeue=False)
 
     def maybe_expire(self) -> bool | None:
-        """Tell a task that has expired from one that somebody has revoked: that one is dropped."""
+        """Tell a task that has expired from one that was revoked: that one is dropped."""
         if not self._keeps_expired():
             return super().maybe_expire()  # type: ignore[no-any-return]
         if self.id in state.revoked or not super().maybe_expire():
@@ -290,7 +290,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
     # Letting go
 
     def detach(self) -> None:
-        """Leave this request, whose message is settled by somebody else, out of all that follows.
+        """Leave this request, whose message is settled elsewhere, out of all that follows.
         The worker's slot that it has taken is given back by the caller."""
         self._settled = True
         state.task_ready(self)

@@ -36,7 +36,7 @@ def keeps_states(backend: Any) -> bool:
 
 
 def ask_for_state(request: Any, aside: Aside, then: Callable[[str | None], None]) -> None:
-    """*then* gets the state that is stored for *request*; None: nobody can tell."""
+    """*then* gets the state that is stored for *request*; None: it is unknown."""
 
     def ask() -> Any:
         return request._task.backend.get_task_meta(request.id, cache=False)["status"]
@@ -127,7 +127,7 @@ _asked: set[type] = set()
 
 def _renew_locks() -> None:
     """A cached property, as a store's client, computes its value under a lock of its class. If the
-    thread held it at the fork, nobody would ever release it in the new process."""
+    thread held it at the fork, it would never be released in the new process."""
     for cls in {each for store in _asked for each in store.__mro__}:
         for found in vars(cls).values():
             if isinstance(found, cached_property) and hasattr(found, "lock"):

@@ -68,7 +68,7 @@ def drop_scheduled(
     for found in broker.take_scheduled(set(ids), wanted):
         id_ = found.envelope.properties.get("correlation_id")
         try:
-            if hangs:  # nobody waits for it once more
+            if hangs:  # it is not waited for once more
                 raise TimeoutError(hangs)
             within(ANSWER, partial(_announce, consumer, found.envelope), "the result store")
         except Exception as exc:

@@ -72,7 +72,7 @@ class Unstarted:
             self._requeue(each for each in self._requests if each._apply_result is None)
 
     def requeue(self, c: Any) -> None:
-        """The pool has ended: requeue all that nobody will start now."""
+        """The pool has ended: requeue all that will not be started now."""
         self._requeue(self._requests + self._now(c))
 
     def _now(self, c: Any) -> list[Any]:

@@ -1,8 +1,8 @@
 """Through which transport a worker takes its messages from Redis.
 
-Ours, unless something speaks against it: kombu's takes a message off its list before anybody knows
+Ours, unless something speaks against it: kombu's takes a message off its list before it records
 who has it. Nothing but the worker's own connection is changed: the app, its senders, its results,
-events and remote control go through kombu's, and what anybody reads of the connection stays as it
+events and remote control go through kombu's, and what others read of the connection stays as it
 was.
 """
 

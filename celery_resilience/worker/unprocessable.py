@@ -134,7 +134,7 @@ class UnprocessableMessages:
 
 
 def _no_such_task(exc: BaseException, app: Any) -> str:
-    """What whoever has sent it, or deployed the worker, can do about it."""
+    """What its sender, or the operator of the worker, can do about it."""
     name = str(exc.args[0]) if exc.args else ""
     near = nearest(name, app.tasks, cutoff=0.8)
     if near is not None:
@@ -148,7 +148,7 @@ def _no_such_task(exc: BaseException, app: Any) -> str:
 
 
 class _Unknown:
-    """What a result backend wants to know about the request of a task nobody knows."""
+    """What a result backend wants to know about the request of an unknown task."""
 
     chord = None
     errbacks = None

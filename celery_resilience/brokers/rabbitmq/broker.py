@@ -90,7 +90,7 @@ class AmqpBroker:
         self._upkeep.begin()
 
     def _prepare_again(self, connection: Any) -> None:
-        """Make again what somebody has deleted meanwhile."""
+        """Declare again what was deleted meanwhile."""
         prepared, known = dict(self._prepared), set[str]()
         for queue in {queue for queue, _ in prepared}:
             if queues.size(connection, queue) is None:  # with its owner's will, for all we know
@@ -210,7 +210,7 @@ class AmqpBroker:
             return queues.size(self._publisher.connection, queue) or 0
 
     def facts(self, queue: str) -> QueueFacts | None:
-        """What *queue* was declared as; None if it is not there, or nobody can say."""
+        """What *queue* was declared as; None if it is not there, or that is unknown."""
         with self._publisher.lock:
             self._publisher.open()
             return queues.facts(self._publisher.connection, queue)

@@ -4,7 +4,7 @@ A look consumes, and gives all of it back. A quorum queue counts that as a deliv
 what was delivered more often than its limit says; a policy may set one, RabbitMQ 4 has one of its
 own, and no client can ask for it. So before anything is given back that was given back before, the
 limit is found out with one message of which a copy has been written; and what would not survive is
-written anew.
+rewritten.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _AT_THE_END = 0.2
 _COUNT = "x-delivery-count"
 #: How often one has to survive that: this time, and once more should the next look be killed.
 _SPARE = 2
-#: What has come back so often is written anew in any case: to try for more takes its time.
+#: What has come back so often is rewritten in any case: to try for more takes its time.
 _TIRED = 50
 #: How long what was given back may take to be there again, in seconds; else it is gone.
 _BACK = 0.5
@@ -126,7 +126,7 @@ class QueueBrowser:
     # What would not survive being given back
 
     def _spare(self) -> None:
-        """Write anew, copy first, what the queue would destroy if it were given back."""
+        """Rewrite, copy first, what the queue would destroy if it were returned."""
         left = [message for message in self._held if not message.acknowledged]
         most = max(map(_times, left), default=0)
         if most < 1:  # nothing has come back before
@@ -196,7 +196,7 @@ class QueueBrowser:
         return times
 
     def _next(self, meant: Callable[[Any], bool], copy: Envelope | None = None) -> Any:
-        """The next message, of those that nobody holds, that is *meant*; None if none comes.
+        """The next message that no consumer holds and that is *meant*; None if none comes.
 
         Others, and the *copy*, which is kept for later, go back with the rest.
         """

@@ -172,7 +172,7 @@ def waiting_levels(connection: Any) -> list[tuple[float, int]]:
 def absent(connection: Any) -> list[str]:
     """The exchanges and queues that waiting retries need, and that are not there.
 
-    None of them where no retry has ever waited. Bindings RabbitMQ tells to nobody.
+    None of them where no retry has ever waited. RabbitMQ does not tell its bindings.
     """
     made = []
     for priority in range(_HIGHEST + 1):

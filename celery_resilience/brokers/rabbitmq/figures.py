@@ -20,8 +20,8 @@ class _Away(Exception):
 
 
 def figures(connection: Any, queue: str, mark: str) -> Figures:
-    """What RabbitMQ says of *queue*: it counts what somebody holds for nobody, be it to look at,
-    which whoever consumes the queue *mark* does, or to run."""
+    """What RabbitMQ says of *queue*: it does not count what a consumer holds, be it a command that
+    reads letters, which consumes the queue *mark* too, or a worker."""
     try:
         # In this order: who gives all back has put it there before he takes his mark away.
         looking = _asked(connection, mark)[1]

@@ -18,7 +18,7 @@ _NOT_YET = (errno.EAGAIN, errno.ENOENT)
 def end_with(connection: Any) -> None:
     """Let the loop hear that *connection* is lost, though another greenlet noticed it first.
 
-    kombu would connect anew without a word, and read for ever where nothing is consumed.
+    kombu would connect again without a word, and read for ever where nothing is consumed.
     """
     drain = connection.drain_events
 

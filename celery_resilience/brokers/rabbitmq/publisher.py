@@ -67,7 +67,7 @@ class ConfirmingPublisher:
         self._blocked = False
         #: What the message under way needs is being made: RabbitMQ has to answer.
         self._preparing = False
-        #: Many are published, and nobody waits for each.
+        #: Many are published, without waiting for each.
         self._pipelined = False
         self.lock = threading.RLock()
 
@@ -129,7 +129,7 @@ class ConfirmingPublisher:
     def _send(self, copy: Envelope, exchange: str, routing_key: str, done: Done) -> int:
         channel = self._channel
         properties = {k: v for k, v in copy.properties.items() if k != "priority"}
-        # However its sender has sent it: from here on RabbitMQ has what nobody else has.
+        # However its sender has sent it: from here on RabbitMQ has the only copy.
         properties["delivery_mode"] = _PERSISTENT
         message = channel.prepare_message(
             copy.body,
@@ -140,7 +140,7 @@ class ConfirmingPublisher:
             properties=properties,
         )
         # What can't be encoded fails here, before it counts: RabbitMQ numbers what it receives,
-        # and a number that is off by one would let go of a message whose copy is not confirmed.
+        # and a number that is off by one would ack a message whose copy is not confirmed.
         encoded = message._serialize_properties()
         message._serialize_properties = lambda: encoded  # once is enough: it takes long
         # RabbitMQ would close the connection, and all that is under way on it would fail.
@@ -188,8 +188,8 @@ class ConfirmingPublisher:
         """Give up on a connection whose confirms do not come; called now and then by the loop."""
         with self.lock:
             if self._hub is None:
-                self._on_readable()  # nobody else does, when nothing is waited for
-            # A blocked broker still reads, and confirms, when it is mended.
+                self._on_readable()  # no one else does, when nothing is waited for
+            # A blocked broker still reads, and confirms, when it has recovered.
             if not self._blocked and self._unconfirmed.longer_than(self._patience):
                 self.disconnect(BrokerError(f"no confirm within {self._patience:g} s"))
 
@@ -227,7 +227,7 @@ class ConfirmingPublisher:
     def another(self) -> Any:
         """A kombu connection to the same broker, still to be opened.
 
-        Without heartbeats: nobody would answer them while there is nothing to settle.
+        Without heartbeats: they would go unanswered while there is nothing to settle.
         """
         return self._theirs.clone(connect_timeout=self._connect_timeout, heartbeat=0)
 

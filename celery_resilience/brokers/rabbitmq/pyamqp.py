@@ -1,7 +1,7 @@
-"""RabbitMQ: a channel that it has closed, though nobody here has noticed it yet.
+"""RabbitMQ: a channel that it has closed, though it was not noticed here yet.
 
-RabbitMQ has taken back all that it had delivered there: none of it can be let go of any more, and
-a copy that is published all the same is one too many.
+RabbitMQ has taken back all that it had delivered there: none of it can be acknowledged any more,
+and a copy that is published all the same is one too many.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger("celery_resilience")
 
 #: Set on a channel that was closed and opened again.
 _REOPENED = "_resilience_reopened"
-#: How much of what a connection has received, and nobody has read, is looked at, in bytes.
+#: How much of what a connection has received, and not been read yet, is looked at, in bytes.
 _LOOK = 256 * 1024
 #: The frames that there are: methods, headers, bodies, heartbeats.
 _KINDS = (1, 2, 3, 8)
@@ -75,7 +75,7 @@ def _connect_anew_after_timeout(channel: Any) -> None:
 
 
 def is_alive(message: Any) -> bool:
-    """Whether *message* can still be let go of: its channel has been open all the time."""
+    """Whether *message* can still be acknowledged: its channel has been open all the time."""
     channel = message.channel
     if getattr(channel, _REOPENED, False) or getattr(channel, "closed", False):
         return False
@@ -101,7 +101,7 @@ def _has_ended(sock: Any, transport: Any, channel_id: int) -> bool:
     arrived = _peek(sock, _LOOK)
     if not arrived:
         return arrived is not None
-    if hasattr(sock, "pending"):  # over TLS nobody else can read it
+    if hasattr(sock, "pending"):  # over TLS only the connection itself can read it
         return False
     return _closes(bytes(getattr(transport, "_read_buffer", b"")) + arrived, channel_id)
 
@@ -132,7 +132,7 @@ def _closes(frames: bytes, channel_id: int) -> bool:
     while len(frames) - at >= 11:
         kind, channel, size = struct.unpack_from(">BHI", frames, at)
         if kind not in _KINDS:
-            return False  # somebody is reading the first of them just now
+            return False  # the first of them is being read just now
         if kind == 1 and channel in (0, channel_id) and frames[at + 7 : at + 11] in _CLOSES:
             return True
         at += size + 8

@@ -50,11 +50,11 @@ def fits(name: str) -> bool:
 
 @dataclass(frozen=True)
 class QueueFacts:
-    """What a queue was declared as; a policy may limit it beyond that, and nobody can ask."""
+    """What a queue was declared as; a policy may limit it beyond that, which is unknown here."""
 
     #: ``classic``, ``quorum`` or ``stream``.
     type: str
-    #: How often a message may come back; -1: as often as it likes, or nobody counts.
+    #: How often a message may come back; -1: as often as it likes, or it is not counted.
     delivery_limit: int
 
 

@@ -69,7 +69,7 @@ class UnconfirmedMessages:
             published.since = time.monotonic()
 
     def begin(self) -> None:
-        """A channel was opened, which counts anew."""
+        """A channel was opened, which counts from 1 again."""
         self._number = 0
 
     @contextmanager
@@ -89,7 +89,7 @@ class UnconfirmedMessages:
             self._tell_held_back()
 
     def fail(self, why: BaseException) -> None:
-        """The channel has gone: nobody hears any more of what is under way."""
+        """The channel has gone: no word comes any more of unconfirmed messages."""
         failed, self._published = self._published, OrderedDict()
         for published in failed.values():
             published.done(why)

@@ -43,7 +43,7 @@ class Upkeep:
             self._thread.start()
 
     def end(self) -> None:
-        """Let the thread end, after what it is doing; nobody waits for that."""
+        """Let the thread end, after what it is doing; that is not waited for."""
         self._over.set()
 
     def _run(self) -> None:

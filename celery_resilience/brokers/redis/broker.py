@@ -178,7 +178,7 @@ class RedisBroker:
     # Where letters lie
 
     def remember_letters(self, queue: str) -> None:
-        """Write down that letters lie in *queue*, for whoever asks after its setting has changed.
+        """Write down that letters lie in *queue*, for commands after its setting has changed.
 
         Raises nothing: a letter does not wait for that.
         """

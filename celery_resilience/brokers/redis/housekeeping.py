@@ -1,9 +1,9 @@
 """What a worker does in Redis besides its tasks: it moves due retries and renews its lease.
 
 Any number of workers do it; there is no leader. Each looks now and then, the less often the more
-there are. One of them, whoever asks first, has the turn for some seconds: it wakes at the very
+there are. The first of them that asks has the turn for some seconds: it wakes at the very
 time that the next retry is due, so that the others need not. What a worker has held itself for a
-short time it wakes for too, for nobody else may know of it yet.
+short time it wakes for too, for no other may know of it yet.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger("celery_resilience")
 
 #: How often a lone worker looks when nothing tells it to, in seconds.
 _IDLE = 1.5
-#: How often it looks for workers that hold something though nobody knows of them, in seconds.
+#: How often it looks for workers that hold messages and that no other knows, in seconds.
 _SEARCH = 3600.0
 
 
@@ -51,7 +51,7 @@ class Housekeeper:
         self._believe_at: float | None = None
         #: When what this worker has held for a short time is due, by the monotonic clock.
         self._expected: list[float] = []
-        #: When to look for workers that nobody knows of, and where that goes on.
+        #: When to look for workers that no other knows, and where that goes on.
         self._search_at, self._cursor = 0.0, 0
         #: Called when :meth:`run_once` should be called earlier than it had said; and what it said.
         self.wake: Any = None
@@ -101,7 +101,7 @@ class Housekeeper:
             raise
         self.renewed_at = now
         self._renew_at = now + leases.RENEW
-        # What kept us from renewing ours may have kept everybody.
+        # What kept us from renewing ours may have kept the others too.
         if now < max(self._believe_at, self._owner.late_at + leases.GRACE):
             return
         if now >= self._search_at:

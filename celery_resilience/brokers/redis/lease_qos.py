@@ -81,7 +81,7 @@ class LeaseQoS(_redis.QoS):
         self._delivered.clear()
 
     def left(self) -> dict[str, Left]:
-        """What was delivered, and neither let go nor settled yet."""
+        """What was delivered, and neither acknowledged nor settled yet."""
         done: Any = self._dirty
         delivered = [(tag, each) for tag, each in list(self._delivered.items()) if tag not in done]
         return {

@@ -1,6 +1,6 @@
 """What a worker of ours holds of a Redis broker, and how that is given back when it dies.
 
-kombu keeps what is delivered and not acknowledged in one hash for everybody, and gives back what
+kombu keeps what is delivered and not acknowledged in one hash for all workers, and restores what
 has lain there for an hour: a dead worker's messages too late, and a living one's too early. Here
 each worker has a hash of its own, and a lease: what it holds is its own for as long as it says
 that it is alive, however long a task runs, and given back within seconds after it has died.
@@ -30,7 +30,7 @@ logger = logging.getLogger("celery_resilience")
 
 #: How long a worker counts as alive after it has said so, in seconds, and how often it does.
 LEASE, RENEW = 30.0, 5.0
-#: After an outage everybody's lease has run out: how long the others are given to come back.
+#: After an outage all leases have run out: how long the others are given to come back.
 GRACE = 10.0
 #: How long the takes of a worker that was taken for dead are remembered, in seconds.
 _REMEMBER = 86400.0
@@ -47,13 +47,13 @@ class LeaseOwner:
         self.key = f"{KEYS}held:{self.id}"
         #: When its lease was last renewed late, by the monotonic clock.
         self.late_at = -math.inf
-        #: The tags of what was let go when its connection had gone: the next one says so.
+        #: The tags acknowledged when their connection had gone: the next one sends them.
         self.unsent: list[str] = []
         #: The number of its last take, as the server has told it.
         self.last_take = 0
         #: How many workers there are, as its lease was told when it was last renewed.
         self.workers = 1
-        #: What was neither let go nor settled when its channel closed, by its tag.
+        #: What was neither acknowledged nor settled when its channel closed, by its tag.
         self.left: dict[str, Left] = {}
         self._warned = False
 
@@ -148,7 +148,7 @@ class Leases:
     def orphans(self, over: float = 0.0) -> dict[str, int]:
         """The workers whose lease is *over* for so many seconds, or that have none though they hold
         something, and how many messages each holds; none soon after the server's start, when
-        everybody's has run out. For an operator: it looks through all keys of the database.
+        all of them have run out. For an operator: it looks through all keys of the database.
 
         Where the server does not tell since when it is up, those of whom that is still true after
         a wait in which any living worker would have renewed its lease.
@@ -174,8 +174,8 @@ class Leases:
             return known
 
     def unregistered(self) -> list[str]:
-        """The workers that hold something though nobody knows of them: no other would ever give it
-        back. For an operator: it looks through all keys of the database."""
+        """Workers that hold messages and that no other worker knows: no other would ever requeue
+        these. For an operator: it looks through all keys of the database."""
         cursor, found = self._unregistered(0)
         while cursor:
             cursor, more = self._unregistered(cursor)
@@ -183,8 +183,8 @@ class Leases:
         return list(dict.fromkeys(found))
 
     def register_unknown(self, cursor: int = 0) -> int:
-        """Look through some keys for workers that nobody knows of, and give each a lease: one that
-        lives renews it, what the others hold is given back when it has run out.
+        """Look through some keys for workers that no other knows, and give each a lease: one that
+        is alive renews it; what the others hold is requeued when it has expired.
 
         Where to go on (*cursor*) is returned, 0 at the end.
         """
@@ -235,7 +235,7 @@ class Leases:
             try:
                 args: list[Any] = [tag, _redelivered(payload), worker, ""]
                 given += int(self._requeue(keys=keys, args=args))
-            except ResponseError as exc:  # something that is no list: in nobody's way
+            except ResponseError as exc:  # something that is no list: left there
                 logger.error("a message can't be requeued to %r: %s", place.decode(), exc)
         return given
 

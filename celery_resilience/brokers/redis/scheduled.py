@@ -66,12 +66,12 @@ class Original(NamedTuple):
     #: The key of the takes of workers.
     takes: str
     tag: str
-    #: The worker that holds it, and the number of its take; empty where nobody counts them.
+    #: The worker that holds it, and the number of its take; empty where they are not counted.
     worker: str
     number: int | str
-    #: Whether there is something to let go.
+    #: Whether there is something to ack.
     is_there: bool
-    #: The key that says that its copy was written, where there is nothing to let go.
+    #: The key that says that its copy was written, where there is nothing to ack.
     written: str
 
 
@@ -92,7 +92,7 @@ class ScheduledRetries:
         self._move_scheduled = client.register_script(lua("move_scheduled"))
 
     def schedule(self, original: Original, copy: str, place: str, delay: float) -> int:
-        """Let *copy* wait *delay* seconds for the list *place*, then let go of the *original*;
+        """Let *copy* wait *delay* seconds for the list *place*, then ack the *original*;
         what the script says of whose that is."""
         gone = "0" if original.is_there else "1"
         return int(
@@ -229,6 +229,6 @@ def read(payload: bytes | str, queue: str) -> Envelope:
     try:
         raw: Any = loads(payload)
         return Envelope.from_wire(raw, queue)
-    except Exception:  # somebody's garbage: it is shown as what it is
+    except Exception:  # not an entry of ours: it is shown as what it is
         body = payload if isinstance(payload, bytes) else payload.encode()
         return Envelope(body, None, None, headers={}, queue=queue)

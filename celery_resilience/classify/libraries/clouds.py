@@ -82,7 +82,7 @@ _AWS_PREFIXES: dict[object, Finding] = {
 
 
 def _read_aws(exception: BaseException, look: Look) -> Verdict | None:
-    response = peek(exception, "response")  # a dict, unlike everybody else's
+    response = peek(exception, "response")  # a dict, unlike those of other libraries
     code = (text(entry(entry(response, "Error"), "Code")) or "").rpartition("#")[2]
     metadata = entry(response, "ResponseMetadata")
     headers = fold(entry(metadata, "HTTPHeaders"))

@@ -126,7 +126,7 @@ def _read_smtp(exception: BaseException, look: Look) -> Verdict | None:
 
 
 def _refused_recipients(recipients: Mapping[object, object]) -> Verdict | None:
-    # smtplib raises it only if nobody at all was accepted: no copy is sent twice by a retry.
+    # smtplib raises it only if no recipient at all was accepted: no copy is sent twice by a retry.
     codes = [number(answer[0]) for answer in recipients.values()]  # type: ignore[index]
     for code in sorted(code for code in codes if code is not None):
         finding = _reply(code)

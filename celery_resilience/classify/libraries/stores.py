@@ -42,7 +42,7 @@ _REDIS = {
     "OutOfMemoryError": _NO_MEMORY,
     "WatchError": transient("database", "the watched key was changed by another client"),
     "LockError": transient("database", "the lock is held by another client, or was lost"),
-    # Both derive from ConnectionError, and no retry mends them.
+    # Both derive from ConnectionError, and no retry fixes them.
     **each(_NO_LOGIN, "AuthenticationError", "AuthorizationError", "NoPermissionError"),
     "ResponseError": permanent("database", "Redis does not accept that command; look at its words"),
     "DataError": permanent("code", "that value can't be sent to Redis"),

@@ -22,7 +22,7 @@ local function now()
 end
 
 -- Each take of a worker has a number, one higher than its last. In the hash of takes it is below 0
--- when others have taken the worker for dead. A number of this size or its multiple begins anew
+-- when others have taken the worker for dead. A number of this size or its multiple begins again
 -- after the server has forgotten some.
 local EPOCH = 2 ^ 40
 
@@ -50,7 +50,7 @@ local function count_take(takes, workers, worker, last, lease)
 end
 
 -- Whose a message is: 1 *worker* holds it, 2 the server has forgotten that it did, 0 it was put
--- back meanwhile. *number* is that of its take; "" or 0: there is none, and nobody can tell.
+-- back meanwhile. *number* is that of its take; "" or 0: there is none, so it is unknown.
 local function whose(held, tag, takes, worker, number)
   if call("HEXISTS", held, tag) == 1 then
     return 1
@@ -66,7 +66,7 @@ local function whose(held, tag, takes, worker, number)
   return 0
 end
 
--- Write by *write* once, though the answer may be lost and it is said again: what is held is let go
+-- Write by *write* once, though the answer may be lost and it is said again: what is held is acked
 -- in the same step, but of what is not, only *mark* tells that it was written, for some minutes.
 local function once(mark, write)
   if call("EXISTS", mark) == 0 then

@@ -1,8 +1,8 @@
 -- Move a message that a worker holds: write the copy, then let the original go.
 --
 -- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 destination list   4 the takes
---       5 says that it was written, where nothing is let go
--- ARGV  1 delivery tag           2 copy   3 "1": there is no original to let go
+--       5 says that it was written, where nothing is acknowledged
+-- ARGV  1 delivery tag           2 copy   3 "1": there is no original to ack
 --       4 the worker             5 the number of its take
 --
 -- Returns what `whose` says; 0: then nothing was written.

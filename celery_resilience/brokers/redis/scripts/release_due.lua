@@ -49,7 +49,7 @@ local function move(list)
 end
 
 for n = 0, due - 1 do
-  -- A key that has another type, or that nobody may touch: tried again later, in nobody's way.
+  -- A key that has another type, or that no user may touch: tried again later, the others go on.
   local list = registered[n * 2 + 1]
   local done, problem = pcall(move, list)
   if not done then

@@ -2,15 +2,15 @@
 --
 -- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 what waits for the list
 --       4 the lists that something waits for, by the earliest due time   5 the takes
---       6 says that it was written, where nothing is let go
--- ARGV  1 delivery tag           2 copy   3 "1": there is no original to let go
+--       6 says that it was written, where nothing is acknowledged
+-- ARGV  1 delivery tag           2 copy   3 "1": there is no original to ack
 --       4 delay in seconds       5 the list   6 the worker   7 the number of its take
 --
 -- Returns what `whose` says; 0: then nothing was written.
 local due = string.format("%.6f", now() + ARGV[4])
 
 local function wait()
-  -- First, for a list that nothing waits for is taken off again by whoever moves what is due.
+  -- First, for a list that nothing waits for is taken off again by the worker that moves due retries.
   call("ZADD", KEYS[4], "LT", due, ARGV[5])
   call("ZADD", KEYS[3], due, ARGV[2])
 end
