@@ -94,7 +94,7 @@ class BodyExited(ResilienceError):
 def unreadable(exc: BaseException, problem: BaseException) -> BodyExited:
     """What stands for *exc*, of which reading it raised *problem*."""
     return BodyExited(
-        f"the body raised {type(exc).__name__}, and to look at that raised {type(problem).__name__}"
+        f"the body raised {type(exc).__name__}, and reading it raised {type(problem).__name__}"
     )
 
 

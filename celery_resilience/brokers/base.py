@@ -108,7 +108,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Browsed:
-    """A message that was looked at in its queue, where it still is."""
+    """A message that was browsed in its queue, where it still is."""
 
     envelope: Envelope
     #: What the broker needs to find it again.
@@ -182,7 +182,7 @@ class Leasing(Protocol):
 
 @runtime_checkable
 class RecordsStarts(Protocol):
-    """It writes down where a message is held that its body starts: a death in vain is known."""
+    """It records where a message is held that its body starts, so that a crash is known."""
 
     def record_start(self, delivery: Delivery, copy: Envelope) -> bool:
         """Write down that *delivery*, as *copy* tells, is started; False: it is not ours."""

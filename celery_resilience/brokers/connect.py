@@ -42,7 +42,7 @@ class BrokerSession:
 
     @contextmanager
     def use(self) -> Iterator[Broker]:
-        """The broker, for one iteration; afterwards all that was looked at is where it was."""
+        """The broker, for one iteration; afterwards all that was read is where it was."""
         if self._busy:
             raise RuntimeError("finish the iteration that has begun first")
         self._busy = True
@@ -50,7 +50,7 @@ class BrokerSession:
             if self._broker is None:
                 self._connection, self._broker = reach(self._app, self._timeout)
             yield self._broker
-            self._broker.close()  # gives back what was looked at
+            self._broker.close()  # returns what was read
         except BaseException as exc:
             lost = self._connection is not None and isinstance(
                 exc, (*self._connection.connection_errors, *self._connection.channel_errors)

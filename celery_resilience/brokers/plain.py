@@ -1,6 +1,6 @@
 """Any other broker of kombu's: publish, then acknowledge.
 
-A death between the two makes a duplicate, never a loss. Nothing can be looked at without taking
+A death between the two makes a duplicate, never a loss. Nothing can be read without taking
 it away, so looking is refused.
 """
 
@@ -41,7 +41,7 @@ class PlainBroker:
         done(None)
 
     def flush(self, timeout: float) -> None:
-        """Nothing is ever under way."""
+        """Nothing is ever unconfirmed."""
 
     def count(self, queue: str) -> int:
         return int(self._channel._size(queue)) if self._channel._has_queue(queue) else 0

@@ -16,7 +16,7 @@ class State(str, Enum):
     """Where a task is, by its last word."""
 
     SENT = "sent"  #: no attempt has begun
-    RUNNING = "running"  #: an attempt is under way
+    RUNNING = "running"  #: an attempt is running
     RETRYING = "retrying"  #: it waits for its next attempt
     DEAD = "dead"  #: it is a dead letter
     DONE = "done"  #: it has succeeded

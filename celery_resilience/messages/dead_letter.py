@@ -187,7 +187,7 @@ class DeadLetter:
         )
 
     def replayed(self) -> Envelope:
-        """The message to publish again: a new life, linked to this letter.
+        """The message to publish again: its retries at 0, linked to this letter.
 
         Retries start at 0. An ``expires`` that has passed is removed: one who replays a
         letter wants it to run.

@@ -31,7 +31,7 @@ HEADER = "celery_resilience"
 MOST_HEADERS = 120_000
 
 #: The exchange, and the queue behind it, of what has no other place in RabbitMQ: a retry whose
-#: queue has gone with its dead-letter queue, the copy of a letter that is looked at.
+#: queue has gone with its dead-letter queue, the copy of a letter that is read.
 ASTRAY = "celery_resilience.astray"
 #: The exchange that a retry which has waited in RabbitMQ comes through, into its queue.
 DUE = "celery_resilience.due"
@@ -58,7 +58,7 @@ BROKERS_OWN = frozenset(
     }
 )
 
-#: Those of them in which RabbitMQ writes down each time that it has dead-lettered a message.
+#: Those of them in which RabbitMQ records each time that it has dead-lettered a message.
 DEATHS = ("x-death", "x-opt-deaths")
 
 #: Properties that belong to one delivery, or that stand in a field of their own. ``expiration``

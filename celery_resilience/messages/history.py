@@ -104,7 +104,7 @@ class History:
         )
 
     def replayed(self, letter: str) -> History:
-        """The history of a message that is published again from *letter*: a new life."""
+        """The history of a message that is published again from *letter*, with no attempts."""
         lineage = (*self.lineage, letter)[-_LINEAGE:]
         return History(lineage=lineage, context=self.context, succeeded=self.succeeded)
 

@@ -1,7 +1,7 @@
 """What makes a message in a dead-letter queue the letter that it is: its id and its digest.
 
 A letter of ours has an id in its header. What others have put there (RabbitMQ, a person,
-another program) has none, and gets one from its content: the same message looked at twice is one
+another program) has none, and gets one from its content: the same message read twice is one
 letter, and one that was sent round again and died again is another.
 """
 

@@ -174,7 +174,7 @@ class DeadLetters(OperatorSession):
         limit: int | None = None,
         to_queue: str | None = None,
     ) -> Iterator[Replayed]:
-        """Publish the messages of *letters* (an id, ids, or ``"all"``) again, each for a new life.
+        """Publish the messages of *letters* (an id, ids, or ``"all"``) again, retries at 0.
 
         Each goes to the queue that it was received from, or to *to_queue*; its letter is removed
         when the broker has confirmed the message, so a crash in between leaves both. With

@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What an examination has come to."""
+    """The result of an examination."""
 
     findings: tuple[Finding, ...] = ()
     #: What is worth knowing, and was asked for by a setting or a task.

@@ -1,4 +1,4 @@
-"""One attempt at a task: while it is under way, and what the child says of one that failed."""
+"""One attempt at a task: while it runs, and what the child says of one that failed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AttemptResult:
 
 
 class CurrentAttempt:
-    """The attempt that is under way in this thread or greenlet."""
+    """The attempt that runs in this thread or greenlet."""
 
     # Every task makes one: what is None until something fails is the class's.
 
@@ -118,5 +118,5 @@ class CurrentAttempt:
             return None
 
 
-#: The attempt under way; None outside of a worker.
+#: The current attempt; None outside of a worker.
 current_attempt: ContextVar[CurrentAttempt | None] = ContextVar("current_attempt", default=None)

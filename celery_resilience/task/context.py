@@ -29,7 +29,7 @@ _UID = "celery_resilience.task.context"
 
 
 def context_of(task: Any) -> RetryContext:
-    """The context of the attempt of *task* that is under way; one that is not kept in a direct
+    """The context of the current attempt of *task*; one that is not kept in a direct
     call, and where stock Celery decides."""
     attempt, request = current_attempt.get(), task.request
     if attempt is None or request.called_directly:

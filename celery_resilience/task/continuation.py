@@ -97,7 +97,7 @@ def warn_of_unstored(task: Any, req: Any, exc: BaseException, retval: Any) -> No
 
 
 def succeeded_before(request: Mapping[str, Any] | None) -> Succeeded | None:
-    """What an earlier life of this message has come to; None: its body is to be run."""
+    """What an earlier delivery of this message succeeded with; None: its body is to be run."""
     text = request.get(HEADER) if request else None
     if request and text is None and (nested := request.get("headers")):
         text = nested.get(HEADER)

@@ -36,7 +36,7 @@ class _Again:
 
 
 class _EagerAttempt(CurrentAttempt):
-    """An attempt under way in the caller's own thread."""
+    """An attempt in the caller's own thread."""
 
     eager = True
 

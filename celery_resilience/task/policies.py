@@ -113,7 +113,7 @@ class Policies:
 def apply_policies(app: Any, settings: Settings) -> Policies:
     """Let the policies that *settings* name decide about *app*'s tasks from now on.
 
-    Raises ImproperlyConfigured for a policy that can't be used; each task's own is looked at by
+    Raises ImproperlyConfigured for a policy that can't be used; each task's own is checked by
     :meth:`Policies.check`.
     """
     policies = app.__dict__[_KEY] = Policies(settings)

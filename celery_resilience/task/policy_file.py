@@ -84,7 +84,7 @@ def line_of(text: str, where: Where) -> int:
     """The line, from 1, on which the statement begins that says what is *where* in *text*.
 
     The TOML parser does not tell. But the beginning of a document, up to the end of a statement,
-    is a document too: the first that holds it ends with the statement that is looked for.
+    is a document too: the first that holds it ends with the statement wanted.
     """
     lines = text.replace("\r\n", "\n").split("\n")
     begins = 1

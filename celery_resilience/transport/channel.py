@@ -1,4 +1,4 @@
-"""A channel of our Redis transport: it looks into its queues when there is something in them."""
+"""A channel of our Redis transport: it fetches from its queues when there is something in them."""
 
 from __future__ import annotations
 

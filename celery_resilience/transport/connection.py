@@ -1,4 +1,4 @@
-"""The connection that looks into the lists; what it reads there, the server tells of."""
+"""The connection that fetches from the lists; the server notifies of what it has read there."""
 
 from __future__ import annotations
 

@@ -48,14 +48,14 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         self.slots: Slots | None = None
         #: There may be something to take, and no free slot: there may be no notice of one.
         self.waits_for_slot = False
-        #: Whether there are queues to look into.
+        #: Whether there are queues to fetch from.
         self.consuming = False
         self._prefetched: deque[Prefetched] = deque()
         self._unheld: set[str] = set()
         self._acknowledged: list[str] = []
         #: What was asked: the queues in their order, how tags begin, what is acknowledged.
         self._question: tuple[list[str], str, list[str]] = ([], "", [])
-        #: There may be something to take, and it is to be looked for not before that time.
+        #: There may be something to take, and it is not to be fetched before that time.
         self._curious, self._not_before = True, 0.0
         self._looked = self._refused = self._complained = 0.0
         #: Told since the last look was asked for; that look was because of it; it was for safety.
@@ -239,7 +239,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
             answer = self.fetcher.answer()
         except BaseException as exc:
             self._acknowledged = done + self._acknowledged  # twice does no harm
-            if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be looked for
+            if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be found
                 self.fetcher.disconnect()
                 raise ConnectionError(str(exc)) from exc
             if not isinstance(exc, ResponseError):

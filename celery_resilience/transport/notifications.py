@@ -1,7 +1,7 @@
 """How an idle consumer on Redis hears of a new message: the server tells it, at once.
 
 ``BRPOP`` waits *and* takes, and what it takes is lost when its answer is. Here nothing is taken
-while waiting. The connection that looks into the lists has the server remember what it read there
+while waiting. The connection that fetches has the server remember what it read there
 (``CLIENT TRACKING``, meant for caches), and the server says so on a second connection, ours, when
 one of those lists changes. Nothing is asked meanwhile.
 """
@@ -33,7 +33,7 @@ _SELDOM, _SELDOM_EACH = 1.0, 0.015
 _MOST_POLITE, _POLITE_EACH = 2.0, 0.014
 _FIRST_MOST, _FIRST_EACH = 0.1, 0.0002
 #: Who has looked and then was told of nothing for so long, in seconds, lets others go first no
-#: longer; and that for each worker: if then all look at once, they look 200 times a second at most.
+#: longer; and that for each worker: if then all fetch at once, that is 200 times a second at most.
 _QUIET, _QUIET_EACH = 10.0, 0.005
 #: For how many workers a consumer that is none takes itself and the others.
 SOME = 4
@@ -43,11 +43,11 @@ _nothing_to_read = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
 
 
 class ListNotifications:
-    """The connection on which the server says that there is something to look at."""
+    """The connection on which the server notifies of new messages."""
 
     def __init__(self) -> None:
         self.connection: Any = None
-        #: The server has no such service, or not for us: then the lists are looked at regularly.
+        #: The server has no such service, or not for us: then the lists are polled.
         self.refused = False
         self._told: Any = None
         #: How many workers there are.
@@ -118,9 +118,9 @@ class ListNotifications:
     def looked(self, found: bool) -> None:
         """Called after the look that a wake-up has asked for.
 
-        One message wakes every idle worker. Those who come in vain let the others go first, the
+        One message wakes every idle worker. Those woken in vain let the others go first, the
         more often and the more workers there are the longer: until it has looked, the server does
-        not tell a worker of the next message either. Who is alone never comes in vain.
+        not tell a worker of the next message either. One that is alone is never woken in vain.
         """
         self.in_vain, self._heard_at = not found, monotonic()
         longer = self._polite * 2 or self._first

@@ -66,7 +66,7 @@ class Poller(_redis.MultiChannelPoller):  # type: ignore[misc]
             channel.deliver(_AT_ONCE)
 
     def on_poll_start(self) -> None:
-        """Called before every wait: it is looked for more messages.
+        """Called before every wait: more messages are fetched.
 
         What was taken is delivered after the wait, which then is none: the worker's pool may have
         had its turn in this tick.

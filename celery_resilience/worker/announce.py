@@ -37,7 +37,7 @@ einfo: Any = _einfo
 
 
 def exception_of(exc_info: Any) -> BaseException:
-    """The exception that a pool has handed back."""
+    """The exception that a pool has returned."""
     exc = exc_info.retry if isinstance(exc_info, RetryInfo) else exc_info.exception
     if isinstance(exc, einfo.ExceptionWithTraceback):
         exc = exc.exc

@@ -1,4 +1,4 @@
-"""The bootstep that brings all of it into a worker: what is opened, guarded and given back when."""
+"""The bootstep that brings all of it into a worker: what is opened, patched and requeued when."""
 
 from __future__ import annotations
 

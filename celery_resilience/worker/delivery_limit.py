@@ -27,12 +27,12 @@ __all__ = ["puts_back"]
 logger = logging.getLogger("celery_resilience")
 
 _COUNT = "x-delivery-count"
-#: How often what has no eta comes back before it is put back: half of RabbitMQ 4's own limit.
+#: How often what has no eta comes back before it is requeued: half of RabbitMQ 4's own limit.
 _OFTEN = 10
 
 
 def puts_back(message: Any, c: Any, settler: Settler) -> bool:
-    """Whether *message*, delivered to the consumer *c* once more, is put back at once."""
+    """Whether *message*, delivered to the consumer *c* once more, is requeued at once."""
     headers = message.headers
     times = headers.get(_COUNT) if isinstance(headers, dict) else None
     if not times or not isinstance(times, int):

@@ -1,7 +1,7 @@
 """What this worker holds, over the loss of a connection and to its end.
 
 On Redis the worker's messages are its own for as long as it lives. So after a reconnection what
-runs goes on as if nothing had happened, and what had only been received is given back; at the end
+runs goes on as if nothing had happened, and what had only been received is requeued; at the end
 everything unacknowledged is.
 """
 

@@ -1,4 +1,4 @@
-"""What a worker had in hand when it lost its connection, and is given back: a loss is no death.
+"""What a worker had in hand when it lost its connection, and is redelivered: a loss is no death.
 
 RabbitMQ delivers again whatever was not acknowledged on a connection that is lost. The worker has
 not died, and its bodies go on. So a message that comes back to it is known: if its body runs here
@@ -171,7 +171,7 @@ class InHand:
     def _pop(self, name: Name) -> _Had | None:
         had = self._had.get(name, deque())
         for each in had:
-            # One that lives was given back before, and is remembered should it come once more.
+            # One that lives was redelivered before, and is remembered should it come once more.
             if each.request is None or not is_alive(each.request._message):
                 had.remove(each)
                 if not had:

@@ -1,6 +1,6 @@
 """The one place that says how a delivery ended: its Outcome, after the settlement.
 
-Counters and listeners are fed from it. A success costs a look at the list of listeners.
+Counters and listeners are fed from it. A success costs a check of the list of listeners.
 """
 
 from __future__ import annotations

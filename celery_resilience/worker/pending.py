@@ -1,7 +1,7 @@
 """Settlements that are not over: one change in the broker each, repeated until it works.
 
 A settlement that fails is kept and repeated (the settlement, never the body) with a growing pause;
-until it works its message is not acknowledged, so that the death of this worker gives it back to
+until it works its message is not acknowledged, so that the death of this worker returns it to
 the broker.
 """
 
@@ -213,7 +213,7 @@ class PendingSettlements:
         self.loop.in_loop(lambda: self._begin(settlement))
 
     def take_up(self, message: Any) -> bool:
-        """Settle *message*, which is ours again, if that has come to nothing before; False if its
+        """Settle *message*, which is ours again, if that did not work before; False if its
         settlement is over."""
         with self._lock:
             left = self._store.take_left(message)

@@ -291,7 +291,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
 
     def detach(self) -> None:
         """Leave this request, whose message is settled elsewhere, out of all that follows.
-        The worker's slot that it has taken is given back by the caller."""
+        The worker's slot that it has taken is freed by the caller."""
         self._settled = True
         state.task_ready(self)
 

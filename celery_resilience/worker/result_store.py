@@ -81,7 +81,7 @@ def store_outcome(
     def mark() -> None:
         request._task.backend.mark_as_retry(request.id, cause, exc_info.traceback, request=context)
 
-    # Not kept: it might overwrite what the retry has come to.
+    # Not kept: it might overwrite the result of the retry.
     _ask(request, aside, "storing its state", mark, then)
 
 

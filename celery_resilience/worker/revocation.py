@@ -1,8 +1,8 @@
 """A revoked task whose retry waits is dropped, though its workers are restarted meanwhile.
 
 Celery remembers what is revoked in its workers' memory. A retry that waits for an hour would come
-back to workers that know nothing of it, and run. So when a worker is told, it looks for what waits
-in Redis, and drops it. In RabbitMQ nothing can be looked for: there the result backend is told, and
+back to workers that know nothing of it, and run. So when a worker is told, it looks for the retries
+in Redis, and drops them. RabbitMQ cannot be searched: there the result backend is told, and
 asked when a retry has waited.
 """
 
@@ -35,7 +35,7 @@ logger = logging.getLogger("celery_resilience")
 
 
 def hear_revocations() -> None:
-    """Let this worker look for what waits whenever tasks are revoked; twice is once."""
+    """Let this worker look for scheduled retries whenever tasks are revoked; twice is once."""
     for name, word in _COMMANDS.items():
         command = Panel.data.get(name)
         if command is not None and not hasattr(command, "resilience"):

@@ -133,7 +133,7 @@ def readdress(message: Any, app: Any) -> None:
 
 
 def name_the_queue(connection: Any) -> None:
-    """Let the virtual transport of *connection* write down which queue each message came out of.
+    """Let the virtual transport of *connection* record which queue each message came from.
 
     kombu knows it at delivery and then forgets it, and the routing key does not tell: a key may
     lead to several queues.

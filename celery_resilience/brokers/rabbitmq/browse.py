@@ -2,7 +2,7 @@
 
 A look consumes, and gives all of it back. A quorum queue counts that as a delivery, and destroys
 what was delivered more often than its limit says; a policy may set one, RabbitMQ 4 has one of its
-own, and no client can ask for it. So before anything is given back that was given back before, the
+own, and no client can ask for it. So before anything is returned that was returned before, the
 limit is found out with one message of which a copy has been written; and what would not survive is
 rewritten.
 """
@@ -41,12 +41,12 @@ _COUNT = "x-delivery-count"
 _SPARE = 2
 #: What has come back so often is rewritten in any case: to try for more takes its time.
 _TIRED = 50
-#: How long what was given back may take to be there again, in seconds; else it is gone.
+#: How long what was returned may take to be there again, in seconds; else it is gone.
 _BACK = 0.5
 
 
 def mark_of(queue: str) -> str:
-    """The queue whose consumers are those who look into *queue*, or are still giving it back."""
+    """The queue whose consumers are those who read *queue*, or are still returning it."""
     return f"celery_resilience.looks.{word(queue)}"
 
 
@@ -76,7 +76,7 @@ class QueueBrowser:
         self._tag = self._channel.basic_consume(self._queue, callback=self._arrived.append)
         while True:
             if not self._arrived:
-                # What was given back a moment ago may not be counted yet.
+                # What was returned a moment ago may not be counted yet.
                 quiet = _QUIET if len(self._held) < there else _AT_THE_END
                 try:
                     connection.drain_events(timeout=quiet)
@@ -88,7 +88,7 @@ class QueueBrowser:
             yield message
 
     def requeue(self) -> None:
-        """Return what was looked at, and wait until it is there for the next one to look at."""
+        """Return what was read, and wait until it is there for the next one to read."""
         if not self._channel.is_open:
             return
         self._channel.basic_cancel(self._tag)  # what is on its way has arrived afterwards
@@ -123,7 +123,7 @@ class QueueBrowser:
             return None
         return channel
 
-    # What would not survive being given back
+    # What would not survive being returned
 
     def _spare(self) -> None:
         """Rewrite, copy first, what the queue would destroy if it were returned."""
@@ -141,7 +141,7 @@ class QueueBrowser:
             )  # fmt: skip
 
     def _spare_those(self, left: list[Any], most: int) -> None:
-        """Find out, with one of *left*, what the limit is; none was given back more than *most*
+        """Find out, with one of *left*, what the limit is; none was returned more than *most*
         times. It is the one at that end where fresh messages come to lie, beside what is given
         back: before it on RabbitMQ 3, where no limit is set, and behind it on 4. So all keep their
         order."""

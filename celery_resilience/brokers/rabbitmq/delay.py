@@ -152,7 +152,7 @@ class Delay:
 
 
 def forget(known: set[str]) -> None:
-    """Let all that :meth:`Delay.prepare` has made be looked at again."""
+    """Let all that :meth:`Delay.prepare` has declared be checked again."""
     known -= {name for name in known if name.startswith("celery_resilience.")}
 
 

@@ -23,7 +23,7 @@ def figures(connection: Any, queue: str, mark: str) -> Figures:
     """What RabbitMQ says of *queue*: it does not count what a consumer holds, be it a command that
     reads letters, which consumes the queue *mark* too, or a worker."""
     try:
-        # In this order: who gives all back has put it there before he takes his mark away.
+        # In this order: a reader returns its letters before it removes its mark.
         looking = _asked(connection, mark)[1]
         messages, consumers = _asked(connection, queue)
     except _Away:

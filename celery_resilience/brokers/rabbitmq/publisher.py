@@ -2,7 +2,7 @@
 
 On a connection of our own, because RabbitMQ blocks those that publish while it is short of
 memory or disk, and the worker's must go on consuming. In a worker with an event loop the
-confirms are read by that loop: many messages are under way at once, and an outage stops nothing
+confirms are read by that loop: many messages are unconfirmed at once, and an outage stops nothing
 else.
 """
 
@@ -33,7 +33,7 @@ PATIENCE = 30.0
 #: What is said while it does not read what we send.
 SHORT = "RabbitMQ takes no messages: it is short of memory or disk"
 _PERSISTENT = 2
-#: How many are under way at most, where many are published and not waited for.
+#: How many are unconfirmed at most, where many are published and not waited for.
 _AT_ONCE = 500
 #: What a frame of headers has beside them, in bytes.
 _FRAME = 20
@@ -65,7 +65,7 @@ class ConfirmingPublisher:
         self._watched: int | None = None
         #: RabbitMQ has told us that it takes no messages for now.
         self._blocked = False
-        #: What the message under way needs is being made: RabbitMQ has to answer.
+        #: What the next message needs is being declared: RabbitMQ has to answer.
         self._preparing = False
         #: Many are published, without waiting for each.
         self._pipelined = False
@@ -94,7 +94,7 @@ class ConfirmingPublisher:
                     self._prepare(prepare)
                 number = self._send(copy, exchange, routing_key, done)
             except Exception as exc:
-                # Others are under way on this connection: they must not fail with this one.
+                # Others are unconfirmed on this connection: they must not fail with this one.
                 if not self._is_open or isinstance(exc, self._theirs.connection_errors):
                     self.disconnect(exc)
                 done(exc)
@@ -143,7 +143,7 @@ class ConfirmingPublisher:
         # and a number that is off by one would ack a message whose copy is not confirmed.
         encoded = message._serialize_properties()
         message._serialize_properties = lambda: encoded  # once is enough: it takes long
-        # RabbitMQ would close the connection, and all that is under way on it would fail.
+        # RabbitMQ would close the connection, and all that is unconfirmed on it would fail.
         most = self.connection.connection.frame_max
         if most and len(encoded) + _FRAME > most:
             raise TooLarge(f"RabbitMQ takes headers of {most - _FRAME} bytes, not {len(encoded)}")
@@ -162,7 +162,7 @@ class ConfirmingPublisher:
         return number
 
     def flush(self, timeout: float) -> None:
-        """Wait, *timeout* seconds at most, until nothing is under way."""
+        """Wait, *timeout* seconds at most, until nothing is unconfirmed."""
         with self.lock:
             self._wait(lambda: not self._unconfirmed, timeout)
 
@@ -278,7 +278,7 @@ class ConfirmingPublisher:
         self.disconnect(BrokerError("closed"))
 
     def disconnect(self, why: BaseException) -> None:
-        """Drop our connection; every move under way has failed because of *why*."""
+        """Drop our connection; everything unconfirmed has failed because of *why*."""
         ours, self.connection, self._channel = self.connection, None, None
         if ours is not None:
             self.declared.clear()

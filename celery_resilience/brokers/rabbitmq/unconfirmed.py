@@ -59,7 +59,7 @@ class UnconfirmedMessages:
         return self._sending
 
     def longer_than(self, seconds: float) -> bool:
-        """Whether the oldest is under way for longer."""
+        """Whether the oldest is unconfirmed for longer."""
         oldest = next(iter(self._published.values()), None)
         return oldest is not None and time.monotonic() - oldest.since > seconds
 
@@ -131,7 +131,7 @@ class UnconfirmedMessages:
 
     def _tell(self, done: Done, problem: BaseException | None) -> None:
         """Call *done*, but not while a message is being sent: it may want to publish itself, and
-        would take the number that the one under way has been given."""
+        would take the number that an unconfirmed one was given."""
         if self._sending:
             self._held_back.append((done, problem))
         else:

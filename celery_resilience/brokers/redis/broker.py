@@ -134,7 +134,7 @@ class RedisBroker:
         )
 
     def flush(self, timeout: float) -> None:
-        """Nothing is ever under way: a script is over when it returns."""
+        """Nothing is ever unconfirmed: a script is over when it returns."""
 
     def count(self, queue: str) -> int:
         pipe = self._client.pipeline(transaction=False)

@@ -23,7 +23,7 @@ class LeaseQoS(_redis.QoS):
 
     channel: Any
     _delivered: Any
-    #: Tags of messages that the script which took them has written down already, and its number.
+    #: Tags of messages that the script which fetched them has recorded already, and its number.
     popped: dict[str, int]
     _keep: tuple[Any, Any] = (None, None)
 
@@ -124,7 +124,7 @@ def _reading_every_list(kind: type) -> type:
     """A *kind* of channel that also reads the lists of its queues on fanout exchanges.
 
     Nobody writes them but who puts a message back into the queue that it came from: a retry, a
-    replay, and what is given back.
+    replay, and what is requeued.
     """
 
     def active_queues(channel: Any) -> list[str]:

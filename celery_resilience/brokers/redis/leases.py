@@ -1,9 +1,9 @@
-"""What a worker of ours holds of a Redis broker, and how that is given back when it dies.
+"""What a worker of ours holds of a Redis broker, and how that is requeued when it dies.
 
 kombu keeps what is delivered and not acknowledged in one hash for all workers, and restores what
 has lain there for an hour: a dead worker's messages too late, and a living one's too early. Here
 each worker has a hash of its own, and a lease: what it holds is its own for as long as it says
-that it is alive, however long a task runs, and given back within seconds after it has died.
+that it is alive, however long a task runs, and requeued within seconds after it has died.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class LeaseOwner:
 
 
 class Left(NamedTuple):
-    """A message that a worker has in its memory, as it would be written down where it is held."""
+    """A message that a worker has in its memory, as it would be recorded where it is held."""
 
     #: The number of the take that it came with.
     number: int
@@ -241,7 +241,7 @@ class Leases:
 
     def write_again(self, worker: str, left: Mapping[str, Left]) -> int:
         """Write into their lists those of *left* that the server has forgotten, and that *worker*
-        has in its memory alone; how many there were. What was put back meanwhile is left alone."""
+        has in its memory alone; how many there were. What was requeued meanwhile is left alone."""
         from redis.exceptions import ResponseError
 
         forgotten = 0
@@ -273,7 +273,7 @@ class Leases:
 
 def _redelivered(payload: bytes) -> bytes:
     """*payload* with a tag of its own: the late acknowledgement of its old owner must not take
-    it from the next one. What can't be read is given back as it is."""
+    it from the next one. What can't be read is requeued as it is."""
     try:
         message = json.loads(payload)
         message["properties"]["delivery_tag"] = str(uuid.uuid4())

@@ -45,7 +45,7 @@ _KOMBUS = (
 #: ``CLIENT TRACKING`` is how the own transport hears of new messages.
 _CONNECTION = "CLIENT|ID CLIENT|TRACKING HELLO"
 #: For the doctor. Where INFO is refused the server's uptime is unknown, and what dead
-#: workers hold is given back a little later.
+#: workers hold is requeued a little later.
 _WISHED = "INFO SCAN"
 
 #: The keys besides the queues' own, behind the ``global_keyprefix``.

@@ -45,7 +45,7 @@ class ScheduledMessage(Browsed):
 
 
 class Moved(NamedTuple):
-    """What one look for due retries has come to."""
+    """What one check for due retries found."""
 
     moved: int
     #: Those whose list can't take them; they are tried again later.
