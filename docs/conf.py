@@ -32,8 +32,8 @@ NAVIGATION: dict[str, list[str]] = {
         "security", "coming-from", "/examples/README",
     ],
     "Reference": [
-        "policies", "settings", "commands", "classification", "api", "differences",
-        "what-happens-when", "limits",
+        "policies", "settings", "commands", "classification", "api", "keys-and-queues", "events",
+        "differences", "what-happens-when", "limits",
     ],
     "Explanation": ["architecture", "decided-where", "why", "/benchmarks/README"],
     "Upgrading": ["upgrading", "/CHANGELOG"],

@@ -23,12 +23,16 @@ import click
 
 import celery_resilience
 from celery_resilience import Kind, Reason
+from celery_resilience.brokers.rabbitmq.delay import LEVELS, QUORUM, UNROUTABLE
+from celery_resilience.brokers.redis.leases import LEASE, RENEW
 from celery_resilience.brokers.redis.rights import acl
+from celery_resilience.brokers.redis.scripts import KEYS
 from celery_resilience.classify import Row, table
 from celery_resilience.classify.retry_after import DIALECTS
 from celery_resilience.cli.dlq import dlq
 from celery_resilience.cli.resilience import resilience
 from celery_resilience.cli.retries import retries
+from celery_resilience.messages.headers import ASTRAY, DELAY, DUE
 from celery_resilience.settings import PREFIX, Settings
 from celery_resilience.worker.deadlines import DEADLINES
 from celery_resilience.worker.flags import _flags
@@ -40,6 +44,7 @@ PAGES = (
     "commands.md",
     "settings.md",
     "decided-where.md",
+    "keys-and-queues.md",
     "security.md",
     "what-happens-when.md",
 )
@@ -65,7 +70,7 @@ def main() -> None:
 
 
 def generated(text: str) -> str:
-    """*text*, a page, with its generated parts made anew."""
+    """*text*, a page, with its generated parts written again."""
     return _BLOCK.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
 
 
@@ -79,6 +84,83 @@ def rights() -> str:
     )
     lines = " \\\n  ".join(words)
     return f"```text\nACL SETUSER shop on >secret \\\n  {lines}\n```"
+
+
+# Names in the broker
+
+#: Every key of ours in Redis: its type, and what it holds.
+_KEYS = {
+    "waiting": ("sorted set", "each LIST that has scheduled retries, by the earliest due time"),
+    "waiting:LIST": (
+        "sorted set",
+        "the scheduled retries of LIST, by due time: seconds since the epoch by the server's clock",
+    ),
+    "workers": (
+        "sorted set",
+        f"workers, by the time when their lease expires: {LEASE:g} s, renewed every {RENEW:g} s",
+    ),
+    "held:WORKER": (
+        "hash",
+        "the messages that the worker holds: delivery tag to LIST, a line end, and the message",
+    ),
+    "dead_letter_queues": ("set", "the queues that letters were ever written to"),
+    "takes": (
+        "hash",
+        "how often each worker has fetched messages: a worker sees by it that Redis has forgotten "
+        "some; below 0: other workers have declared it dead",
+    ),
+    "dead": (
+        "sorted set",
+        "workers that others have declared dead, by that time; they are removed after a day",
+    ),
+    "written:TAG": (
+        "string, for 5 minutes",
+        "the copy of a message that Redis does not hold was written, and is not written again",
+    ),
+    "turn": ("string", "the worker that wakes for every due time"),
+}
+
+
+def keys() -> str:
+    """The keys of ours, which have to be those that the code names."""
+    package = Path(celery_resilience.__file__).parent
+    code = "".join(p.read_text(encoding="utf-8") for p in package.rglob("*.py"))
+    used = set(re.findall(r"\{KEYS\}([a-z_]+)", code)) - {"none"}  # that stands for no key
+    assert used == {key.partition(":")[0] for key in _KEYS}, f"keys in the code: {sorted(used)}"
+    return _table(
+        ["key", "type", "holds"],
+        ([f"`{KEYS}{key}`", kind, holds] for key, (kind, holds) in _KEYS.items()),
+    )
+
+
+def exchanges() -> str:
+    quorum = ", ".join(f"`{name}: {value}`" for name, value in QUORUM.items())
+    level = (
+        "`x-message-ttl`: 1000 · 2<sup>n</sup>, `x-dead-letter-exchange`: the level below, at "
+        f"last `{DUE}`, {quorum}"
+    )
+    gone = "if the work queue does not exist any more"
+    return _table(
+        ["name", "what", "arguments"],
+        [
+            [f"`{DELAY}<n>`", "level *n*, a queue: keeps each message for 2<sup>n</sup> seconds; "
+             f"*n* is 0 to {LEVELS - 1}", level],
+            [f"`{DELAY}<n>`", "a topic exchange of the same name: into that queue, or past it", ""],
+            [f"`{DELAY}p<priority>.<n>`", "both for messages that have a priority above 0; "
+             "10 stands for all above it too", "the same"],
+            [f"`{DUE}`", "a topic exchange: into the work queue",
+             f"`alternate-exchange: {UNROUTABLE}`"],
+            [f"`{UNROUTABLE}`", f"a topic exchange: into the dead-letter queue, {gone}", ""],
+            ["`celery_resilience.letters.<dead-letter queue>`",
+             "a fanout exchange: into that queue too, from the one before",
+             f"`alternate-exchange: {ASTRAY}`"],
+            [f"`{ASTRAY}`", "a fanout exchange and a queue: the last place, if the dead-letter "
+             "queue does not exist any more either; inspect it with "
+             f"`dlq ls --dead-letter-queue {ASTRAY}`", ""],
+            ["`celery_resilience.looks.<queue>`", "a queue that exists while a command reads that "
+             "queue, without messages", "`x-queue-type: classic`, deletes itself"],
+        ],
+    )  # fmt: skip
 
 
 # The classifier's tables
@@ -293,7 +375,9 @@ PARTS = {
     "commands": commands,
     "deadlines": deadlines,
     "dialects": dialects,
+    "exchanges": exchanges,
     "flags": flags,
+    "keys": keys,
     "kinds": kinds,
     "names": names,
     "reasons": reasons,
