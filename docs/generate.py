@@ -34,10 +34,13 @@ from celery_resilience.cli.resilience import resilience
 from celery_resilience.cli.retries import retries
 from celery_resilience.messages.headers import ASTRAY, DELAY, DUE
 from celery_resilience.settings import PREFIX, Settings
-from celery_resilience.worker.deadlines import DEADLINES
 from celery_resilience.worker.flags import _flags
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+from deadlines import DEADLINES  # noqa: E402
+
 PAGES = (
     "README.md",
     "classification.md",

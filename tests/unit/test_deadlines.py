@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from celery_resilience.brokers.redis.leases import LEASE, RENEW
-from celery_resilience.worker.deadlines import DEADLINES
 from celery_resilience.worker.lease import DOUBTED
+from docs.deadlines import DEADLINES
 from tests.faults.row import rows
 
 ROOT = Path(__file__).parents[2]
