@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
+from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE
 
-from celery_resilience.cli.confirm import ask, ask_why
+from celery_resilience.cli.listing import Things
 from celery_resilience.cli.options import Selection, up_to
 from celery_resilience.cli.output import Verb, carry_out, print_array
-from celery_resilience.operate.dead_letters import DeadLetters
-from celery_resilience.operate.retries import Retries
 
-__all__ = ["Things", "change"]
-
-
-@dataclass(frozen=True)
-class Things:
-    """The letters or the scheduled retries that a verb may change."""
-
-    session: DeadLetters | Retries
-    #: How many there are, by the broker's own figures.
-    count: Callable[[], int]
-    #: So many of them, in words.
-    many: Callable[[int], str]
-    #: The id of one.
-    id_of: Callable[[Any], str]
-    #: One of them, for a program.
-    as_json: Callable[[Any], dict[str, Any]]
-    #: Prints some of them as a table.
-    print_rows: Callable[[Sequence[Any]], None]
-    #: Where they lie, for a question.
-    where: str = ""
-
-    def number(self, selection: Selection) -> int:
-        """How many *selection* means, which names no ids."""
-        if selection.filters:
-            return sum(1 for _ in self.session.list(selection.limit, selection.filters))
-        there = self.count()
-        return there if selection.limit is None else min(selection.limit, there)
+__all__ = ["change"]
 
 
 def change(
@@ -62,23 +35,25 @@ def change(
     """
     session = things.session
     chosen = session.find_all(selection.ids) if selection.ids else None
-    number = things.number(selection) if chosen is None else len(chosen)
+    number = _number(things, selection) if chosen is None else len(chosen)
     if selection.dry_run:
         rows = number if selection.as_json else min(number, up_to(None) or number)
         shown = session.list(rows, selection.filters) if chosen is None else chosen
         if selection.as_json:
             print_array(map(things.as_json, shown))
             return
-        things.print_rows(list(shown))
+        things.print_rows([things.as_row(one) for one in shown])
         ctx.obj.echo(f"would {verb.infinitive} {number:,}{preview}")
         return
     if verb.drops or not selection.yes:
         session.close()  # a broker may hang up on a connection that is idle during a question
-    options = {"because": ask_why(number, selection)} if verb.drops else {}
+    options = {"because": _ask_why(number, selection)} if verb.drops else {}
     if (number or first) and not selection.yes:
-        what = things.many(number)
-        question = f"{verb.infinitive.capitalize()} {what}{things.where}{how}?"
-        ask(f"{what} to {verb.infinitive}", question)
+        what, where = things.many(number), things.where and f" of {things.where}"
+        _ask(
+            f"{what} to {verb.infinitive}",
+            f"{verb.infinitive.capitalize()} {what}{where}{how}?",
+        )
     results = move(
         "all" if chosen is None else [things.id_of(one) for one in chosen],
         filters=selection.filters,
@@ -88,3 +63,34 @@ def change(
     also = {**options, **(first() if first else {})}
     if not carry_out(ctx, verb, results, number, selection.as_json, also):
         ctx.exit(EX_FAILURE)
+
+
+def _number(things: Things, selection: Selection) -> int:
+    """How many *selection* means, which names no ids."""
+    if selection.filters:
+        return sum(1 for _ in things.session.list(selection.limit, selection.filters))
+    there = things.count()
+    return there if selection.limit is None else min(selection.limit, there)
+
+
+def _ask(what: str, question: str) -> None:
+    """Ask on the terminal; without one, refuse to change *what*."""
+    if not sys.stdin.isatty():
+        raise CeleryCommandException(
+            f"{what}: not a terminal, cannot prompt: pass --yes, or --dry-run to preview",
+            EX_FAILURE,
+        )
+    click.confirm(question, abort=True, err=True)
+
+
+def _ask_why(number: int, selection: Selection) -> str:
+    """Why *number* letters or retries are removed: as it was typed, or by a prompt.
+
+    Without a terminal more than one needs ``--yes`` and ``--because``.
+    """
+    if number < 2 or selection.because:
+        return selection.because
+    if not sys.stdin.isatty():
+        why = "not a terminal, cannot prompt: pass --yes and --because WHY"
+        raise click.UsageError(f"{number:,} to drop: {why}")
+    return str(click.prompt("Because", err=True))

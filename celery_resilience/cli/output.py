@@ -12,10 +12,19 @@ from typing import Any
 
 import click
 
+from celery_resilience.cli.text import columns, room
 from celery_resilience.messages.redact import printable
 from celery_resilience.operate.ids import length_shown, shortened
 
-__all__ = ["Verb", "carry_out", "print_array", "print_blocks", "print_table"]
+__all__ = [
+    "Verb",
+    "carry_out",
+    "print_array",
+    "print_blocks",
+    "print_counts",
+    "print_json",
+    "print_table",
+]
 
 #: So many lines of a table are set at once; longer ones come in several pieces.
 _PIECE = 200
@@ -88,19 +97,30 @@ def carry_out(
 def print_table(
     ctx: click.Context,
     rows: Sequence[list[str]],
-    headlines: Callable[[list[list[str]]], list[list[str]]],
+    headlines: Callable[[list[list[str]]], list[str]],
     length: int | None = None,
 ) -> None:
-    """Print *rows* in the columns that *headlines* makes of some of them, heading first; of the
-    id that each begins with *length* characters, or as many as tell them apart."""
+    """Print *rows* as the lines that *headlines* makes of some of them, heading first; of the id
+    that each begins with *length* characters, or as many as tell them apart."""
     if length is None:
         length = length_shown(cells[0] for cells in rows)
     for at in range(0, len(rows), _PIECE):
         piece = [[shortened(name, length), *rest] for name, *rest in rows[at : at + _PIECE]]
         heading, *lines = headlines(piece)
-        ctx.obj.echo(ctx.obj.style("  ".join(heading).rstrip(), bold=True))
+        ctx.obj.echo(ctx.obj.style(heading, bold=True))
         for line in lines:
-            ctx.obj.echo("  ".join(line).rstrip())
+            ctx.obj.echo(line)
+
+
+def print_counts(ctx: click.Context, rows: Sequence[tuple[str, str]]) -> None:
+    """Print how many lie in each queue."""
+    for line in columns(rows, room(), elastic=(0,), numbers=(1,), keep_end=(0,)):
+        ctx.obj.echo(line)
+
+
+def print_json(told: Any) -> None:
+    """Print what was *told* to a program that asked for one answer."""
+    click.echo(json.dumps(told, indent=2))
 
 
 def print_array(objects: Iterable[dict[str, Any]]) -> None:

@@ -180,8 +180,7 @@ def _schedule_text(one: dict[str, Any], tasks: int) -> str:
                 f"{retry['peak_per_second']:,.{0 if retry['peak_per_second'] >= 10 else 1}f}/s",
             ]
         )
-    laid_out = columns(rows, screen() - 2, numbers=range(7))
-    text = "\n".join("  " + "  ".join(row).rstrip() for row in laid_out)
+    text = "\n".join("  " + line for line in columns(rows, screen() - 2, numbers=range(7)))
     notes = []
     limit = one["max_retries"]
     if limit is None:

@@ -50,8 +50,7 @@ def lines(groups: list[Group], redactor: Redactor) -> list[str]:
         rows.append([group.name[:length], *_cells(group), where + cause])
         for task, span in group.tasks.items():
             rows.append(["", *_cells(span), f"  {printable(task) or '?'}"])
-    laid_out = columns(rows, room(), elastic=(4,), numbers=(1, 2, 3))
-    return ["  ".join(row).rstrip() for row in laid_out]
+    return columns(rows, room(), elastic=(4,), numbers=(1, 2, 3))
 
 
 def _cells(span: Span) -> list[str]:

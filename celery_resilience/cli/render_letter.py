@@ -53,7 +53,7 @@ _MEANING = {
 }
 
 
-HEADINGS = ("ID", "AGE", "TASK", "REASON", "TRIES", "ERROR")
+HEADINGS = ("ID", "AGE", "TASK", "REASON", "ATTEMPTS", "ERROR")
 
 
 def as_row(filed: Filed, redactor: Redactor) -> list[str]:
@@ -69,7 +69,7 @@ def as_row(filed: Filed, redactor: Redactor) -> list[str]:
     ]
 
 
-def headlines(rows: list[list[str]]) -> list[list[str]]:
+def headlines(rows: list[list[str]]) -> list[str]:
     """The lines of ``ls``, with its heading, in the width of the screen."""
     return columns([list(HEADINGS), *rows], room(), elastic=(5, 2), numbers=(1, 4), keep_end=(2,))
 
@@ -197,8 +197,8 @@ def _attempts(letter: DeadLetter, width: int, end: str) -> str:
                 then or (end if last else ""),
             ]
         )
-    laid_out = columns(rows, width - 2 if on_terminal() else None, elastic=(3,), numbers=(0, 2))
-    return "\n".join("  " + "  ".join(row).rstrip() for row in laid_out)
+    room_left = width - 2 if on_terminal() else None
+    return "\n".join("  " + line for line in columns(rows, room_left, elastic=(3,), numbers=(0, 2)))
 
 
 def error_line(error: str, message: str) -> str:

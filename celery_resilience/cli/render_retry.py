@@ -20,7 +20,7 @@ from celery_resilience.operate.scheduled_retry import ScheduledRetry
 
 __all__ = ["as_json", "as_row", "headlines", "story"]
 
-HEADINGS = ("ID", "DUE IN", "QUEUE", "TASK", "TRIES", "ERROR")
+HEADINGS = ("ID", "DUE IN", "QUEUE", "TASK", "ATTEMPTS", "ERROR")
 
 
 # For a program
@@ -62,7 +62,7 @@ def as_row(retry: ScheduledRetry, redactor: Redactor) -> list[str]:
     ]
 
 
-def headlines(rows: list[list[str]]) -> list[list[str]]:
+def headlines(rows: list[list[str]]) -> list[str]:
     """The lines of ``ls``, with its heading, in the width of the screen."""
     return columns(
         [list(HEADINGS), *rows], room(), elastic=(5, 2, 3), numbers=(1, 4), keep_end=(3,)

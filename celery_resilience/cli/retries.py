@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,15 +20,12 @@ from celery_resilience.cli.options import (
     limit_option,
     option,
     span,
-    up_to,
 )
-from celery_resilience.cli.session import retries_verb
+from celery_resilience.cli.session import Call, retries_verb
 
 if TYPE_CHECKING:
     from celery_resilience.messages.filters import Filters
-    from celery_resilience.messages.redact import Redactor
     from celery_resilience.operate.retries import Retries
-    from celery_resilience.operate.scheduled_retry import ScheduledRetry
 
     DYMGroup = click.Group
 else:
@@ -55,122 +51,77 @@ def retries(ctx: click.Context, **kwargs: Any) -> None:
 @json_option
 @retries_verb
 def ls(
-    ctx: click.Context,
-    session: Retries,
-    redactor: Redactor,
-    *,
-    limit: int | None,
-    filters: Filters,
-    as_json: bool,
-    **kwargs: Any,
+    call: Call[Retries], *, limit: int | None, filters: Filters, as_json: bool, **kwargs: Any
 ) -> None:
     """List scheduled retries, in each queue those first that are due first."""
-    from celery_resilience.cli.listing import listed, tell_more
-    from celery_resilience.cli.output import print_array, print_table
-    from celery_resilience.cli.render_retry import as_json as json_of
-    from celery_resilience.cli.render_retry import as_row, headlines
-    from celery_resilience.cli.scheduled import many, unlisted
+    from celery_resilience.cli.listing import print_list
+    from celery_resilience.cli.scheduled import things, unlisted
 
-    if unlisted(ctx, session, as_json):
-        return
-
-    def made(retry: ScheduledRetry) -> Any:
-        return json_of(retry, redactor) if as_json else as_row(retry, redactor)
-
-    number = sum(session.count().values())
-    listing = listed(ctx, session, filters, made, up_to(limit, as_json), number)
-    if as_json:
-        print_array(listing.shown)
-    elif listing.shown:
-        print_table(ctx, listing.shown, headlines)
-    elif not listing.total:
-        ctx.obj.echo("No such scheduled retries." if filters else "No scheduled retries.")
-    tell_more(ctx, listing, many)
+    if not unlisted(call, as_json):
+        print_list(call.ctx, things(call), filters, limit, as_json)
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @option("--queue", metavar="QUEUE", help="Count those of QUEUE alone.")
 @json_option
 @retries_verb
-def count(
-    ctx: click.Context,
-    session: Retries,
-    redactor: Redactor,
-    *,
-    queue: str | None,
-    as_json: bool,
-    **kwargs: Any,
-) -> None:
+def count(call: Call[Retries], *, queue: str | None, as_json: bool, **kwargs: Any) -> None:
     """Count the scheduled retries of each queue."""
+    from celery_resilience.cli.output import print_counts, print_json
     from celery_resilience.cli.scheduled import unlisted
-    from celery_resilience.cli.text import columns, room
 
-    if unlisted(ctx, session, as_json):
+    if unlisted(call, as_json):
         return
-    counts = session.count()
+    counts = call.session.count()
     if queue is not None:
         counts = {queue: counts.get(queue, 0)}
     if as_json:
-        click.echo(json.dumps(counts, indent=2))
-        return
-    rows = [[name, f"{number:,}"] for name, number in counts.items()]
-    for row in columns(rows, room(), elastic=(0,), numbers=(1,), keep_end=(0,)):
-        ctx.obj.echo("  ".join(row))
+        print_json(counts)
+    else:
+        print_counts(call.ctx, [(name, f"{number:,}") for name, number in counts.items()])
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @click.argument("task_id", metavar="ID")
 @json_option
 @retries_verb
-def show(
-    ctx: click.Context,
-    session: Retries,
-    redactor: Redactor,
-    *,
-    task_id: str,
-    as_json: bool,
-    **kwargs: Any,
-) -> None:
+def show(call: Call[Retries], *, task_id: str, as_json: bool, **kwargs: Any) -> None:
     """Show one scheduled retry.
 
     When it is due, every attempt before, and what comes with it. ID is a task's, or how it
     begins.
     """
-    from celery_resilience.cli.output import print_blocks
+    from celery_resilience.cli.output import print_blocks, print_json
     from celery_resilience.cli.render_retry import as_json as json_of
     from celery_resilience.cli.render_retry import story
     from celery_resilience.messages.redact import printable
 
-    found = session.find_all([task_id])
+    found = call.session.find_all([task_id])
     if as_json:
-        told = [json_of(retry, redactor, whole=True) for retry in found]
-        click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
+        told = [json_of(retry, call.redactor, whole=True) for retry in found]
+        print_json(told[0] if len(told) == 1 else told)
         return
     for retry in found:
         name = printable(retry.task_id)
-        ctx.obj.echo(f"Scheduled retry of {ctx.obj.style(name, bold=True)}")
-        print_blocks(ctx, story(retry, redactor))
-    ctx.obj.echo(f"\nTo run it now: {app_of(ctx)} retries run {name}")
+        call.echo(f"Scheduled retry of {call.bold(name)}")
+        print_blocks(call.ctx, story(retry, call.redactor))
+    call.echo(f"\nTo run it now: {app_of(call.ctx)} retries run {name}")
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @changing("retries")
 @retries_verb
-def run(
-    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
-) -> None:
+def run(call: Call[Retries], *, selection: Selection, **kwargs: Any) -> None:
     """Run scheduled retries now, each in its queue."""
     from celery_resilience.cli.scheduled import RUN, change_retries
 
-    change_retries(ctx, session, redactor, selection, RUN, session.run, " now")
+    change_retries(call, selection, RUN, call.session.run, " now")
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @changing("retries")
 @retries_verb
-def bury(
-    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
-) -> None:
+def bury(call: Call[Retries], *, selection: Selection, **kwargs: Any) -> None:
     """Turn scheduled retries into dead letters.
 
     Each goes to the dead-letter queue that a failure would have put it into, with all its
@@ -178,16 +129,14 @@ def bury(
     """
     from celery_resilience.cli.scheduled import BURY, change_retries
 
-    change_retries(ctx, session, redactor, selection, BURY, session.bury)
+    change_retries(call, selection, BURY, call.session.bury)
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @because
 @changing("retries")
 @retries_verb
-def drop(
-    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
-) -> None:
+def drop(call: Call[Retries], *, selection: Selection, **kwargs: Any) -> None:
     """Remove scheduled retries for good: they are neither run nor kept.
 
     Celery is told that their tasks were revoked. celery purge does not reach them: it empties
@@ -195,7 +144,7 @@ def drop(
     """
     from celery_resilience.cli.scheduled import DROP, change_retries
 
-    change_retries(ctx, session, redactor, selection, DROP, session.drop, " for good")
+    change_retries(call, selection, DROP, call.session.drop, " for good")
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
@@ -206,9 +155,7 @@ def drop(
 @changing("retries")
 @retries_verb
 def reschedule(
-    ctx: click.Context,
-    session: Retries,
-    redactor: Redactor,
+    call: Call[Retries],
     *,
     selection: Selection,
     delay: float | None,
@@ -225,19 +172,17 @@ def reschedule(
 
     if delay is None and spread is None:
         raise click.UsageError("Give --in, --spread, or both.")
-    move = functools.partial(session.reschedule, delay=delay or 0.0, spread=spread or 0.0)
+    move = functools.partial(call.session.reschedule, delay=delay or 0.0, spread=spread or 0.0)
     when = f" in {in_words(delay)}" if delay is not None else ""
     if spread is not None:
         when += f" spread over {in_words(spread)}"
-    change_retries(ctx, session, redactor, selection, RESCHEDULE, move, when)
+    change_retries(call, selection, RESCHEDULE, move, when)
 
 
 @retries.command(cls=CeleryCommand, epilog=EXIT_CODES)
 @changing("retries")
 @retries_verb
-def release(
-    ctx: click.Context, session: Retries, redactor: Redactor, *, selection: Selection, **kwargs: Any
-) -> None:
+def release(call: Call[Retries], *, selection: Selection, **kwargs: Any) -> None:
     """Return scheduled retries to plain Celery.
 
     For a rollback to stock workers: each goes into its queue with the rest of its delay as eta,
@@ -247,5 +192,5 @@ def release(
     from celery_resilience.cli.scheduled import RELEASE, change_retries
 
     everything = not selection.ids and not selection.filters
-    orphans = sum(session.orphans().values()) if everything else 0
-    change_retries(ctx, session, redactor, selection, RELEASE, session.release, orphans=orphans)
+    orphans = sum(call.session.orphans().values()) if everything else 0
+    change_retries(call, selection, RELEASE, call.session.release, orphans=orphans)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import click
-
-from celery_resilience.cli.change import Things, change
+from celery_resilience.cli.change import change
 from celery_resilience.cli.letter_json import iso
+from celery_resilience.cli.listing import Things
 from celery_resilience.cli.options import Selection
-from celery_resilience.cli.output import Verb, print_table
+from celery_resilience.cli.output import Verb, print_json, print_table
 from celery_resilience.cli.render_retry import as_json, as_row, headlines
+from celery_resilience.cli.session import Call
 from celery_resilience.cli.text import columns, screen, span
-from celery_resilience.messages.redact import Redactor
 from celery_resilience.operate.retries import Retries
 from celery_resilience.operate.scheduled_retry import Changed, Result
 
@@ -25,7 +23,7 @@ __all__ = [
     "RESCHEDULE",
     "RUN",
     "change_retries",
-    "many",
+    "things",
     "unlisted",
 ]
 
@@ -56,10 +54,23 @@ RESCHEDULE = _verb("reschedule", "Rescheduling", Result.RESCHEDULED)
 RELEASE = _verb("release", "Releasing", Result.RELEASED)
 
 
+def things(call: Call[Retries]) -> Things:
+    """The scheduled retries, for a verb that lists or changes them."""
+    scheduled, redactor = call.session, call.redactor
+    return Things(
+        session=scheduled,
+        count=lambda: sum(scheduled.count().values()),
+        many=lambda number: f"{number:,} scheduled {'retry' if number == 1 else 'retries'}",
+        noun="scheduled retries",
+        id_of=lambda retry: retry.task_id,
+        as_json=lambda retry: as_json(retry, redactor),
+        as_row=lambda retry: as_row(retry, redactor),
+        print_rows=lambda rows: print_table(call.ctx, rows, headlines),
+    )
+
+
 def change_retries(
-    ctx: click.Context,
-    scheduled: Retries,
-    redactor: Redactor,
+    call: Call[Retries],
     selection: Selection,
     verb: Verb,
     move: Callable[..., Iterator[Changed]],
@@ -70,43 +81,24 @@ def change_retries(
     messages that dead workers hold."""
     if orphans:
         when += f", and requeue {orphans:,} held by dead workers"
-    things = Things(
-        session=scheduled,
-        count=lambda: sum(scheduled.count().values()),
-        many=many,
-        id_of=lambda retry: retry.task_id,
-        as_json=lambda retry: as_json(retry, redactor),
-        print_rows=lambda retries: print_table(
-            ctx, [as_row(retry, redactor) for retry in retries], headlines
-        ),
-    )
-    first = (lambda: {"given back": scheduled.reclaim()}) if orphans else None
-    change(ctx, things, selection, verb, move, how=when, preview=when, first=first)
+    reclaim = (lambda: {"given back": call.session.reclaim()}) if orphans else None
+    change(call.ctx, things(call), selection, verb, move, how=when, preview=when, first=reclaim)
 
 
-def many(number: int) -> str:
-    """So many scheduled retries."""
-    return f"{number:,} scheduled {'retry' if number == 1 else 'retries'}"
-
-
-def _levels(found: list[tuple[float, int]]) -> Iterator[str]:
-    """The lines of a table: how long RabbitMQ's levels hold messages, and how many they hold."""
-    rows = [["HELD FOR", "MESSAGES"], *([span(held), f"{n:,}"] for held, n in found if n)]
-    return ("  ".join(row) for row in columns(rows, screen(), numbers=(0, 1)))
-
-
-def unlisted(ctx: click.Context, scheduled: Retries, as_json: bool) -> bool:
-    """Print what is known where retries cannot be listed; whether that is so."""
-    why = scheduled.unlisted
+def unlisted(call: Call[Retries], as_json: bool) -> bool:
+    """Print what is known where retries cannot be listed: how long RabbitMQ's levels hold
+    messages, and how many they hold. Whether that is so."""
+    why = call.session.unlisted
     if why is None:
         return False
-    found = scheduled.levels()
+    found = call.session.levels()
     if as_json:
         told = [{"seconds": seconds, "messages": number} for seconds, number in found]
-        click.echo(json.dumps({"listed": False, "why": why, "levels": told}, indent=2))
+        print_json({"listed": False, "why": why, "levels": told})
         return True
-    if any(number for _, number in found):
-        for line in _levels(found):
-            ctx.obj.echo(line)
-    ctx.obj.echo(f"{why[0].upper()}{why[1:]}.", err=True)
+    rows = [[span(held), f"{number:,}"] for held, number in found if number]
+    if rows:
+        for line in columns([["HELD FOR", "MESSAGES"], *rows], screen(), numbers=(0, 1)):
+            call.echo(line)
+    call.ctx.obj.echo(f"{why[0].upper()}{why[1:]}.", err=True)
     return True

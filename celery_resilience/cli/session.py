@@ -7,7 +7,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
@@ -15,10 +16,13 @@ from celery_resilience.cli.exits import EX_NOT_KNOWN, ending, needs_app
 from celery_resilience.cli.options import option, timeout_option
 
 if TYPE_CHECKING:
+    from celery_resilience.messages.redact import Redactor
     from celery_resilience.operate.dead_letters import DeadLetters, Tally
     from celery_resilience.operate.retries import Retries
 
-__all__ = ["count_of", "letters_verb", "retries_verb", "tallies_of", "tell_elsewhere"]
+__all__ = ["Call", "letters_verb", "retries_verb", "tallies_of", "tell_elsewhere"]
+
+S = TypeVar("S", "DeadLetters", "Retries")
 
 queue_option = option(
     "--dead-letter-queue",
@@ -31,6 +35,24 @@ all_queues_option = option(
     is_flag=True,
     help="Also read queues that letters were written to under other settings (Redis).",
 )
+
+
+@dataclass(frozen=True)
+class Call(Generic[S]):
+    """What a verb is called with besides its options: the app's letters or scheduled retries, and
+    what masks their texts."""
+
+    ctx: click.Context
+    session: S
+    redactor: Redactor
+
+    def echo(self, text: str) -> None:
+        """Print *text* on stdout."""
+        self.ctx.obj.echo(text)
+
+    def bold(self, text: str) -> str:
+        """*text* for a heading."""
+        return str(self.ctx.obj.style(text, bold=True))
 
 
 def _verb(
@@ -46,18 +68,18 @@ def _verb(
 
         needs_app(ctx)
         with ending(), opened(ctx, timeout, options) as session:
-            command(ctx, session, Redactor.of(session.settings), **options)
+            command(Call(ctx, session, Redactor.of(session.settings)), **options)
 
     return timeout_option(click.pass_context(run))
 
 
 def letters_verb(command: Callable[..., None]) -> Callable[..., Any]:
-    """Give a verb the app's letters and a Redactor."""
+    """Give a verb the app's letters."""
     return queue_option(all_queues_option(_verb(_letters, command)))
 
 
 def retries_verb(command: Callable[..., None]) -> Callable[..., Any]:
-    """Give a verb the app's scheduled retries and a Redactor."""
+    """Give a verb the app's scheduled retries."""
     return _verb(_retries, command)
 
 
@@ -122,10 +144,6 @@ def tell_elsewhere(ctx: click.Context, letters: DeadLetters) -> None:
 
 
 def tallies_of(ctx: click.Context) -> list[Tally]:
+    """How many letters there are to see in each queue, by the broker's own figures."""
     tallies: list[Tally] = ctx.meta["tallies"]
     return tallies
-
-
-def count_of(ctx: click.Context) -> int:
-    """How many letters there are to see, by the broker's own figures."""
-    return sum(tally.number for tally in tallies_of(ctx))

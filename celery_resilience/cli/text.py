@@ -74,9 +74,9 @@ def columns(
     elastic: Sequence[int] = (),
     numbers: Sequence[int] = (),
     keep_end: Sequence[int] = (),
-) -> list[list[str]]:
-    """The cells of *rows*, padded and cut so that a row with two blanks between fits *width*;
-    None: nothing is cut.
+) -> list[str]:
+    """A line for each of *rows*: its cells, padded and cut so that they fit *width* with two blanks
+    between; None: nothing is cut.
 
     Only *elastic* columns are cut, the last of them first; *numbers* are set to the right, and
     *keep_end* columns lose their beginning.
@@ -93,10 +93,10 @@ def columns(
     if over > 0 and elastic:
         widths[elastic[-1]] = max(1, widths[elastic[-1]] - over)
     return [
-        [
+        "  ".join(
             padded(cut(cell, widths[n], keep_end=n in keep_end), widths[n], right=n in numbers)
             for n, cell in enumerate(row)
-        ]
+        ).rstrip()
         for row in rows
     ]
 

@@ -446,7 +446,7 @@ def test_ls_fits_the_screen(shop):
     result = shop.run("ls")
     assert (result.exit_code, result.stderr) == (0, "")
     heading, *lines = result.stdout.splitlines()
-    assert heading.split() == ["ID", "AGE", "TASK", "REASON", "TRIES", "ERROR"]
+    assert heading.split() == ["ID", "AGE", "TASK", "REASON", "ATTEMPTS", "ERROR"]
     assert [line[:8] for line in lines] == [one.id[:8] for one in written]
     assert all(len(line) <= 80 for line in [heading, *lines])
     assert "Timeout: too slow: token=*" in lines[0]

@@ -537,7 +537,7 @@ def test_ls_fits_the_screen(queues):
     result = queues.run("ls")
     assert (result.exit_code, result.stderr) == (0, "")
     heading, *lines = result.stdout.splitlines()
-    assert heading.split() == ["ID", "DUE", "IN", "QUEUE", "TASK", "TRIES", "ERROR"]
+    assert heading.split() == ["ID", "DUE", "IN", "QUEUE", "TASK", "ATTEMPTS", "ERROR"]
     assert all(len(line) <= 80 for line in [heading, *lines])
     assert lines[0].split()[:5] == ["0000000a", "-1m", "shop", "shop.charge", "1"]
     assert lines[1].split()[:2] == ["00000000", "9m"]
