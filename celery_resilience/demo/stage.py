@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -147,13 +146,8 @@ class Worker:
         """The end of the worker's log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is None:
+    def __exit__(self, exc_type: object, *rest: object) -> None:
+        if exc_type is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE)

@@ -18,6 +18,7 @@ __all__ = [
     "QUEUE",
     "compact",
     "has_waited",
+    "header_in",
     "without",
 ]
 
@@ -86,6 +87,13 @@ def has_waited(exchange: object) -> bool:
     of all only where its delay is an odd number of seconds.
     """
     return isinstance(exchange, str) and (exchange == DUE or exchange.startswith(DELAY))
+
+
+def header_in(fields: Mapping[str, Any]) -> Any:
+    """Our header among the *fields* that Celery has made of a message: its place depends on the
+    message's protocol."""
+    told = fields.get(HEADER)
+    return (fields.get("headers") or {}).get(HEADER) if told is None else told
 
 
 def without(mapping: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from types import TracebackType
 from typing import Any
 
 from celery_resilience.brokers.base import Broker
@@ -166,13 +165,8 @@ class Diagnosis:
     def __enter__(self) -> Diagnosis:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._opened.__exit__(exc_type, exc, traceback)
+    def __exit__(self, *exc_info: Any) -> None:
+        self._opened.__exit__(*exc_info)
 
 
 Check = Callable[[Diagnosis], Iterator[Finding]]

@@ -12,7 +12,7 @@ from celery_resilience.classify.verdict import Verdict
 from celery_resilience.messages.changed import Changed
 from celery_resilience.messages.context import RetryContext
 from celery_resilience.messages.error_record import ErrorRecord
-from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.headers import header_in
 from celery_resilience.messages.history import History, Succeeded
 from celery_resilience.policy.decision import Decision, RetryLater
 
@@ -97,9 +97,7 @@ class CurrentAttempt:
 
     def history_of(self, req: Any) -> History:
         """The attempts before this one, by the message that *req* was made of."""
-        text = getattr(req, HEADER, None)
-        # Where our header is depends on the message's protocol.
-        return History.loads(text if text is not None else (req.headers or {}).get(HEADER))
+        return History.loads(header_in(vars(req)))
 
     def eager_retry(self, decision: RetryLater) -> Any:
         """What Celery's ``apply`` is to go on with; None where the worker retries."""

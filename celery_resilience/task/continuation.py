@@ -22,7 +22,7 @@ from kombu.exceptions import EncodeError
 from kombu.utils.json import dumps, loads
 
 from celery_resilience.messages.error_record import said
-from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.headers import header_in
 from celery_resilience.messages.history import History, Succeeded
 
 __all__ = ["AfterBody", "after_body", "publish_rest", "succeeded_before", "warn_of_unstored"]
@@ -98,9 +98,7 @@ def warn_of_unstored(task: Any, req: Any, exc: BaseException, retval: Any) -> No
 
 def succeeded_before(request: Mapping[str, Any] | None) -> Succeeded | None:
     """What an earlier delivery of this message succeeded with; None: its body is to be run."""
-    text = request.get(HEADER) if request else None
-    if request and text is None and (nested := request.get("headers")):
-        text = nested.get(HEADER)
+    text = header_in(request) if request else None
     if not isinstance(text, str) or '"succeeded"' not in text:
         return None
     before = History.loads(text).succeeded

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -46,21 +47,19 @@ class Loop(Protocol):
         """Have *call* done there in *delay* seconds; the loop's thread says so."""
 
 
+@dataclass(eq=False)
 class _Call:
     """One call, and who wants to know its answer."""
 
-    def __init__(
-        self, what: str, call: Callable[[], Any], then: Callable[[Any], None], keep: bool
-    ) -> None:
-        self.what = what
-        self.call = call
-        self.then = then
-        self.keep = keep
-        self.asked = time.monotonic()
-        #: By the monotonic clock; 0: not yet.
-        self.begun = 0.0
-        #: *then* has got the answer, or None.
-        self.told = threading.Event()
+    what: str
+    call: Callable[[], Any]
+    then: Callable[[Any], None]
+    keep: bool
+    #: By the monotonic clock; 0: not yet.
+    begun: float = 0.0
+    asked: float = field(default_factory=time.monotonic)
+    #: *then* has got the answer, or None.
+    told: threading.Event = field(default_factory=threading.Event)
 
 
 class Aside:

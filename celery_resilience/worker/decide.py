@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -15,18 +16,23 @@ from typing import Any
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import VERSION
 from celery import exceptions as _exceptions
+from celery.worker import state
 
 from celery_resilience.classify import classify, is_control_flow
 from celery_resilience.messages.error_record import ErrorRecord
-from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.headers import header_in
 from celery_resilience.messages.history import History
 from celery_resilience.policy.decision import GiveUp, Reason, RetryLater
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.decide import decide_failure, decide_rejection, failure_of
+from celery_resilience.worker.result_store import ask_for_success, store_outcome
+from celery_resilience.worker.settle import Settler
+from celery_resilience.worker.shutdown import ended_with_worker, remember_killed
 
 __all__ = [
     "Report",
     "came_before",
+    "decide_aside",
     "decide_lost_attempt",
     "decide_requeue",
     "is_lost",
@@ -40,6 +46,36 @@ _REJECTION_FAILS = VERSION >= (5, 7)
 
 # The stubs describe what tasks use of it, not what makes it.
 Retry: Any = _exceptions.Retry
+
+
+def decide_aside(
+    request: Any, exc: BaseException, exc_info: Any, settler: Settler,
+    fail: Callable[[AttemptResult], None],
+) -> None:  # fmt: skip
+    """What becomes of *request*, whose body could not tell that it ended in *exc*: *fail* gets it,
+    unless the body has succeeded or goes back to the broker. The result store is asked and told
+    aside: it may not answer, and the loop must go on."""
+    aside = settler.pending.aside
+
+    def decide(stored: bool | None) -> None:
+        if stored or (not request.acknowledged and ended_with_worker(exc, settler)):
+            why = "died, its success is stored" if stored else "ended with the worker"
+            logger.info("%s[%s]: its process %s", request.name, request.id, why)
+            request._settled = False
+            state.task_ready(request, successful=bool(stored))
+            if stored:
+                request.acknowledge()
+                settler.outcomes.succeeded(request, "stored before its process died")
+            else:
+                remember_killed(request, settler)
+            return
+        result = decide_lost_attempt(request, exc, settler.settings.max_worker_losses)
+        store_outcome(request, aside, exc, exc_info, result, lambda stored: fail(result))
+
+    if is_lost(exc):
+        ask_for_success(request, aside, decide)
+    else:
+        decide(False)
 
 
 def decide_lost_attempt(request: Any, exc: BaseException, most_losses: int) -> AttemptResult:
@@ -118,7 +154,7 @@ def is_lost(exc: BaseException) -> bool:
 def came_before(request: Any) -> bool:
     """Whether this attempt's body shall find itself ``redelivered``, as on stock Celery: its
     last one put the message back, or its worker died. The copy that we made bears no mark."""
-    told = _header(request)
+    told = header_in(request._request_dict)
     if not isinstance(told, str) or not ('.Reject"' in told or '"starts"' in told):
         return False
     history = History.loads(told)
@@ -132,9 +168,4 @@ def text(moment: Any) -> str | None:
 
 
 def _history(request: Any) -> History:
-    return History.loads(_header(request))
-
-
-def _header(request: Any) -> Any:
-    told = request._request_dict.get(HEADER)
-    return (request._request_dict.get("headers") or {}).get(HEADER) if told is None else told
+    return History.loads(header_in(request._request_dict))

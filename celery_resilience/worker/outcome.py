@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery_resilience.brokers.base import Delivery
 from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.headers import HEADER
+from celery_resilience.messages.headers import HEADER, header_in
 from celery_resilience.messages.history import History
 from celery_resilience.messages.outcome import Outcome, OutcomeKind
 from celery_resilience.policy.decision import Drop, RetryLater
@@ -67,8 +67,7 @@ class Outcomes:
     def succeeded(self, request: Any, why: str = "") -> None:
         """The body of *request* has succeeded, and its message is acknowledged."""
         fields = request._request_dict
-        told = fields.get(HEADER)
-        history = History.loads((fields.get("headers") or {}).get(HEADER) if told is None else told)
+        history = History.loads(header_in(fields))
         now, began = time.time(), request.time_start or None
         self._hand_on(
             Outcome(

@@ -153,12 +153,11 @@ def _name(told: Any) -> Name:
 # To ask
 
 
-class _Asked:
+class _Asked(NamedTuple):
     """One message that is asked for."""
 
-    def __init__(self, then: Callable[[Found], None]) -> None:
-        self.then = then
-        self.since = time.monotonic()
+    then: Callable[[Found], None]
+    since: float
 
 
 class _Questions:
@@ -176,7 +175,7 @@ class _Questions:
             self._broker = self._pending.broker
             self._asked.clear()
         begins = not self._asked
-        self._asked[name] = _Asked(then)
+        self._asked[name] = _Asked(then, time.monotonic())
         if begins:
             self._pending.loop.call_after(_TOGETHER, self._begin, app)
 

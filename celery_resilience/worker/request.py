@@ -37,7 +37,7 @@ from celery_resilience.worker.announce import (
 from celery_resilience.worker.decide import (
     Report,
     came_before,
-    decide_lost_attempt,
+    decide_aside,
     decide_requeue,
     is_lost,
     text,
@@ -49,7 +49,7 @@ from celery_resilience.worker.rejection import goes_to_an_exchange
 from celery_resilience.worker.revocation import recall_revocation
 from celery_resilience.worker.revoked_retries import is_revoked
 from celery_resilience.worker.settle import Settler, settler_of
-from celery_resilience.worker.shutdown import ended_with_worker, remember_killed
+from celery_resilience.worker.shutdown import remember_killed
 from celery_resilience.worker.source_queue import delivery_of
 from celery_resilience.worker.unprocessable import validate_message
 
@@ -115,43 +115,13 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 announce_rejection(self, settler.pending.aside, exc, exc_info, send_failed_event)
             case Report.UNDECIDED:
                 self._settled = True
-                self._fail_here(exc, exc_info, send_failed_event, settler)
+                fail = partial(self._fail, exc, exc_info, send_failed_event, settler, here=True)
+                decide_aside(self, exc, exc_info, settler, fail)
             case Report.DECIDED:
                 assert result is not None
                 self._settled = True
                 self._fail(exc, exc_info, send_failed_event, settler, result)
         return None
-
-    def _fail_here(
-        self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler
-    ) -> None:
-        """Decide what becomes of an attempt whose body could not tell how it ended. The result
-        store is asked and told aside: it may not answer, and the loop must go on."""
-        aside = settler.pending.aside
-
-        def decide(stored: bool | None) -> None:
-            if stored or (not self.acknowledged and ended_with_worker(exc, settler)):
-                why = "died, its success is stored" if stored else "ended with the worker"
-                logger.info("%s[%s]: its process %s", self.name, self.id, why)
-                self._settled = False
-                state.task_ready(self, successful=bool(stored))
-                if stored:
-                    self.acknowledge()
-                    settler.outcomes.succeeded(self, "stored before its process died")
-                else:
-                    remember_killed(self, settler)
-                return
-            result = decide_lost_attempt(self, exc, settler.settings.max_worker_losses)
-
-            def fail(stored: Any) -> None:
-                self._fail(exc, exc_info, send_event, settler, result, here=True)
-
-            result_store.store_outcome(self, aside, exc, exc_info, result, fail)
-
-        if is_lost(exc):
-            result_store.ask_for_success(self, aside, decide)
-        else:
-            decide(False)
 
     def _fail(
         self, exc: BaseException, exc_info: Any, send_event: bool, settler: Settler,

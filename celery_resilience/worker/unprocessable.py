@@ -91,7 +91,7 @@ class UnprocessableMessages:
         try:
             fields = envelope.fields()
             id_, name = fields["id"], fields["task"]
-            request = _Unknown(name, fields, message.properties or {})
+            request = _unknown(name, fields, message.properties or {})
             self._settler.pending.aside.ask(
                 f"{name}[{id_}]: storing its state",
                 lambda: c.app.backend.mark_as_failure(id_, NotRegistered(name), request=request),
@@ -147,17 +147,12 @@ def _no_such_task(exc: BaseException, app: Any) -> str:
     )
 
 
-class _Unknown:
+def _unknown(name: str, fields: Any, properties: Any) -> SimpleNamespace:
     """What a result backend wants to know about the request of an unknown task."""
-
-    chord = None
-    errbacks = None
-
-    def __init__(self, name: str, fields: Any, properties: Any) -> None:
-        self.name = self.task = name
-        self.root_id = fields.get("root_id")
-        self.reply_to = properties.get("reply_to")
-        self.correlation_id = properties.get("correlation_id")
+    return SimpleNamespace(
+        name=name, task=name, chord=None, errbacks=None, root_id=fields.get("root_id"),
+        reply_to=properties.get("reply_to"), correlation_id=properties.get("correlation_id"),
+    )  # fmt: skip
 
 
 def _is_the_connections(exc: BaseException, c: Any) -> bool:

@@ -438,7 +438,7 @@ def test_unreachable_broker_is_named_without_its_password():
 
 
 @pytest.mark.usefixtures("terminal")
-def test_ls_fits_the_screen(shop):
+def test_ls_fits_the_screen(shop, monkeypatch):
     long_name = message(1, task="shop.orders.payments.refunds.settle_everything_at_once")
     wide = ErrorRecord("shop.Überlauf", "漢字 \x1b[31m too\nlong " * 20)
     written = [letter(0), letter(1, envelope=long_name, error=wide)]
@@ -449,9 +449,11 @@ def test_ls_fits_the_screen(shop):
     assert heading.split() == ["ID", "AGE", "TASK", "REASON", "ATTEMPTS", "ERROR"]
     assert [line[:8] for line in lines] == [one.id[:8] for one in written]
     assert all(len(line) <= 80 for line in [heading, *lines])
-    assert "Timeout: too slow: token=*" in lines[0]
+    assert "Timeout: too slow: tok" in lines[0]
     assert "…verything_at_once" in lines[1]
     assert "\x1b" not in result.stdout
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "Timeout: too slow: token=***" in shop.run("ls").stdout.splitlines()[1]
 
 
 @pytest.mark.usefixtures("terminal")

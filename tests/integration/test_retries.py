@@ -530,7 +530,7 @@ def waiting_in(client: Client) -> dict[str, int]:
 
 @redis_only
 @pytest.mark.usefixtures("terminal")
-def test_ls_fits_the_screen(queues):
+def test_ls_fits_the_screen(queues, monkeypatch):
     queues.many(3)
     queues.wait(message(9, headers={"task": "shop.orders.payments.settle_everything_at_once"}))
     queues.wait(message(10), left=-90.0)
@@ -541,8 +541,10 @@ def test_ls_fits_the_screen(queues):
     assert all(len(line) <= 80 for line in [heading, *lines])
     assert lines[0].split()[:5] == ["0000000a", "-1m", "shop", "shop.charge", "1"]
     assert lines[1].split()[:2] == ["00000000", "9m"]
-    assert "Timeout: too slow: token=*" in lines[0]
+    assert "Timeout: too slow: tok" in lines[0]
     assert "…" in lines[-1]
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "Timeout: too slow: token=***" in queues.run("ls").stdout.splitlines()[1]
 
 
 @redis_only

@@ -133,7 +133,7 @@ def test_failure_in_a_cold_shutdown_that_nobody_has_decided_about_goes_back(
 
     back: list[Any] = []
     monkeypatch.setattr(
-        "celery_resilience.worker.request.remember_killed", lambda one, by: back.append(one)
+        "celery_resilience.worker.decide.remember_killed", lambda one, by: back.append(one)
     )
     monkeypatch.setattr(state, "should_terminate", 1)
     settler = SimpleNamespace(
