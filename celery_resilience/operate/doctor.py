@@ -18,7 +18,7 @@ from celery_resilience.operate.doctor_redis import OVERDUE, REDIS_CHECKS
 from celery_resilience.task.base import ResilientTask
 from celery_resilience.task.coverage import why_uncovered
 
-__all__ = ["CHECKS", "Finding", "Report", "examine"]
+__all__ = ["Finding", "Report", "examine"]
 
 #: So many names of a list of tasks are printed.
 _NAMES = 5
@@ -28,7 +28,8 @@ def examine(app: Any, command: str = "celery", timeout: float = TIMEOUT) -> Repo
     """Carry out every check on *app*; raises Unreachable where its broker can't be reached, and
     NoAnswer where it does not answer for *timeout* seconds."""
     with Diagnosis(app, command, timeout) as diagnosis:
-        findings = tuple(finding for check in CHECKS for finding in check(diagnosis))
+        checks = (*_CHECKS, *_CHECKS_OF_BROKERS.get(diagnosis.driver, ()))
+        findings = tuple(finding for check in checks for finding in check(diagnosis))
     return Report(findings, tuple(diagnosis.notes), tuple(diagnosis.unchecked))
 
 
@@ -159,13 +160,13 @@ def _retries(number: int) -> str:
     return f"{number:,} retr{'y waits' if number == 1 else 'ies wait'}"
 
 
-CHECKS: tuple[Check, ...] = (
+_CHECKS: tuple[Check, ...] = (
     letters,
     unconsumed,
     overdue,
     letters_are_executed,
     not_covered,
     stock_workers,
-    *REDIS_CHECKS,
-    *RABBITMQ_CHECKS,
 )
+#: And those that only one kind of broker needs.
+_CHECKS_OF_BROKERS = {"redis": REDIS_CHECKS, "amqp": RABBITMQ_CHECKS}

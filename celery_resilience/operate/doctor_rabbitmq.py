@@ -21,8 +21,6 @@ __all__ = ["RABBITMQ_CHECKS"]
 
 def delay_is_whole(diagnosis: Diagnosis) -> Iterator[Finding]:
     """The exchanges and queues that retries wait in: all of them, or none yet."""
-    if diagnosis.driver != "amqp":
-        return
     absent = _broker(diagnosis).absent()
     if absent:
         yield Finding(
@@ -36,8 +34,6 @@ def delay_is_whole(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 def astray(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Messages whose queue and whose dead-letter queue have gone."""
-    if diagnosis.driver != "amqp":
-        return
     number = _broker(diagnosis).astray()
     if number:
         yield Finding(
@@ -51,8 +47,6 @@ def astray(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 def letters_can_be_read(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Dead-letter queues that may lose letters to other readers, or with a node."""
-    if diagnosis.driver != "amqp":
-        return
     connection, _ = diagnosis.reached
     for queue in diagnosis.dead_letter_queues:
         try:

@@ -21,8 +21,6 @@ def rights(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Commands and keys that the broker's user is refused."""
     from redis.exceptions import ResponseError
 
-    if diagnosis.driver != "redis":
-        return
     client, prefix = _client(diagnosis)
     queues = (*diagnosis.dead_letter_queues, *diagnosis.queues)[:_QUEUES]
     try:
@@ -48,8 +46,6 @@ def rights(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 def held_by_the_dead(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Messages held by dead workers, which a living one of ours would have requeued."""
-    if diagnosis.driver != "redis":
-        return
     from redis.exceptions import ResponseError
 
     client, _ = _client(diagnosis)
@@ -70,7 +66,7 @@ def held_by_the_dead(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 def without_a_lease(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Workers that run covered tasks and do not settle their failures."""
-    if diagnosis.driver != "redis" or not diagnosis.workers:
+    if not diagnosis.workers:
         return
     answered = [name for name, worker in diagnosis.workers.items() if worker.ours]
     leases = diagnosis.retries.workers()
@@ -87,8 +83,6 @@ def without_a_lease(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 def takes_which_way(diagnosis: Diagnosis) -> Iterator[Finding]:
     """Which transport takes from the queues, and why it is not ours."""
-    if diagnosis.driver != "redis":
-        return
     workers = {name: each for name, each in (diagnosis.workers or {}).items() if each.queues}
     kombus = [name for name, each in workers.items() if each.transport == "kombu"]
     own = sum(each.transport == "own" for each in workers.values())
