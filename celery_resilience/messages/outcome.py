@@ -51,9 +51,12 @@ class Outcome:
     at: float | None = None
     duration: float | None = None
     elapsed: float | None = None
+    #: What it ended in, without what ``resilience_redact`` and names of credentials mask.
     error: ErrorRecord | None = None
     verdict: Verdict | None = None
     decision: Decision | None = None
+    #: The name of the policy in force, where it has one.
+    policy: str = ""
     #: What decided, for a person: "rule 2 (Timeout)", "classifier: http.status.503".
     rule: str = ""
     #: Why it was dropped, or succeeded in an unusual way.

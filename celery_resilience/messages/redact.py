@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from celery_resilience.messages.dead_letter import DeadLetter
+from celery_resilience.messages.error_record import ErrorRecord
 
 __all__ = ["FAILED", "MASK", "Redactor", "printable"]
 
@@ -108,19 +109,23 @@ class Redactor:
             return value
         return self(str(value))
 
+    def error(self, error: ErrorRecord) -> ErrorRecord:
+        """The same record, fit to be shown."""
+        return replace(
+            error,
+            message=self(error.message),
+            causes=tuple(replace(cause, message=self(cause.message)) for cause in error.causes),
+            traceback=self(error.traceback),
+        )
+
     def letter(self, letter: DeadLetter) -> DeadLetter:
         """The same letter, fit to be shown. Its body is as received: do not show it."""
-        error, history = letter.error, letter.history
+        history = letter.history
         return replace(
             letter,
             hint=self(letter.hint),
             rule=self(letter.rule),
-            error=replace(
-                error,
-                message=self(error.message),
-                causes=tuple(replace(c, message=self(c.message)) for c in error.causes),
-                traceback=self(error.traceback),
-            ),
+            error=self.error(letter.error),
             history=replace(
                 history,
                 attempts=tuple(replace(a, message=self(a.message)) for a in history.attempts),

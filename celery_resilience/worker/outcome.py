@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -20,7 +21,9 @@ from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER, header_in
 from celery_resilience.messages.history import History
 from celery_resilience.messages.outcome import Outcome, OutcomeKind
+from celery_resilience.messages.redact import Redactor
 from celery_resilience.policy.decision import Drop, RetryLater
+from celery_resilience.settings import Settings
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.worker.source_queue import queue_of
 
@@ -47,8 +50,10 @@ class FailedAttempt(NamedTuple):
 class Outcomes:
     """Makes the outcomes of one worker's deliveries, and tells them to listeners."""
 
-    def __init__(self, app_version: str) -> None:
-        self._app_version = app_version
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self._app = app
+        self._app_version = settings.app_version
+        self._redactor = Redactor.of(settings)
         #: What was decided since the worker's start.
         self.counts = Counter(dict.fromkeys(_COUNTED, 0))
         #: Called with each outcome, in the thread that settles.
@@ -136,15 +141,16 @@ class Outcomes:
                 "at": result.at,
                 "duration": result.ran,
                 "elapsed": max(0.0, now - (history.first or result.at)),
-                "error": result.error,
+                "error": self._redactor.error(result.error),
                 "verdict": result.verdict,
                 "decision": result.decision,
-                "rule": result.decision.rule,
+                "policy": self._policy_of(envelope.text_field("task")),
+                "rule": self._redactor(result.decision.rule),
             }
         if letter is not None:
             facts |= {
-                "error": letter.error,
-                "rule": letter.rule,
+                "error": self._redactor.error(letter.error),
+                "rule": self._redactor(letter.rule),
                 "reason": letter.reason,
                 "letter_id": letter.id,
                 "fingerprint": letter.fingerprint,
@@ -166,6 +172,11 @@ class Outcomes:
                 **facts,
             )
         )
+
+    def _policy_of(self, task: str) -> str:
+        with suppress(Exception):  # it names one that does not exist
+            return self._app.tasks[task].policy_in_force.name or ""
+        return ""
 
     def _hand_on(self, outcome: Outcome) -> None:
         for listener in [*self.listeners]:

@@ -50,7 +50,7 @@ class Settler:
     def __init__(self, consumer: Any, settings: Settings) -> None:
         self.settings = settings
         self.pending = PendingSettlements(consumer)
-        self.outcomes = Outcomes(settings.app_version)
+        self.outcomes = Outcomes(consumer.app, settings)
         self._app = consumer.app
         self._request_classes: dict[type, type] = {}
 

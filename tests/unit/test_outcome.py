@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +19,12 @@ from kombu.message import Message
 from celery_resilience.brokers.base import Delivery, NotOurs, TooLarge, Unroutable
 from celery_resilience.classify.verdict import Kind, Verdict
 from celery_resilience.messages.envelope import Envelope
-from celery_resilience.messages.error_record import ErrorRecord
+from celery_resilience.messages.error_record import Cause, ErrorRecord
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History
 from celery_resilience.messages.outcome import Outcome, OutcomeKind
 from celery_resilience.policy.decision import Decision, Drop, GiveUp, Reason, RetryLater
+from celery_resilience.policy.policy import Policy
 from celery_resilience.settings import Settings
 from celery_resilience.task.attempt import AttemptResult
 from celery_resilience.task.base import ResilientTask
@@ -91,8 +93,8 @@ def told(settler: Settler) -> list[Outcome]:
     return told
 
 
-def delivery(**options: Any) -> Delivery:
-    headers = {"task": "t", "id": "1", "retries": 1, HEADER: HISTORY.dumps()}
+def delivery(task: str = "t", **options: Any) -> Delivery:
+    headers = {"task": task, "id": "1", "retries": 1, HEADER: HISTORY.dumps()}
     envelope = Envelope(b"[[], {}, {}]", "application/json", "utf-8", headers, queue="shop")
     return Delivery(None, envelope, lambda: None, subject="t[1]", worker="w@2", **options)
 
@@ -149,6 +151,29 @@ def test_outcome_says_all_that_is_known_of_a_retry(settler: Settler, told: list[
     assert (outcome.verdict, outcome.decision, outcome.rule) == (TIMEOUT, LATER, "rule 1")
     assert outcome.error == ErrorRecord("TimeoutError", "late")
     assert outcome.replay == "letter-1"
+
+
+def test_outcome_names_the_policy_in_force(
+    app: Celery, settler: Settler, told: list[Outcome]
+) -> None:
+    @app.task(base=ResilientTask, name="named", shared=False, failure_policy=Policy(name="patient"))
+    def named() -> None: ...
+
+    for name in ("named", "t", "of nobody"):
+        settler.settle(delivery(task=name), result(LATER))
+    assert [outcome.policy for outcome in told] == ["patient", "", ""]
+
+
+def test_outcome_shows_no_credentials(settler: Settler, told: list[Outcome]) -> None:
+    error = ErrorRecord("E", "password=abc", (Cause("F", "token=abc"),), "secret=abc")
+    spoken = replace(result(LATER), error=error)
+    settler.settle(delivery(), spoken)
+    settler.settle(delivery(), replace(spoken, decision=DEAD))
+    settler.bury(delivery(), Reason.INVALID, "api_key=abc", error=ValueError("password=abc"))
+    assert [outcome.kind.value for outcome in told] == ["retry_scheduled", *["dead_lettered"] * 2]
+    for outcome in told:
+        assert "abc" not in repr((outcome.error, outcome.rule))
+        assert "***" in repr(outcome.error)
 
 
 def test_outcome_names_the_letter(settler: Settler, told: list[Outcome]) -> None:
