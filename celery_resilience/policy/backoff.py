@@ -135,9 +135,11 @@ def checked_number(name: str, value: object, least: float = 0.0) -> float:
         raise ValueError(f"{name} is too large a number to be seconds") from None
 
 
-def checked_retries(value: Any) -> int | None:
-    """*value* as a limit on retries, None for no limit."""
-    wanted = "max_retries takes a whole number of at least 0, or None for no limit"
+_RETRIES = "max_retries takes a whole number of at least 0, or None for no limit"
+
+
+def checked_retries(value: Any, wanted: str = _RETRIES) -> int | None:
+    """*value* as a limit on retries, None for no limit; *wanted* is what an error says."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from celery_resilience.errors import did_you_mean
-from celery_resilience.policy.backoff import checked_number
+from celery_resilience.policy.backoff import checked_number, checked_retries
 from celery_resilience.policy.policy import Policy
 from celery_resilience.policy.rules import is_control_flow_class, on
 
@@ -145,13 +145,7 @@ def _retry_backoff(where: str, value: Any) -> float | None:
 
 def _max_retries(where: str, option: str, value: Any) -> int | None:
     wanted = f"{where}: {option} takes a whole number, 0 for never or None for no limit"
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{wanted}, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{wanted}, got {value!r}")
-    return value
+    return checked_retries(value, wanted)
 
 
 def _retry_kwargs(where: str, value: Any) -> Mapping[str, Any]:

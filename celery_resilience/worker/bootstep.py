@@ -26,6 +26,7 @@ from celery_resilience.worker.celery_patches import (
     runs_in_loop,
 )
 from celery_resilience.worker.expiration import warn_of_the_brokers_clock
+from celery_resilience.worker.flags import FLAGS
 from celery_resilience.worker.green_signals import GreenSignals
 from celery_resilience.worker.internals import refuse_changed_internals
 from celery_resilience.worker.lease import WorkerLease
@@ -53,29 +54,10 @@ class ResilienceStep(bootsteps.StartStopStep):
     name = "celery_resilience"
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def __init__(
-        self,
-        c: Any,
-        dead_letter_queue: str | None = None,
-        failure_policies: str | None = None,
-        max_worker_losses: int | None = None,
-        dead_letter_expired: bool | None = None,
-        hold_retries: str | None = None,
-        redis_transport: str | None = None,
-        no_resilience: bool | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(c, **kwargs)
-        self.settings = Settings.of(
-            c.app,
-            dead_letter_queue=dead_letter_queue,
-            failure_policies=failure_policies,
-            max_worker_losses=max_worker_losses,
-            dead_letter_expired=dead_letter_expired,
-            hold_retries=hold_retries,
-            redis_transport=redis_transport,
-            enabled=False if no_resilience else None,
-        )
+    def __init__(self, c: Any, *, no_resilience: bool | None = None, **options: Any) -> None:
+        super().__init__(c, **options)
+        flags = {name: options.get(name) for name in FLAGS}
+        self.settings = Settings.of(c.app, **flags, enabled=False if no_resilience else None)
         if self.settings.enabled:
             refuse_changed_internals(c)
         refuse_async_bodies(c.app, c.pool)

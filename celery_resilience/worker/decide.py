@@ -158,8 +158,8 @@ def came_before(request: Any) -> bool:
     if not isinstance(told, str) or not ('.Reject"' in told or '"starts"' in told):
         return False
     history = History.loads(told)
-    put_back = history.attempts and history.attempts[-1].error.endswith(".Reject")
-    return bool(history.crash_redeliveries or put_back)
+    requeued = history.attempts and history.attempts[-1].error.endswith(".Reject")
+    return bool(history.crash_redeliveries or requeued)
 
 
 def text(moment: Any) -> str | None:

@@ -22,7 +22,7 @@ from celery_resilience.policy.terms import LONGEST_DELAY
 from celery_resilience.worker.settle import Settler
 from celery_resilience.worker.source_queue import queue_of
 
-__all__ = ["puts_back"]
+__all__ = ["requeues"]
 
 logger = logging.getLogger("celery_resilience")
 
@@ -31,7 +31,7 @@ _COUNT = "x-delivery-count"
 _OFTEN = 10
 
 
-def puts_back(message: Any, c: Any, settler: Settler) -> bool:
+def requeues(message: Any, c: Any, settler: Settler) -> bool:
     """Whether *message*, delivered to the consumer *c* once more, is requeued at once."""
     headers = message.headers
     times = headers.get(_COUNT) if isinstance(headers, dict) else None

@@ -14,8 +14,13 @@ from celery_resilience.settings import queue_name
 if TYPE_CHECKING:
     import click
 
-__all__ = ["add_flags", "names"]
+__all__ = ["FLAGS", "add_flags", "names"]
 
+#: The settings that have a flag of their own name; ``--no-resilience`` is another word for one.
+FLAGS = (
+    "dead_letter_queue", "failure_policies", "max_worker_losses", "dead_letter_expired",
+    "hold_retries", "redis_transport",
+)  # fmt: skip
 _GROUP = "Resilience Options"
 
 

@@ -1,6 +1,6 @@
-"""Where the message is: what the parent does with the ruling that comes back.
+"""Where the message is: what the parent does with the decision that comes back.
 
-A :class:`ResilientRequest` settles each message once. If no ruling came back (the child died, or
+A :class:`ResilientRequest` settles each message once. If no decision came back (the child died, or
 ran into its hard time limit), the same policy is asked in :mod:`~celery_resilience.worker.decide`.
 """
 

@@ -20,7 +20,7 @@ from celery_resilience.brokers.rabbitmq.pyamqp import UNREADABLE
 from celery_resilience.errors import nearest
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.policy.decision import Reason
-from celery_resilience.worker.delivery_limit import puts_back
+from celery_resilience.worker.delivery_limit import requeues
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.settle import Settler
 from celery_resilience.worker.source_queue import delivery_of, readdress
@@ -58,7 +58,7 @@ class UnprocessableMessages:
                     readdress(message, c.app)
                     if self._in_hand and self._in_hand.take_back(message, c):
                         return None
-                    return None if puts_back(message, c, self._settler) else handle(message)
+                    return None if requeues(message, c, self._settler) else handle(message)
                 except Exception as exc:
                     if _is_the_connections(exc, c) or _is_the_loops(exc):
                         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from click.testing import CliRunner
 from celery_resilience import Policy, ResilientTask, install
 from celery_resilience.settings import Settings
 from celery_resilience.task.policies import apply_policies, policies_of
-from celery_resilience.worker.flags import _flags
+from celery_resilience.worker.flags import FLAGS, _flags, names
 from tests.worker import ROOT
 
 FILE = '[policies.file]\nmax_retries = 11\n[tasks]\n"shop.fetch" = "file"\n'
@@ -295,3 +296,9 @@ def test_every_flag_says_its_setting_and_its_variable() -> None:
         assert hasattr(Settings(), setting), option.name
         assert option.show_envvar
         assert option.help_group == "Resilience Options"
+
+
+def test_flags_bear_the_names_of_their_settings():
+    flags = {"--" + name.replace("_", "-") for name in FLAGS}
+    assert flags | {"--no-resilience"} == names()
+    assert set(FLAGS) <= {field.name for field in dataclasses.fields(Settings)}
