@@ -154,7 +154,7 @@ def test_what_a_worker_takes_that_was_told_late_is_not_lost_with_it(
         gate.set()
         eventually(lambda: celery_app.backend.get_task_meta(result.id)["status"] == "SUCCESS")
         eventually(lambda: db.hlen("unacked") == 0)
-    assert "another one gets that after the visibility_timeout (3600 s)" in caplog.text
+    assert "redelivered after the visibility_timeout (3600 s)" in caplog.text
 
 
 @EVERY

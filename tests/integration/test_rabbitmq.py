@@ -196,7 +196,7 @@ def test_what_comes_back_and_back_and_is_never_begun_is_published_anew(
     come_back(client, "shop", 10)
     worker = start_worker(RABBITS, broker, env=rabbits(client, broker))
     eventually(lambda: client.executions()["g"] == 1)
-    assert "it came back 10 times" in worker.log()
+    assert "redelivered 10 times" in worker.log()
 
 
 def declare(client: Client) -> None:
