@@ -78,7 +78,7 @@ _TRANSPORTS.update(
         "resilient-sentinel": "celery_resilience.transport:SentinelTransport",
     }
 )
-# Whoever has one URL for messages and results means the same server by it.
+# One URL for messages and results means the same server.
 _BACKENDS.update(
     {
         "resilient-redis": "celery_resilience.transport.backend:RedisBackend",

@@ -205,8 +205,8 @@ class ListsScheduled(Protocol):
     def take_scheduled(
         self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
     ) -> Iterator[Any]:
-        """Take out what waits of the tasks with these *ids*, and what is *wanted*: of several who
-        do so each gets others. For another thread than the worker's."""
+        """Take out the scheduled retries with these task *ids*, and what is *wanted*: of several
+        that do so each gets others. For another thread than the worker's."""
 
     def schedule_again(self, found: Any) -> None:
         """Let what was taken out wait as before; for another thread than the worker's."""

@@ -23,7 +23,7 @@ def _refuse(status: int, says: str) -> Finding:
 
 #: Statuses with a word of their own; other 3xx, 4xx and 5xx are permanent (`finding_of_status`).
 STATUSES: dict[object, Finding] = {
-    400: _refuse(400, "the request is wrong; look at what the task sent"),
+    400: _refuse(400, "the request is wrong; check what the task sent"),
     401: _refuse(401, "credentials refused; check the key"),
     402: _refuse(402, "payment required; check the account's plan and balance"),
     403: _refuse(403, "not allowed; check the permissions of this account"),
@@ -36,7 +36,7 @@ STATUSES: dict[object, Finding] = {
     413: _refuse(413, "the request is too large; send less at once"),
     415: _refuse(415, "the server does not take this content type"),
     420: limited("http"),
-    422: _refuse(422, "the values are not acceptable; look at what the task sent"),
+    422: _refuse(422, "the values are not acceptable; check what the task sent"),
     423: _retry(423, "it is locked by another client"),
     425: _retry(425, "too early: the server asks for the same request again"),
     429: limited("http"),
@@ -45,7 +45,7 @@ STATUSES: dict[object, Finding] = {
     501: _refuse(501, "the server can't do that at all"),
     502: _retry(502, "a gateway got no proper answer from the server behind it"),
     503: _retry(503, "the service is unavailable for now"),
-    504: _retry(504, "a gateway waited in vain for the server behind it"),
+    504: _retry(504, "a gateway got no answer in time from the server behind it"),
     505: _refuse(505, "the server does not speak this version of HTTP"),
     507: _retry(507, "the server is out of storage"),
     509: _retry(509, "the server is out of bandwidth"),

@@ -1,4 +1,4 @@
-"""What no output may show, taken out of every text that is shown.
+"""Values to mask in all output, masked in every text that is shown.
 
 A text of arguments is no longer the arguments: it is a ``repr``, cut off anywhere. So
 this looks for the names of ``resilience_redact`` and masks whatever stands behind them, rather too
@@ -85,7 +85,7 @@ class Redactor:
         return cls(settings.redact, credentials=settings.redact_credentials)
 
     def __call__(self, text: str) -> str:
-        """*text* without what no output may show."""
+        """*text* with all values masked that no output shows."""
         return self._asked(self._masked(text))
 
     def value(self, value: Any, depth: int = 0) -> Any:

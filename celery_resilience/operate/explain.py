@@ -90,8 +90,8 @@ def of_task(task: Any, settings: Settings, tasks: int) -> dict[str, Any]:
     told: dict[str, Any] = {"name": task.name, "is": "task"}
     why = why_uncovered(task)
     if why is not None:
-        mend = _LEAVE_IT if isinstance(task, ResilientTask) else _COVER_IT
-        return {**told, "decides": f"not celery_resilience: {why}", "to_change_that": mend}
+        fix = _LEAVE_IT if isinstance(task, ResilientTask) else _COVER_IT
+        return {**told, "decides": f"not celery_resilience: {why}", "to_change_that": fix}
     policy = task.policy_in_force
     own_queue = getattr(task, "dead_letter_queue", None)
     throws = getattr(task, "throws", ()) or ()

@@ -92,11 +92,11 @@ class Slots:
         if slots is None or wanted <= 0:
             return wanted
         quick, qos = self.pace.quick(), self._channel.qos
-        everybodys = len(self._reserved)
+        all_reserved = len(self._reserved)
         unacknowledged = len(qos._delivered) - len(qos._dirty)
         # At most so many were acknowledged and run; who holds tasks for later has fewer.
-        early = max(0, everybodys - unacknowledged)
-        room = most(wanted, slots, everybodys + undelivered, early, quick)
+        early = max(0, all_reserved - unacknowledged)
+        room = most(wanted, slots, all_reserved + undelivered, early, quick)
         if room == wanted:
             return room
         mine, early = self._count()

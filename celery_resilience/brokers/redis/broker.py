@@ -215,8 +215,8 @@ class RedisBroker:
     def take_scheduled(
         self, ids: Collection[str], wanted: Callable[[Envelope], bool] | None = None
     ) -> Iterator[ScheduledMessage]:
-        """Take out what waits of the tasks with these *ids*, and what is *wanted*: of several who
-        do so each gets others. For another thread than the worker's."""
+        """Take out the scheduled retries with these task *ids*, and what is *wanted*: of several
+        that do so each gets others. For another thread than the worker's."""
         waiting = self._waiting_elsewhere()
         for found in list(waiting.find(ids, wanted)):
             if waiting.remove(found):

@@ -22,7 +22,7 @@ REPLY_CODES: dict[object, Finding] = {
     402: permanent("broker", "no such virtual host; check the broker's URL"),
     403: permanent("auth", "the broker refused the credentials or the right to do this"),
     404: permanent("broker", "no such exchange or queue; declare it or check its name"),
-    406: permanent("broker", "it was declared with other arguments; look at its declaration"),
+    406: permanent("broker", "it was declared with other arguments; check its declaration"),
     **each(_REFUSED, 501, 502, 503, 504, 505, 530, 540, 541),
 }
 
@@ -55,7 +55,7 @@ KOMBU = Family(
     http=False,
     classes={
         **each(_LOST, "OperationalError", "LimitExceeded"),
-        "EncodeError": permanent("code", "the message can't be serialised; look at its arguments"),
+        "EncodeError": permanent("code", "the message can't be serialised; check its arguments"),
         "DecodeError": permanent("code", "the message can't be deserialised"),
         "ContentDisallowed": permanent("code", "accept_content does not allow this content type"),
         "SerializerNotInstalled": permanent("code", "the serialiser is not installed here"),
@@ -64,7 +64,7 @@ KOMBU = Family(
 )
 
 _KAFKA_AGAIN = transient("broker", "Kafka says that it can be tried again")
-_KAFKA_NEVER = permanent("broker", "Kafka says that no retry can help; look at its error")
+_KAFKA_NEVER = permanent("broker", "Kafka says that no retry can help; see its error")
 _FLAG: dict[object, Finding] = {True: _KAFKA_AGAIN, False: _KAFKA_NEVER}
 
 

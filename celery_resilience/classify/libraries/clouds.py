@@ -23,7 +23,7 @@ _COLLIDED = transient(
 )
 _NOT_ALLOWED = permanent("auth", "AWS does not allow this; check the policy of the role")
 _EXPIRED = permanent("auth", "AWS refused the credentials; renew or check them")
-_BAD_VALUES = permanent("http", "AWS does not accept these values; look at what the task sent")
+_BAD_VALUES = permanent("http", "AWS does not accept these values; check what the task sent")
 
 #: ``response["Error"]["Code"]``; what is not listed goes by the HTTP status.
 AWS_CODES: dict[object, Finding] = {

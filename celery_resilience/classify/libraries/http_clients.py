@@ -52,7 +52,7 @@ REQUESTS = Family(
         **each(_BAD_URL, "MissingSchema", "InvalidSchema", "InvalidURL", "URLRequired"),
         "InvalidHeader": _BAD_REQUEST,
         "TooManyRedirects": _CIRCLES,
-        "InvalidJSONError": permanent("code", "that is not JSON; look at what the server sent"),
+        "InvalidJSONError": permanent("code", "that is not JSON; check what the server sent"),
     },
 )
 

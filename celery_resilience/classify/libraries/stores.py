@@ -21,7 +21,7 @@ _BUSY = transient("database", "Redis is busy with a script")
 
 #: The first word of a reply for which the client has no class of its own.
 REPLIES: dict[object, Finding] = {
-    "MISCONF": transient("database", "Redis can't write its snapshot to disk; look at its log"),
+    "MISCONF": transient("database", "Redis can't write its snapshot to disk; see its log"),
     "NOREPLICAS": transient("database", "Redis has too few replicas to write to"),
     **each(_FAILING_OVER, "LOADING", "MASTERDOWN", "READONLY", "UNBLOCKED"),
     **each(_MOVING, "CLUSTERDOWN", "TRYAGAIN"),
@@ -44,7 +44,7 @@ _REDIS = {
     "LockError": transient("database", "the lock is held by another client, or was lost"),
     # Both derive from ConnectionError, and no retry fixes them.
     **each(_NO_LOGIN, "AuthenticationError", "AuthorizationError", "NoPermissionError"),
-    "ResponseError": permanent("database", "Redis does not accept that command; look at its words"),
+    "ResponseError": permanent("database", "Redis does not accept that command; see its message"),
     "DataError": permanent("code", "that value can't be sent to Redis"),
     "NoScriptError": permanent("database", "Redis does not know that script; load it"),
     **each(

@@ -1,7 +1,7 @@
 -- Take a message from where it waits: write the copy, then remove the original. Or let it wait, or
 -- only remove it.
 --
--- KEYS  1 what waits for the list   2 the lists that something waits for   3 destination list
+-- KEYS  1 the scheduled retries of the list   2 the lists that something waits for   3 destination list
 -- ARGV  1 the original   2 copy     3 the list it waits for
 --       4 "": to the destination; "-": nowhere; else the time that the original is due from now on
 --

@@ -1,4 +1,4 @@
--- Write down about a message that a worker holds what is to be known if the worker dies of it.
+-- Record about a message that a worker holds what is needed if it crashes the worker.
 --
 -- KEYS  1 hash of what is held   2 the takes
 -- ARGV  1 delivery tag   2 the list it came from, a line end, and the message as it is to be now

@@ -7,7 +7,7 @@
 -- why those are not movable ("": all are)}.
 -- Whose turn it is wakes for every due time; the others only look now and then.
 -- What is removed afterwards may be. And a server whose memory is full refuses a first write that
--- takes room, and this one takes none: it is emptied by running what waits.
+-- takes room, and this one takes none: it is emptied by running them.
 call("ZREM", KEYS[1], "")
 local registered = call("ZRANGE", KEYS[1], 0, 31, "WITHSCORES")
 if #registered == 0 then

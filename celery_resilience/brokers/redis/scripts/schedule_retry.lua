@@ -1,6 +1,6 @@
 -- Let a message wait: write its copy with the time that it is due, then let the original go.
 --
--- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 what waits for the list
+-- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 the scheduled retries of the list
 --       4 the lists that something waits for, by the earliest due time   5 the takes
 --       6 says that it was written, where nothing is acknowledged
 -- ARGV  1 delivery tag           2 copy   3 "1": there is no original to ack
