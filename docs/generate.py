@@ -49,6 +49,7 @@ PAGES = (
     "decided-where.md",
     "keys-and-queues.md",
     "security.md",
+    "upgrading.md",
     "what-happens-when.md",
 )
 
@@ -318,6 +319,17 @@ def _enum(cls: type[Enum], heading: str) -> str:
     return _table([heading, "meaning"], ([f"`{m.value}`", _code(meant[m.value])] for m in cls))
 
 
+def moved() -> str:
+    here = celery_resilience.__name__
+    return _table(
+        ["0.1.0", "now"],
+        (
+            [f"`{here}.{old}`", f"`{here}.{new}`"]
+            for old, new in sorted(celery_resilience._MOVED.items())
+        ),
+    )
+
+
 def names() -> str:
     return _table(
         ["name", "what it is"],
@@ -382,6 +394,7 @@ PARTS = {
     "flags": flags,
     "keys": keys,
     "kinds": kinds,
+    "moved": moved,
     "names": names,
     "reasons": reasons,
     "rights": rights,
