@@ -70,7 +70,7 @@ class Channel(FetchingChannel):
 
         In a pool that runs its tasks here and now, one that has ended waits for no other.
         """
-        if self._slow and self._acknowledged:
+        if self._slow and self._acks:
             self.all_answered()  # the next message may be in the answer
             self.fetch()
         self._slow = False
@@ -127,18 +127,18 @@ class Channel(FetchingChannel):
             or (cycle.loop is None and self.lease_owner is None)
         ):
             return False
-        self._acknowledged.append(tag)
+        self._acks.append(tag)
         return True
 
     @property
     def acknowledged(self) -> int:
         """How many are to be acked with the next question."""
-        return len(self._acknowledged)
+        return len(self._acks)
 
     def ack_now(self) -> None:
         """Let go what was acknowledged, and wait until that is done."""
         self.all_answered()
-        while self._acknowledged:
+        while self._acks:
             self._ask(0)
             if not self.answered():
                 break
@@ -153,7 +153,7 @@ class Channel(FetchingChannel):
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()
         self.consuming = bool(self.active_queues)
-        self._curious, self._not_before = True, 0.0
+        self.fetch_soon()
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         done = super()._basic_cancel(consumer_tag)
@@ -182,12 +182,12 @@ class Channel(FetchingChannel):
                 while self._prefetched:
                     self.qos.requeue(self._prefetched.pop())
             except (AttributeError, OSError, *self.connection_errors) as exc:
-                left = len(self._prefetched) + len(self._acknowledged)
+                left = len(self._prefetched) + len(self._acks)
                 logger.warning("lost the connection with %d messages: %r", left, exc)
             if self.lease_owner is not None:  # what the server has not acknowledged, too
-                self.lease_owner.unsent.extend(self._acknowledged)
+                self.lease_owner.unsent.extend(self._acks)
             self._prefetched.clear()
-            self._acknowledged.clear()
+            self._acks.clear()
             self.fetcher.disconnect()
         super().close()
 

@@ -6,12 +6,25 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_resilience.brokers.connections import ANSWER
 from celery_resilience.transport.notifications import ListNotifications
 
-__all__ = ["FetchConnection"]
+__all__ = ["FetchConnection", "Question"]
+
+
+class Question(NamedTuple):
+    """What the server was asked."""
+
+    #: Its queues in their order; none: it is only asked to ack.
+    queues: list[str]
+    #: How the delivery tags of what it hands out begin.
+    tags: str
+    #: The delivery tags that it acks.
+    acks: list[str]
+    #: It is only asked whether there is something.
+    is_glance: bool = False
 
 
 class FetchConnection:

@@ -1,4 +1,4 @@
-"""When a Redis channel of ours fetches from its queues, what it asks for, and what it acks."""
+"""What a Redis channel of ours asks the server for, and what it acks with the same question."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from collections import deque
 from itertools import count
 from time import monotonic, time
-from typing import Any
+from typing import Any, NoReturn
 
 from kombu.transport import redis as _kombu_redis
 from kombu.utils.json import dumps
@@ -16,10 +16,11 @@ from kombu.utils.scheduling import priority_cycle, round_robin_cycle, sorted_cyc
 from celery_resilience.brokers.connections import ANSWER
 from celery_resilience.brokers.redis import leases
 from celery_resilience.brokers.redis.scripts import KEYS, lua
-from celery_resilience.transport.connection import FetchConnection
+from celery_resilience.transport.connection import FetchConnection, Question
 from celery_resilience.transport.notifications import SAFETY
 from celery_resilience.transport.prefetched import Prefetched
-from celery_resilience.transport.slots import Slots
+from celery_resilience.transport.slots import Slots, prefetch_room
+from celery_resilience.transport.timing import Cause, FetchTiming
 
 _redis: Any = _kombu_redis  # the stubs miss half of it
 
@@ -27,42 +28,37 @@ __all__ = ["FetchingChannel"]
 
 logger = logging.getLogger("celery_resilience")
 
-#: The most that one look takes: messages, and bytes (a single message may be more).
+#: The most that one fetch takes: messages, and bytes (a single message may be more).
 _MESSAGES, _BYTES = 100, 1_000_000
 #: The most that one fetch acks.
-_LET_GO = 1000
-#: How long to wait after the server refused to look, in seconds, and how often to say so.
-_REFUSED, _SAY = 1.0, 60.0
-#: How often it is seen whether another thread has acknowledged something, in seconds.
-_GLANCE = 0.05
+_ACKS = 1000
+#: How often to log that the server refuses to hand out messages, in seconds.
+_LOG_EVERY = 60.0
+#: How often to check whether another thread has acked something, in seconds.
+_CHECK_ROOM = 0.05
 
 
 class FetchingChannel(_redis.Channel):  # type: ignore[misc]
-    """kombu's channel, but that it looks when there is something, and takes and holds at once."""
+    """kombu's channel, except that it fetches when there is something, and leases it at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.fetcher = FetchConnection(self)
-        #: The worker that holds what is taken here; None: kombu's own hash, for all workers.
+        #: The worker that leases what is taken here; None: kombu's own hash, for everybody.
         self.lease_owner: Any = None
-        #: What the worker's pool can begin; None: the consumer here is no worker of ours.
+        #: What the worker's pool can start; None: the consumer here is no worker of ours.
         self.slots: Slots | None = None
-        #: There may be something to take, and no free slot: there may be no notice of one.
+        #: There may be something to take, and no free slot, and no event when there is one.
         self.waits_for_slot = False
         #: Whether there are queues to fetch from.
         self.consuming = False
         self._prefetched: deque[Prefetched] = deque()
         self._unheld: set[str] = set()
-        self._acknowledged: list[str] = []
-        #: What was asked: the queues in their order, how tags begin, what is acknowledged.
-        self._question: tuple[list[str], str, list[str]] = ([], "", [])
-        #: There may be something to take, and it is not to be fetched before that time.
-        self._curious, self._not_before = True, 0.0
-        self._looked = self._refused = self._complained = 0.0
-        #: Told since the last look was asked for; that look was because of it; it was for safety.
-        self._woken = self._vain_if_empty = self._unexpected = False
-        #: What was asked is only whether there is something.
-        self._glances = False
-        #: The connection went while a consumer was cancelled, or other code has closed it.
+        #: The delivery tags that the next question acks.
+        self._acks: list[str] = []
+        self._question = Question([], "", [])
+        self._timing = FetchTiming()
+        self._logged_at = -_LOG_EVERY
+        #: The connection went while a consumer was cancelled, or somebody else has closed it.
         self._cut: BaseException | None = None
         #: Of each queue its name as JSON, and its lists, one for each priority.
         self._places: dict[str, tuple[bytes, list[bytes]]] = {}
@@ -70,7 +66,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def take_for(self, consumer: Any) -> None:
-        """Take from now on what the pool of *consumer*, Celery's, can begin, and little more."""
+        """Take from now on what the pool of *consumer*, Celery's, can start, and little more."""
         self.slots = Slots(consumer, self)
 
     @property
@@ -83,57 +79,44 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         pass
 
     def fetch_soon(self) -> None:
-        """What the server told on a connection that has gone may have been missed."""
-        self._curious, self._not_before = True, 0.0
+        """Fetch though no notification has come: on a lost connection it may have been missed."""
+        self._timing.expected()
 
     def was_replaced(self) -> bool:
-        """Whether the connection that fetches was given another socket."""
+        """Whether the connection that fetches has been given another socket."""
         return self.fetcher.is_another
 
     def woken(self) -> float:
-        """The server says that there is something; how long to wait before the look, in s."""
+        """The server has sent a notification; how long to wait before the fetch, in seconds."""
         if not self.fetcher.notifications.drain():
             self._start_afresh()
             return 0.0
-        self._curious = self._woken = True
         pause = self.fetcher.notifications.pause()
-        self._not_before = monotonic() + pause
+        self._timing.notified(monotonic(), pause)
         return pause
 
     def idle(self) -> float:
-        """How long nothing has to be done here unless something happens, in seconds."""
+        """How long there is nothing to do here unless something happens, in seconds."""
         if self._prefetched:
             return 0.0
         if not self._room():
-            return _GLANCE
-        due = self._looked + self._patience
-        if self._curious:
-            due = min(due, max(self._not_before, self._refused))
-        return max(0.0, due - monotonic())
+            return _CHECK_ROOM
+        return max(0.0, self._timing.due_at - monotonic())
 
     @property
     def is_told_nothing(self) -> bool:
-        """Whether it has to look by itself, and is not doing so."""
+        """Whether it gets no notifications, and is not fetching just now."""
         return self.fetcher.notifications.refused and not self.fetcher.asking
-
-    @property
-    def _patience(self) -> float:
-        notifications = self.fetcher.notifications
-        return notifications.every if notifications.refused else SAFETY
 
     def _room(self) -> int:
         """How many messages may be taken."""
-        if not self.qos.can_consume():
-            return 0
-        room = self.qos.can_consume_max_estimate()
-        if "can_consume" in vars(self.qos):
-            room = 1  # worker_disable_prefetch has a say: it counts what was delivered
-        elif room is None:  # no limit: a loop takes many, a plain consumer one after the other
-            room = _MESSAGES if self.connection.cycle.loop is not None else 1
-        room = max(0, min(int(room) - len(self._prefetched), _MESSAGES))
+        # Without a prefetch count a loop takes many, a plain consumer one after the other.
+        unlimited = _MESSAGES if self.connection.cycle.loop is not None else 1
+        taken = len(self._prefetched)
+        room = max(0, min(prefetch_room(self.qos, unlimited) - taken, _MESSAGES))
         if self.slots is None:
             return room
-        free = self.slots.room(room, len(self._prefetched))
+        free = self.slots.room(room, taken)
         self.waits_for_slot = free == 0 < room and not self.slots.is_heard
         return free
 
@@ -145,43 +128,40 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
     def fetch(self) -> bool:
         """Ask for messages if there may be some and there is room; whether that was done.
 
-        What was acknowledged is sent with the same question.
+        The same question acks what is finished.
         """
         if self._cut is not None:
             cut, self._cut = self._cut, None
-            self._give_up()
-            raise ConnectionError(str(cut)) from cut
-        if self.fetcher.asking:
-            if not self.fetcher.overdue:
+            self._give_up(str(cut), cut)
+        fetcher, timing = self.fetcher, self._timing
+        if fetcher.asking:
+            if not fetcher.overdue:
                 return False
-            if not self.fetcher.has_answer():
-                self._give_up()
-                raise ConnectionError(f"Redis has not answered for {ANSWER:g} s")
+            if not fetcher.has_answer():
+                self._give_up(f"Redis has not answered for {ANSWER:g} s")
             self.answered()  # the loop was busy for that long, and would wait for the socket
-            if self.fetcher.asking:
+            if fetcher.asking:
                 return True
         now = monotonic()
-        if now < self._refused:
+        if now < timing.refused_until:
             return False
         self.waits_for_slot = False
-        late = now - self._looked >= self._patience
-        room = self._room() if late or (self._curious and now >= self._not_before) else 0
-        if not (room or self._acknowledged):
+        room = self._room() if timing.is_due(now) else 0
+        if not (room or self._acks):
             return False
+        # Most fetches of an idle worker find nothing: it first asks whether there is something.
+        idle = timing.cause is Cause.SAFETY or fetcher.notifications.in_vain
+        self._ask(room, glance=idle and room > 0 and not self._acks)
         if room:
-            self._looked = now
-            self._vain_if_empty, self._woken = self._woken, False
-            self._unexpected = not self._curious
-        # Most looks of who is idle find nothing: it first asks whether there is something.
-        idle = self._unexpected or self.fetcher.notifications.in_vain
-        self._ask(room, glance=idle and room > 0 and not self._acknowledged)
+            timing.asked(now, SAFETY)
         return True
 
-    def _give_up(self) -> None:
-        """Disconnect. What the question acks, if it is not answered, the next one acks."""
+    def _give_up(self, why: str, cause: BaseException | None = None) -> NoReturn:
+        """Disconnect. Acks of a question that is not answered go with the next one."""
         if self.fetcher.asking:
-            self._acknowledged = self._question[2] + self._acknowledged
+            self._acks = self._question.acks + self._acks
         self.fetcher.disconnect()
+        raise ConnectionError(why) from cause
 
     def _ask(self, room: int, glance: bool = False) -> None:
         cycle = type(self._queue_cycle)
@@ -196,21 +176,21 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
             for queue, (name, _) in zip(queues, places, strict=True)
         ]
         tags, fair = next(self._tags), int(cycle is round_robin_cycle)
-        at = time() if self.lease_owner is None else ""
-        self._glances = glance
         if glance:
-            self._question = queues, tags, []
+            self._question = Question(queues, tags, [], True)
             self.fetcher.count(lists)
             return
-        done, self._acknowledged = self._acknowledged[:_LET_GO], self._acknowledged[_LET_GO:]
-        self._question = queues, tags, done
+        acks, self._acks = self._acks[:_ACKS], self._acks[_ACKS:]
+        self._question = Question(queues, tags, acks)
+        owner = self.lease_owner
+        at, *lessee = (time(), "", 0) if owner is None else ("", owner.id, owner.last_take)
         args = [room, _BYTES, fair, len(queues), tags, at, len(prefix.encode())]
-        args += [*self._holds_for(), leases.LEASE, *names, *done]
+        args += [*lessee, leases.LEASE, *names, *acks]
         keys = *self._held_in(), f"{prefix}{KEYS}takes", f"{prefix}{KEYS}workers"
         try:
             self.fetcher.ask(lua("fetch", __package__), [*keys, *lists], args)
         except BaseException:
-            self._acknowledged = done + self._acknowledged
+            self._acks = acks + self._acks
             raise
 
     def _place(self, queue: str) -> tuple[bytes, list[bytes]]:
@@ -228,69 +208,76 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
     def answered(self) -> bool:
         """Take in what the server has answered, and wait for it if it is not here yet; it may be
         asked again at once. False if it has refused to answer."""
-        from redis.exceptions import ReadOnlyError, ResponseError
-
         if not self.fetcher.asking:  # the server has closed the connection
             self.fetcher.disconnect()
             self.fetch_soon()
             return True
-        queues, tags, done = self._question
+        question = self._question
         try:
             answer = self.fetcher.answer()
         except BaseException as exc:
-            self._acknowledged = done + self._acknowledged  # twice does no harm
-            if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be found
-                self.fetcher.disconnect()
-                raise ConnectionError(str(exc)) from exc
-            if not isinstance(exc, ResponseError):
+            self._acks = question.acks + self._acks  # twice does no harm
+            if not isinstance(exc, self.ResponseError):
                 raise
-            self._curious, self._refused = True, monotonic() + _REFUSED
-            if monotonic() - self._complained >= _SAY or not self._complained:
-                self._complained = monotonic()
-                logger.error("Redis refuses to hand out messages, trying again: %s", exc)
+            self._refused(exc)
             return False
-        if self._glances and answer:
+        if question.is_glance and answer:
             room = self._room() if self.active_queues else 0
             self._ask(room) if room else self.fetch_soon()
             return True
         more, number, *found = answer or (0, 0)
-        if found and self.lease_owner is not None:
+        if found:
+            self._take_in(question, number, found)
+        if question.queues:
+            self._fetched(bool(more), bool(found))
+        return True
+
+    def _refused(self, exc: Exception) -> None:
+        from redis.exceptions import ReadOnlyError
+
+        if isinstance(exc, ReadOnlyError):  # a replica now: the master has to be found
+            self.fetcher.disconnect()
+            raise ConnectionError(str(exc)) from exc
+        now = monotonic()
+        self._timing.refused(now)
+        if now - self._logged_at >= _LOG_EVERY:
+            self._logged_at = now
+            logger.error("Redis refuses to hand out messages, trying again: %s", exc)
+
+    def _take_in(self, question: Question, number: int, found: list[Any]) -> None:
+        """Keep for their consumers what was *found*, list after message, in this take."""
+        queues, tags = question.queues, question.tags
+        if self.lease_owner is not None:
             self.lease_owner.taken(number)
-        if found and self.slots is not None:
+        if self.slots is not None:
             self.slots.pace.came(tags)
         for n in range(0, len(found), 2):
             queue = queues[(found[n] - 1) % len(queues)]
             tag, is_held = f"{tags}{n // 2 + 1}", not self._is_unheld(queue)
             self._prefetched.append(Prefetched(tag, queue, found[n + 1], is_held, number))
             self._queue_cycle.rotate(queue)
-        if queues:
-            self._after(bool(more), bool(found))
-        return True
 
     def all_answered(self) -> None:
-        """Take in what is on its way, and what comes of it."""
+        """Take in what is on its way, and what follows from it."""
         while self.fetcher.asking:
             self.answered()
 
-    def _after(self, more: bool, found: bool) -> None:
-        notifications = self.fetcher.notifications
+    def _fetched(self, more: bool, found: bool) -> None:
+        notifications, timing = self.fetcher.notifications, self._timing
         if self.lease_owner is not None:
             notifications.workers = self.lease_owner.workers
         if notifications.refused:
             notifications.asked(found)
-        elif self._vain_if_empty:
+            timing.answered(more, notifications.every)
+            return
+        if timing.asked_for is Cause.TOLD:
             notifications.looked(found)
-        # What was told while the answer was on its way may be newer than the answer.
-        self._curious = more or self._woken or notifications.refused
-        if more:
-            self._not_before = 0.0
-        elif notifications.refused:
-            self._not_before = self._looked + notifications.every
-        elif found and self._unexpected:  # of this it ought to have been told
-            self._start_afresh()
+        timing.answered(more, None)
+        if found and not more and timing.asked_for is Cause.SAFETY:
+            self._start_afresh()  # of this it ought to have been told
 
     def _start_afresh(self) -> None:
-        """Have the server tell on a new connection; what it told before may have been missed."""
+        """Get notifications on a new connection; what came before may have been missed."""
         self.fetcher.silence()
         self.fetch_soon()
 
@@ -298,11 +285,6 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         return queue in self._unheld or not self.ack_emulation
 
     def _held_in(self) -> tuple[str, str]:
-        """The hash that what is taken is held in, and kombu's index of it."""
+        """The hash of unacked messages, and kombu's index of it."""
         held = self.unacked_key if self.lease_owner is None else self.lease_owner.key
         return self.global_keyprefix + held, self.global_keyprefix + self.unacked_index_key
-
-    def _holds_for(self) -> tuple[str, int]:
-        """The worker that what is taken is held for, and the number of its last take."""
-        owner = self.lease_owner
-        return ("", 0) if owner is None else (owner.id, owner.last_take)

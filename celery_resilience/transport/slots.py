@@ -11,7 +11,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
-__all__ = ["Pace", "Slots", "most"]
+__all__ = ["Pace", "Slots", "most", "prefetch_room"]
 
 #: How much work is taken beyond the free slots, as the time that it takes the pool, in seconds.
 _AHEAD = 0.05
@@ -29,6 +29,16 @@ def most(wanted: int, slots: int, begun: int, acknowledged: int, quick: int) -> 
     """
     ahead = max(0, quick - acknowledged)
     return max(0, min(wanted, slots + ahead - begun))
+
+
+def prefetch_room(qos: Any, unlimited: int) -> int:
+    """How many messages the prefetch count of *qos* leaves room for; *unlimited* without one."""
+    if not qos.can_consume():
+        return 0
+    if "can_consume" in vars(qos):
+        return 1  # worker_disable_prefetch has a say: it counts what was delivered
+    room = qos.can_consume_max_estimate()
+    return unlimited if room is None else int(room)
 
 
 class Pace:

@@ -231,7 +231,7 @@ def look(moves: Any, queue: str = "dead_letter", die: bool = False) -> list[str]
     """The ids of what lies there; *die*: as a command that is killed."""
     found = [each.envelope.headers["id"] for each in moves.browse(queue)]
     if die:
-        moves._confirms.connection.collect()
+        moves._publisher.connection.collect()
         moves._looks.clear()
     moves.close()
     return found

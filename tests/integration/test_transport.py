@@ -26,7 +26,7 @@ from celery_resilience.messages.dead_letter import DeadLetter
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.policy.decision import Reason
 from celery_resilience.testing.server import EmbeddedServer
-from celery_resilience.transport import fetching as looking
+from celery_resilience.transport import fetching, timing
 from tests.servers import eventually
 from tests.worker import Broker
 
@@ -191,7 +191,7 @@ def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, 
         channel.fetch_soon()
         assert channel.fetch()
         assert select.select([channel.fetcher.sock], [], [], 5)[0]
-        channel.fetcher._since -= looking.ANSWER + 1
+        channel.fetcher._since -= fetching.ANSWER + 1
         for _ in range(3):
             next(loop)
         assert len(seen) == 1
@@ -217,11 +217,11 @@ def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, d
         if how == "closed":
             channel.client.connection.disconnect()
         else:
-            channel.fetcher._since -= looking.ANSWER + 1
+            channel.fetcher._since -= fetching.ANSWER + 1
         began = time.monotonic()
         with pytest.raises(ConnectionError):
             list(islice(loop, 3))
-        assert time.monotonic() - began < looking.ANSWER / 2
+        assert time.monotonic() - began < fetching.ANSWER / 2
         assert channel.acknowledged == 1
         assert not channel.fetcher.asking
     assert held(db, owner) == {}
@@ -293,7 +293,7 @@ def test_there_may_be_any_number_of_queues(reader, put, db, steps) -> None:
     put("q2999", "last", priority=steps[-1])
     assert sorted(bodies(consumer.read(2))) == ["first", "last"]
     put("q1500", "wakes")  # all of them are watched
-    assert bodies(consumer.read(1, timeout=looking.SAFETY / 2)) == ["wakes"]
+    assert bodies(consumer.read(1, timeout=fetching.SAFETY / 2)) == ["wakes"]
     for message in consumer.got:
         message.ack()
     assert db.hlen("unacked") == 0
@@ -315,7 +315,7 @@ def test_a_message_in_any_list_wakes_the_reader(
     reader, redis_broker, put, monkeypatch, protocol
 ) -> None:
     """4 queues x 4 priorities, and nothing is looked at regularly."""
-    monkeypatch.setattr(looking, "SAFETY", 600.0)
+    monkeypatch.setattr(fetching, "SAFETY", 600.0)
     url = f"resilient-{redis_broker.broker_url}&protocol={protocol}"
     consumer = reader("a", "b", "c", "d", url=url)
     consumer.nothing()
@@ -340,7 +340,7 @@ def test_an_idle_reader_asks_nothing(reader, db) -> None:
 
 
 def test_a_queue_that_is_added_wakes_too(reader, put, monkeypatch) -> None:
-    monkeypatch.setattr(looking, "SAFETY", 600.0)
+    monkeypatch.setattr(fetching, "SAFETY", 600.0)
     consumer = reader("a")
     consumer.nothing()
     consumer.consumer.add_queue(Queue("b"))
@@ -381,7 +381,7 @@ def test_a_server_that_tells_nothing_is_asked_regularly(
 
 
 def test_a_lost_wake_up_is_replaced(reader, put, db, monkeypatch) -> None:
-    monkeypatch.setattr(looking, "SAFETY", 600.0)
+    monkeypatch.setattr(fetching, "SAFETY", 600.0)
     consumer = reader("a")
     consumer.nothing()
     sock = consumer.channel.fetcher.notifications.sock
@@ -402,7 +402,7 @@ def test_a_lost_wake_up_is_replaced(reader, put, db, monkeypatch) -> None:
 def test_the_next_message_comes_at_once_though_the_socket_was_replaced(
     reader, put, db, monkeypatch, how
 ) -> None:
-    monkeypatch.setattr(looking, "SAFETY", 60.0)
+    monkeypatch.setattr(fetching, "SAFETY", 60.0)
     one = reader("work")
     one.nothing()
     connection = one.channel.client.connection
@@ -480,7 +480,7 @@ def test_a_server_without_memory_can_be_emptied(reader, put, db) -> None:
 
 
 def test_a_server_that_refuses_is_asked_again(reader, put, db, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(looking, "_REFUSED", 0.05)
+    monkeypatch.setattr(timing, "_REFUSED", 0.05)
     consumer = reader("a")
     consumer.nothing()
     db.set("unacked", "no hash")
@@ -497,7 +497,7 @@ def test_a_take_that_may_not_do_all_of_it_does_nothing(
     reader, put, db, caplog, monkeypatch, command
 ) -> None:
     """However often it is tried; the log names the command and the key."""
-    monkeypatch.setattr(looking, "_REFUSED", 0.02)
+    monkeypatch.setattr(timing, "_REFUSED", 0.02)
     consumer, owner = reader("a"), LeaseOwner()
     assert take_over(consumer.channel, owner)
     put("a", 1)
@@ -720,7 +720,7 @@ def test_who_is_cancelled_in_an_outage_hears_of_it_and_consumes_again(
     """A worker that pauses: half cancelled, it would never take a message again."""
     with Reader(f"resilient-{redis_broker.broker_url}", "a") as consumer:
         consumer.nothing()
-        consumer.channel._curious = True
+        consumer.channel.fetch_soon()
         assert consumer.channel.fetch()  # the answer is on its way
         redis_server.kill()
         consumer.consumer.cancel()
