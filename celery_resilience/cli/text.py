@@ -135,11 +135,9 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
-def ago(at: float, now: float | None = None) -> str:
+def ago(at: float) -> str:
     """How long ago *at* was, in four characters: ``12s``, ``5m``, ``3h``, ``41d``."""
-    if at <= 0:
-        return "?"
-    return short((time.time() if now is None else now) - at)
+    return short(time.time() - at) if at > 0 else "?"
 
 
 def short(seconds: float) -> str:
