@@ -174,7 +174,10 @@ def printable(text: str, lines: bool = False) -> str:
     elsewhere each run of white space becomes one space.
     """
     text = text.replace("\r\n", "\n").expandtabs(4) if lines else " ".join(text.split())
-    return "".join(c if _harmless(c) or (lines and c == "\n") else _escaped(c) for c in text)
+    return "".join(
+        c if _harmless(c) or (lines and c == "\n") else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def _harmless(character: str) -> bool:
@@ -183,10 +186,6 @@ def _harmless(character: str) -> bool:
     return (character.isascii() and character.isprintable()) or unicodedata.category(
         character
     ) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def _pattern(name: str) -> str:
