@@ -15,7 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker import consumer as _consumer
 
 from celery_resilience.brokers.connections import bound
-from celery_resilience.brokers.rabbitmq.greenlets import keep_deadline
+from celery_resilience.brokers.rabbitmq.greenlets import keep_deadlines
 from celery_resilience.settings import PREFIX, Settings
 from celery_resilience.transport.selection import (
     is_named,
@@ -47,10 +47,9 @@ def bound_connections(c: Any) -> None:
 
     def ensure_connected(connection: Any) -> Any:
         bound(connection)
-        connected = ensure(connection)
-        if connected.transport.driver_type == "amqp":
-            keep_deadline(connected.connection)
-        return connected
+        if connection.transport.driver_type == "amqp":
+            keep_deadlines(connection)
+        return ensure(connection)
 
     c.ensure_connected = ensure_connected
 

@@ -281,6 +281,8 @@ ROWS: list[tuple[Any, ...]] = [
     ("amqp.connection:Connection", "blocking_read read_timeout transport",
      "brokers/rabbitmq/greenlets.py",
      "a greenlet would wait for RabbitMQ for ever"),
+    ("kombu.connection:Connection", "_establish_connection", "brokers/rabbitmq/greenlets.py",
+     "a greenlet would wait for RabbitMQ for ever once kombu has connected again"),
     ("amqp.transport:_AbstractTransport", "_read sock", "brokers/rabbitmq/greenlets.py",
      "a worker would hang on half a frame"),
     ("amqp.transport:SSLTransport._read", "n initial _errnos", "brokers/rabbitmq/greenlets.py",

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_resilience.brokers.rabbitmq.pyamqp import has_arrived
 
-__all__ = ["end_with", "keep_deadline", "wait_for_nothing"]
+__all__ = ["end_with", "keep_deadline", "keep_deadlines", "wait_for_nothing"]
 
 #: How a socket says that there is nothing to read yet, and one with TLS.
 _NOT_YET = (errno.EAGAIN, errno.ENOENT)
@@ -44,6 +44,22 @@ def wait_for_nothing(connection: Any) -> None:
         return None
 
     connection.drain_events = drain_events
+
+
+def keep_deadlines(connection: Any) -> None:
+    """:func:`keep_deadline` each time that the kombu *connection* connects.
+
+    Whoever sends on it, such as a heartbeat of the worker's events, connects it again by itself
+    while another greenlet closes it: one takes the other's answer, which never comes again.
+    """
+    establish = connection._establish_connection
+
+    def _establish_connection() -> Any:
+        established = establish()
+        keep_deadline(established)
+        return established
+
+    connection._establish_connection = _establish_connection
 
 
 def keep_deadline(connection: Any) -> None:
