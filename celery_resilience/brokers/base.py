@@ -1,7 +1,7 @@
 """One Protocol for what is done to messages in a broker, and who implements it.
 
 Everything that settles, waits, is buried or is replayed is the same move: put the copy where it
-belongs, *then* let the original go. ``redis`` does both in one script, ``amqp`` waits for the
+belongs, *then* ack the original. ``redis`` does both in one script, ``amqp`` waits for the
 broker's confirm, ``plain`` publishes and then acknowledges.
 """
 
@@ -129,12 +129,12 @@ class Broker(Protocol):
     """What celery_resilience needs of a broker; one instance serves one worker or one command."""
 
     def schedule(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
-        """Put *copy* where it waits *delay* seconds for its next attempt; let the original go."""
+        """Put *copy* where it waits *delay* seconds for its next attempt; ack the original."""
 
     def dead_letter(
         self, delivery: Delivery, letter: Envelope, queue: str, arguments: Any, done: Done
     ) -> None:
-        """Put *letter* into the dead-letter *queue*, made if need be; let the original go."""
+        """Put *letter* into the dead-letter *queue*, declared if need be; ack the original."""
 
     def flush(self, timeout: float) -> None:
         """Wait, *timeout* seconds at most, until every move that was begun is over."""

@@ -92,7 +92,7 @@ class Awaited(Generic[T]):
         return run.outcome()
 
     def leave(self) -> None:
-        """Nobody asks any more."""
+        """The answer is not wanted any more."""
         with self._lock:
             run, self._run = self._run, None
         if run is not None:

@@ -47,7 +47,7 @@ def _first(plan: Plan, exception: BaseException, look: Look) -> Verdict:
         try:
             verdict = rule(exception, look)
         except BaseException:
-            # Somebody else's property raised, even an exit: the next rule may know more.
+            # A property of foreign code raised, even an exit: the next rule may know more.
             continue
         if verdict is not None:
             return verdict

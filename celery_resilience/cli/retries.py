@@ -164,7 +164,7 @@ def reschedule(
 ) -> None:
     """Change when retries are due.
 
-    --spread takes a herd apart: each is due at a random moment of that time. With --in it begins
+    --spread keeps them apart: each is due at a random moment of that time. With --in it begins
     then, without it now.
     """
     from celery_resilience.cli.scheduled import RESCHEDULE, change_retries

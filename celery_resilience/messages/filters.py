@@ -1,4 +1,4 @@
-"""Which dead letters, or which waiting retries, are meant: the filters of ``dlq`` and ``retries``.
+"""Which dead letters or scheduled retries are meant: the filters of ``dlq`` and ``retries``.
 
 Every filter that is given has to accept; what none is given for is all of them.
 """

@@ -170,7 +170,7 @@ class Retries(OperatorSession):
         random: Random | None = None,
     ) -> Iterator[Changed]:
         """Make *retries* due in *delay* seconds from now, and up to *spread* more: evenly
-        distributed over that time, so that a herd does not come back as one."""
+        distributed over that time, so that they do not come back together."""
         if delay < 0 or spread < 0:
             raise ValueError(f"delay and spread must be >= 0, got {delay:g} and {spread:g}")
         chance = random or Random()
@@ -189,7 +189,7 @@ class Retries(OperatorSession):
     def release(
         self, retries: Meant, *, filters: Filters = _EVERY, limit: int | None = None
     ) -> Iterator[Changed]:
-        """Give *retries* back to plain Celery: into their queues, each with the moment at which
+        """Return *retries* to plain Celery: into their queues, each with the moment at which
         it is due as its ``eta``, so that a stock worker holds it until then."""
         accepted = prepare_accept_content(self._app.conf.accept_content) or ()
 

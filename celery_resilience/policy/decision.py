@@ -74,7 +74,7 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class Drop:
-    """Let the message go on its owner's word, and count it."""
+    """Ack the message on its owner's word, and count it."""
 
     why: str
     rule: str = ""

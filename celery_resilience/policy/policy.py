@@ -206,8 +206,8 @@ class Policy:
         return retry(failure, terms, "raised by the task: Snooze", random, call_user_code)
 
     def put_back(self, failure: Failure, random: Random) -> Decision:
-        """What a task that puts its message back deserves: uncounted, with the policy's backoff,
-        and not for longer than its ``max_elapsed`` (a day where it has none)."""
+        """What follows when a task requeues its message: uncounted, with the policy's backoff, and
+        not for longer than its ``max_elapsed`` (a day where it has none)."""
         own = self.terms_for(failure.verdict.kind)
         elapsed = DEFAULT.max_elapsed if own.max_elapsed is None else own.max_elapsed
         terms = Terms(None, elapsed, own.backoff, None, counted=False)

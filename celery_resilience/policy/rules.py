@@ -35,7 +35,7 @@ class Treatment(str, Enum):
 
     RETRY = "retry"  #: run it again, under the rule's limits
     DEAD_LETTER = "dead_letter"  #: no retry: make it a dead letter now
-    DISCARD = "discard"  #: neither a retry nor a dead letter: let it go, and count it
+    DISCARD = "discard"  #: neither a retry nor a dead letter: ack it, and count it
 
 
 class Inherit(Enum):
@@ -179,7 +179,7 @@ class Match:
         return Rule(self.types, Treatment.DEAD_LETTER, self.when, queue=queue)
 
     def discard(self, why: str | None = None) -> Rule:
-        """Let it go: neither a retry nor a dead letter. It is counted under *why*."""
+        """Neither a retry nor a dead letter. It is counted under *why*."""
         return Rule(self.types, Treatment.DISCARD, self.when, why=why)
 
     def title(self, number: int) -> str:

@@ -1,6 +1,6 @@
 """The body of a task, wrapped once: what an attempt deserves is decided in here.
 
-Whoever else wraps ``run`` or ``__call__`` (error trackers, tracers, a ``__call__`` of the user's)
+What else wraps ``run`` or ``__call__`` (error trackers, tracers, a ``__call__`` of the user's)
 is outside, and finds decided what to think of it: Celery's ``Retry`` is raised for an attempt
 that goes on, and the original exception for the last one. Only the outermost call of an attempt
 decides; one within it, such as ``super().run()`` or another task called as a function, behaves as

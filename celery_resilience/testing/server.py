@@ -1,6 +1,7 @@
 """A real Valkey or Redis of our own, for the demo and for tests, on a private unix socket.
 
-Nobody else can reach it, it needs no free port, and it ends with the process that started it.
+Only this process's user can reach it, it needs no free port, and it ends with the process that
+started it.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Channel(FetchingChannel):
     # Let go
 
     def ack_soon(self, tag: str) -> bool:
-        """Let *tag* go with the next question; False if there is none that follows at once."""
+        """Ack *tag* with the next question; False if there is none that follows at once."""
         cycle = self.connection and self.connection.cycle
         if (
             not self.consuming

@@ -1,7 +1,7 @@
 """Whether our transport can stand in for kombu's on a connection, and why not.
 
-Nobody is told: the connection keeps its URL, its name and its options, and only its class answers
-another transport when it is asked for one.
+No caller notices: the connection keeps its URL, its name and its options, and only its class
+answers another transport when it is asked for one.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class InHand:
 
     def _belongs_to(self, request: Any, message: Any, c: Any) -> bool:
         ours = request._message
-        # Whoever settles the old delivery settles the new one from now on.
+        # What settles the old delivery settles the new one from now on.
         for what in ("channel", "delivery_tag", "delivery_info", "_state"):
             setattr(ours, what, getattr(message, what))
         if _is_open(request):

@@ -1,9 +1,10 @@
 """RabbitMQ: asking the other workers whether one of them has in hand what comes again and again.
 
-RabbitMQ delivers again what was not acknowledged on a connection that is lost. Whoever gets it does
-not know whether a worker has died or has lost its connection; a worker that has lost it does. So
-before a message is given up for the deaths of its workers they are asked, by a control command of
-ours. That may take some seconds: who has lost a connection may still be connecting again.
+RabbitMQ delivers again what was not acknowledged on a connection that is lost. A worker that gets
+it does not know whether a worker has died or has lost its connection; a worker that has lost it
+does. So before a message is given up for the deaths of its workers they are asked, by a control
+command of ours. That may take some seconds: who has lost a connection may still be connecting
+again.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Answer(Enum):
     DONE = "done"
     #: It has lost it with its connection. It has not died of it.
     HAD = "had"
-    #: Nobody knows anything of it.
+    #: No worker knows it.
     NOTHING = ""
 
 

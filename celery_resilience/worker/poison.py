@@ -74,7 +74,7 @@ def ask_before_end(request: Any, settler: Settler, delivery: Delivery, history: 
         if isinstance(end, Requeue):
             if found.answer is Answer.RUNS:
                 logger.info(
-                    "%s: redelivered, and runs in %s: not started, asked for again in %g s",
+                    "%s: redelivered, and runs in %s: not started, asking again in %g s",
                     subject, where, end.delay,
                 )  # fmt: skip
             requeue(request, settler, delivery, end.history, end.delay)

@@ -1,6 +1,6 @@
 """RabbitMQ: what a task rejects, where its queue has a dead-letter exchange of its own.
 
-Somebody has chosen that exchange for it: a parking queue, a waiting room. So the message goes
+That exchange was chosen for it: a parking queue, a waiting room. So the message goes
 there, as with stock Celery, and no dead letter is made of it.
 """
 

@@ -64,7 +64,7 @@ send_revoked: Any = vars(_request)["send_revoked"]
 
 
 class ResilientRequest(Request):  # type: ignore[misc]
-    """Celery's Request, which moves the message before it lets it go."""
+    """Celery's Request, which moves the message before it acks it."""
 
     #: The message is being settled: nothing else may acknowledge or reject it; and it was given
     #: back, or to the owner's exchange: to acknowledge it would lose it.
@@ -164,7 +164,7 @@ class ResilientRequest(Request):  # type: ignore[misc]
                 self.on_failure(einfo.ExceptionInfo())
 
     def acknowledge(self) -> None:
-        """Let the message go, unless a settlement does that when the copy is written. What a cold
+        """Ack the message, unless a settlement does that when the copy is written. What a cold
         shutdown has killed goes back to the broker: gevent calls that a success."""
         if not self._settled and not self._already_cancelled:
             super().acknowledge()

@@ -1,7 +1,7 @@
 """Scheduled retries in Redis that are revoked: found, dropped, and announced as Celery does.
 
-Whoever hears of a revocation drops them itself. Were they put into their queues, a worker that has
-not heard of it would run them, and early.
+The worker that hears of a revocation drops them itself. Were they put into their queues, a worker
+that has not heard of it would run them, and early.
 """
 
 from __future__ import annotations

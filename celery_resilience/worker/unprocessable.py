@@ -172,7 +172,7 @@ def _is_the_loops(exc: BaseException) -> bool:
 
 def validate_message(fields: Mapping[str, Any], payload: Any) -> None:
     """Raise InvalidTaskError for what would end the worker later, or, in a pool of threads, fail
-    unseen and never let the message go."""
+    unseen and never ack the message."""
     args, kwargs, embed = payload
     # Every message comes by here, and nearly all of them look like this.
     if (

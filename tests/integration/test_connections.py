@@ -92,7 +92,7 @@ def test_a_lost_connection_is_no_death_for_another_worker_either(
         if times < 3:
             eventually(lambda: losing.log().count("and runs here") == times)  # noqa: B023
     if during == "the body":
-        eventually(lambda: "which has lost its connection: it is not started" in other.log())
+        eventually(lambda: "which has lost its connection: not started" in other.log())
     gate.touch()
     assert client.value(result) == "long done"
     known = "done in", "is done: it is not run again", "ended: it is not run again"

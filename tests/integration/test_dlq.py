@@ -297,7 +297,7 @@ def test_count_while_another_command_reads_is_no_all_clear(shop, monkeypatch):
                           ["groups"], ["replay", "--all", "--yes"]):  # fmt: skip
             result = shop.run(*arguments)
             assert result.exit_code == 3, arguments
-            assert "Not known: dead_letter: somebody is looking at letters" in result.stderr
+            assert "Not known: dead_letter: another command is reading letters" in result.stderr
         assert "at least 0" in shop.run("count").stdout
         assert json.loads(shop.run("count", "--json").stdout) == {"dead_letter": None}
     assert shop.run("count", "--fail-if-any").exit_code == 1

@@ -98,7 +98,7 @@ def test_a_worker_goes_on_while_rabbitmq_takes_no_messages(
     rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
     try:
         worker = start_worker(SHOP, broker, env=client.env)
-        eventually(lambda: "short of memory or disk); it is kept" in worker.log())
+        eventually(lambda: "short of memory or disk); message kept" in worker.log())
     finally:
         rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4).")
     letters = ("dead.shop", "dead_values")

@@ -1,4 +1,4 @@
-"""RabbitMQ: publish the copy, let the original go when the confirm comes."""
+"""RabbitMQ: publish the copy, ack the original when the confirm comes."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class AmqpBroker:
             return queues.facts(self._publisher.connection, queue)
 
     def absent(self) -> list[str]:
-        """What waiting retries need on their way, and what is not there: for a person."""
+        """What scheduled retries need on their way, and what is not there: for a person."""
         with self._publisher.lock:
             self._publisher.open()
             return absent(self._publisher.connection)

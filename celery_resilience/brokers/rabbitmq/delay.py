@@ -170,7 +170,7 @@ def waiting_levels(connection: Any) -> list[tuple[float, int]]:
 
 
 def absent(connection: Any) -> list[str]:
-    """The exchanges and queues that waiting retries need, and that are not there.
+    """The exchanges and queues that scheduled retries need, and that are not there.
 
     None of them where no retry has ever waited. RabbitMQ does not tell its bindings.
     """

@@ -1,6 +1,6 @@
 """RabbitMQ: the exchanges and queues that retries pass are checked while they wait.
 
-Somebody may delete a level, an exchange or a binding, and no message that a worker publishes finds
+A level, an exchange or a binding may be deleted, and no message that a worker publishes finds
 that out: RabbitMQ keeps what waits before the gap, and goes on when it is closed.
 """
 

@@ -123,7 +123,7 @@ def take_over(channel: Any, owner: LeaseOwner) -> bool:
 def _reading_every_list(kind: type) -> type:
     """A *kind* of channel that also reads the lists of its queues on fanout exchanges.
 
-    Nobody writes them but who puts a message back into the queue that it came from: a retry, a
+    Only what requeues a message into the queue that it came from writes them: a retry, a
     replay, and what is requeued.
     """
 

@@ -128,7 +128,7 @@ class Leases:
         if tags:
             self._client.hdel(self._prefix + owner.key, *tags)
             for tag in tags:
-                with suppress(ValueError):  # another thread has let it go as well
+                with suppress(ValueError):  # another thread has acknowledged it as well
                     owner.unsent.remove(tag)
 
     def forget(self, worker: str, *, if_dead: bool = False) -> bool:

@@ -1,4 +1,4 @@
--- Move a message that a worker holds: write the copy, then let the original go.
+-- Move a message that a worker holds: write the copy, then ack the original.
 --
 -- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 destination list   4 the takes
 --       5 says that it was written, where nothing is acknowledged

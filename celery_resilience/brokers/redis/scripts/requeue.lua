@@ -1,4 +1,4 @@
--- Give back a message that a worker holds: put it where it is read next, then let it go.
+-- Requeue a message that a worker holds: put it where it is read next, then ack it.
 --
 -- KEYS  1 hash of what is held   2 destination list   3 the takes
 -- ARGV  1 delivery tag           2 the message, with a tag of its own

@@ -1,4 +1,4 @@
--- Let a message wait: write its copy with the time that it is due, then let the original go.
+-- Schedule a message: write its copy with the time that it is due, then ack the original.
 --
 -- KEYS  1 hash of what is held   2 unacked index (kombu's)   3 the scheduled retries of the list
 --       4 the lists that something waits for, by the earliest due time   5 the takes
