@@ -23,7 +23,7 @@ def send(client: Client, task: str, *args: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_an_async_body_runs_to_its_end(
+def test_async_body_runs_to_its_end(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """It gives its result, is retried like any other, and asks for a retry in Celery's words."""
@@ -45,7 +45,7 @@ def test_an_async_body_runs_to_its_end(
     assert "never awaited" not in worker.log()
 
 
-def test_a_soft_time_limit_cancels_the_body(
+def test_soft_time_limit_cancels_the_body(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Where it waits it is cancelled, where it blocks the limit is raised; it can clean up, and

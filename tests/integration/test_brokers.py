@@ -144,7 +144,7 @@ def test_hold_puts_the_copy_where_the_original_came_from(rig: Rig) -> None:
 @on(ALL)
 @pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack", "yaml"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_the_copy_can_be_read_like_the_original(
+def test_copy_can_be_read_like_the_original(
     rig: Rig, serializer: str, compression: str | None
 ) -> None:
     """Body, content type and encoding are the received ones, whatever they are."""
@@ -163,7 +163,7 @@ def test_the_copy_can_be_read_like_the_original(
 
 
 @on(ALL)
-def test_a_copy_is_delivered_under_a_tag_of_its_own(rig: Rig) -> None:
+def test_copy_is_delivered_under_a_tag_of_its_own(rig: Rig) -> None:
     """The late acknowledgement of the old holder can't take it away from the new one."""
     rig.publish([[], {}, {}])
     delivery = rig.receive()
@@ -189,7 +189,7 @@ def test_bury_makes_the_dead_letter_queue(rig: Rig) -> None:
 
 
 @on(ALL)
-def test_a_message_acknowledged_before_is_written_all_the_same(rig: Rig) -> None:
+def test_message_acknowledged_before_is_written_all_the_same(rig: Rig) -> None:
     """With early acknowledgement there is nothing to let go, and everything to write."""
     rig.publish([[], {}, {}])
     delivery = rig.receive(acked_early=True)
@@ -200,7 +200,7 @@ def test_a_message_acknowledged_before_is_written_all_the_same(rig: Rig) -> None
 
 
 @on(LOOKABLE)
-def test_what_has_been_taken_back_is_not_written_twice(rig: Rig) -> None:
+def test_reclaimed_message_is_not_written_twice(rig: Rig) -> None:
     """A message that the broker has given to somebody else meanwhile is left to them."""
     rig.publish([[], {}, {}])
     delivery = rig.receive()
@@ -212,7 +212,7 @@ def test_what_has_been_taken_back_is_not_written_twice(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("rig", ["redis"], indirect=True)
-def test_what_has_been_taken_back_does_not_keep_its_place(rig: Rig) -> None:
+def test_reclaimed_message_does_not_keep_its_place(rig: Rig) -> None:
     """With a prefetch limit of one the consumer goes on to the next message."""
     rig.publish([[], {}, {}])
     delivery = rig.receive()
@@ -228,7 +228,7 @@ def test_what_has_been_taken_back_does_not_keep_its_place(rig: Rig) -> None:
 
 
 @on(RABBITS)
-def test_a_dead_letter_queue_that_was_deleted_is_made_again(rig: Rig) -> None:
+def test_dead_letter_queue_that_was_deleted_is_made_again(rig: Rig) -> None:
     """RabbitMQ says that the letter had nowhere to go; the next try finds out why."""
     for _ in range(2):
         rig.publish([[], {}, {}])
@@ -245,7 +245,7 @@ def test_a_dead_letter_queue_that_was_deleted_is_made_again(rig: Rig) -> None:
 
 
 @on(RABBITS)
-def test_a_copy_is_for_its_own_queue_alone(rig: Rig) -> None:
+def test_copy_is_for_its_own_queue_alone(rig: Rig) -> None:
     """The sender's CC is done with: the copy would be routed there again."""
     rig.declare("copied")
     rig.publish([[], {}, {}], headers={"task": "t", "id": "1", "CC": ["copied"]})
@@ -270,7 +270,7 @@ def test_looking_takes_nothing_and_changes_no_order(rig: Rig) -> None:
 
 
 @on(LOOKABLE)
-def test_a_queue_that_is_not_there_is_empty(rig: Rig) -> None:
+def test_queue_that_is_not_there_is_empty(rig: Rig) -> None:
     assert rig.moves.count("nowhere") == 0
     assert list(rig.moves.browse("nowhere")) == []
 
@@ -299,7 +299,7 @@ def test_release_of_what_somebody_else_removed_writes_nothing(rig: Rig) -> None:
 
 
 @on(RABBITS)
-def test_a_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
+def test_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
     """RabbitMQ would drop it without a word; the original is still there to be buried."""
     rig.publish([[], {}, {}])
     delivery = rig.receive()
@@ -310,7 +310,7 @@ def test_a_copy_for_a_queue_that_has_gone_is_unroutable(rig: Rig) -> None:
 
 
 @on(RABBITS)
-def test_a_delayed_copy_says_when_it_is_due(rig: Rig) -> None:
+def test_delayed_copy_says_when_it_is_due(rig: Rig) -> None:
     """Where workers hold them: its eta lies in the future, in protocol 1 inside of the body."""
     rig.moves = open_broker(rig.connection, settings=Settings(hold_retries="worker"))
     for headers, body in (
@@ -337,7 +337,7 @@ def test_garbage_in_a_list_is_shown_as_what_it_is(rig: Rig) -> None:
     assert bodies == [b"\xff\x00 not json", b""]
 
 
-def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> None:
+def test_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> None:
     """With global_keyprefix every key that is touched begins with it."""
     import redis
 
@@ -362,7 +362,7 @@ def test_the_key_prefix_of_the_connection_is_ours_too(redis_broker: Broker) -> N
 
 
 @pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
-def test_what_cannot_be_encoded_does_not_shift_the_confirms(rig: Rig) -> None:
+def test_unencodable_message_does_not_shift_the_confirms(rig: Rig) -> None:
     """A copy that was never sent has no number: the next ones get the answers meant for them."""
     rig.publish([[], {}, {}])
     delivery = rig.receive()
@@ -376,7 +376,7 @@ def test_what_cannot_be_encoded_does_not_shift_the_confirms(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
-def test_a_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
+def test_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
     """py-amqp opens it again, without confirms: what is published there never hears of its end."""
     loop = SimpleNamespace(add_reader=lambda *args: None, remove=lambda sock: None)
     publisher = ConfirmingPublisher(rig.connection, loop)
@@ -397,7 +397,7 @@ def test_a_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
-def test_without_a_loop_too_a_rabbitmq_short_of_memory_has_it_once(
+def test_settlement_without_a_loop_reaches_a_rabbitmq_short_of_memory_once(
     rig: Rig, rabbitmq_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It will read what was sent, from a closed connection as well: a second copy is one more."""

@@ -15,7 +15,7 @@ SHOP = "tests.apps.shop"
 pytestmark = pytest.mark.parametrize("broker", ["redis", "rabbitmq-quorum"], indirect=True)
 
 
-def test_a_chunk_is_a_task_like_any(
+def test_chunk_is_a_task_like_any(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """One that fails is a letter with its arguments; one whose worker is killed runs again."""

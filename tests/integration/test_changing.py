@@ -23,7 +23,7 @@ from tests.worker import Broker, Worker
     ],
     indirect=["broker"],
 )
-def test_the_next_attempt_finds_what_the_last_one_has_changed(
+def test_next_attempt_finds_what_the_last_one_has_changed(
     broker: Broker, pool: str, serializer: str, protocol: int, client: Client,
     start_worker: Callable[..., Worker],
 ) -> None:  # fmt: skip
@@ -61,7 +61,7 @@ def test_the_next_attempt_finds_what_the_last_one_has_changed(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_new_message_of_the_same_task_knows_of_the_attempts_before_it(
+def test_new_message_of_the_same_task_knows_of_the_attempts_before_it(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     start_worker("tests.apps.changing", broker, env=client.env)

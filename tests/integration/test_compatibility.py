@@ -453,7 +453,7 @@ def names_in(client: Client, queue: str) -> list[str]:
     ],
     indirect=["broker"],
 )  # fmt: skip
-def test_a_task_goes_through_the_same_on_ours_as_on_stock_celery(
+def test_task_goes_through_the_same_on_ours_as_on_stock_celery(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     rows = [row for row in ROWS if row.everywhere or pool == "prefork"]
@@ -495,7 +495,7 @@ def test_so_it_does_applied_eagerly_and_called_as_a_function(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_task_that_is_terminated_is_revoked_and_that_is_all(
+def test_task_that_is_terminated_is_revoked_and_that_is_all(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Its process is told to exit; that is not an error of the body's."""
@@ -519,7 +519,7 @@ def test_a_task_that_is_terminated_is_revoked_and_that_is_all(
     assert client.count("dead_letter") == 0
 
 
-def test_the_docs_list_what_differs_and_why() -> None:
+def test_docs_list_what_differs_and_why() -> None:
     """Every difference that a row shows is a heading of the page."""
     page = (ROOT / "docs" / "differences.md").read_text()
     headings = {line.lstrip("# ") for line in page.splitlines() if line.startswith("## ")}

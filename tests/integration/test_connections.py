@@ -36,7 +36,7 @@ def consumers(client: Client) -> int:
     [("rabbitmq-classic", "prefork", 4), ("rabbitmq-quorum", "gevent", 0)],
     indirect=["broker"],
 )
-def test_a_lost_connection_is_no_death(
+def test_lost_connection_is_no_death(
     broker: Broker, pool: str, more: int, client: Client, rabbitmq_server: RabbitServer,
     start_worker: StartWorker,
 ) -> None:  # fmt: skip
@@ -66,7 +66,7 @@ def test_a_lost_connection_is_no_death(
     [("rabbitmq-classic", "the body"), ("rabbitmq-quorum", "the question")],
     indirect=["broker"],
 )
-def test_a_lost_connection_is_no_death_for_another_worker_either(
+def test_lost_connection_is_no_death_for_another_worker_either(
     broker: Broker, during: str, client: Client, rabbitmq_server: RabbitServer,
     start_worker: StartWorker,
 ) -> None:  # fmt: skip
@@ -107,7 +107,7 @@ def test_a_lost_connection_is_no_death_for_another_worker_either(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_what_ends_while_there_is_no_connection_is_settled_when_it_comes_back(
+def test_body_that_ends_without_a_connection_is_settled_when_it_comes_back(
     broker: Broker, client: Client, rabbitmq_server: RabbitServer, start_worker: StartWorker
 ) -> None:
     worker = start_worker(SHOP, broker, pool="threads", concurrency=4, env=client.env)
@@ -126,7 +126,7 @@ def test_what_ends_while_there_is_no_connection_is_settled_when_it_comes_back(
 
 
 @pytest.mark.parametrize("broker", ["redis", "kombu-redis"], indirect=True)
-def test_what_waits_for_a_thread_is_kept_over_every_loss(
+def test_request_that_waits_for_a_thread_is_kept_over_every_loss(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Celery forgets at the second loss what has not begun, and the threads run it all the same."""

@@ -131,7 +131,7 @@ def waiting(broker: Broker) -> int:
     ],
     indirect=["broker"],
 )
-def test_a_retry_comes_within_two_seconds_and_never_early(
+def test_retry_comes_within_two_seconds_and_never_early(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """By the clock that all processes share, whatever the delay."""
@@ -196,7 +196,7 @@ def test_each_retry_comes_back_into_its_own_queue(
 
 
 @both
-def test_a_queue_that_is_consumed_only_later(
+def test_queue_that_is_consumed_only_later(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """The worker is told of it at run time, and was not asked to prepare anything for it."""
@@ -209,7 +209,7 @@ def test_a_queue_that_is_consumed_only_later(
 
 
 @both
-def test_a_queue_is_deleted_while_its_retries_wait(
+def test_queue_is_deleted_while_its_retries_wait(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """They become letters that tell which queue it was, and can be replayed into the next one."""
@@ -260,7 +260,7 @@ def test_rabbitmq_is_killed_while_retries_wait(
 
 
 @both
-def test_a_consumer_timeout_that_is_shorter_than_the_delay(
+def test_consumer_timeout_that_is_shorter_than_the_delay(
     broker: Broker, client: Client, rabbitmq_server: RabbitServer, start_worker: StartWorker
 ) -> None:
     """Nothing is unacknowledged meanwhile: no channel is closed, and the task runs once."""
@@ -320,7 +320,7 @@ def test_retries_wait_in_the_worker_where_that_was_chosen(rig: DelayRig) -> None
 
 
 @both
-def test_a_copy_waits_without_an_eta_and_keeps_its_priority(rig: DelayRig) -> None:
+def test_copy_waits_without_an_eta_and_keeps_its_priority(rig: DelayRig) -> None:
     """The worker that receives it would wait a second time."""
     assert rig.hold(1, priority=3, headers={"task": "t", "id": "1", "eta": "2099-01-01"}) is None
     assert rig.waiting == {1: 1}
@@ -343,7 +343,7 @@ def test_each_priority_has_levels_of_its_own(rig: DelayRig) -> None:
 
 @both
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_a_level_that_was_deleted_is_made_again(rig: DelayRig, level: int) -> None:
+def test_level_that_was_deleted_is_made_again(rig: DelayRig, level: int) -> None:
     """Found out when a message has nowhere to go, or when the next worker starts."""
     assert rig.hold(4) is None
     rig.channel.queue_delete(delay.level_name(level))
@@ -361,7 +361,7 @@ def test_a_level_that_was_deleted_is_made_again(rig: DelayRig, level: int) -> No
 
 
 @both
-def test_an_exchange_that_was_deleted_is_made_again(rig: DelayRig) -> None:
+def test_exchange_that_was_deleted_is_made_again(rig: DelayRig) -> None:
     assert rig.hold(4) is None
     rig.channel.exchange_delete(delay.level_name(2))
     assert rig.hold(4) is not None
@@ -371,7 +371,7 @@ def test_an_exchange_that_was_deleted_is_made_again(rig: DelayRig) -> None:
 
 
 @both
-def test_a_retry_of_a_queue_that_has_gone_is_unroutable(rig: DelayRig) -> None:
+def test_retry_of_a_queue_that_has_gone_is_unroutable(rig: DelayRig) -> None:
     """Nothing was written: the settler makes a letter of it."""
     rig.publish([[], {}, {}])
     delivery = rig.receive()
@@ -383,7 +383,7 @@ def test_a_retry_of_a_queue_that_has_gone_is_unroutable(rig: DelayRig) -> None:
 
 
 @both
-def test_a_letter_is_for_the_queue_that_was_set_when_the_retry_began(rig: DelayRig) -> None:
+def test_letter_is_for_the_queue_that_was_set_when_the_retry_began(rig: DelayRig) -> None:
     """Another setting since then makes no second letter of it."""
     assert rig.hold(2) is None
     rig.use(dead_letter_queue="other.{queue}")
@@ -395,7 +395,7 @@ def test_a_letter_is_for_the_queue_that_was_set_when_the_retry_began(rig: DelayR
 
 
 @both
-def test_a_dead_letter_queue_that_was_deleted_is_made_and_bound_again(rig: DelayRig) -> None:
+def test_dead_letter_queue_that_was_deleted_is_made_and_bound_again(rig: DelayRig) -> None:
     """The next letter finds out, the next retry sees to it that unroutable ones come there too."""
     assert rig.hold(1) is None
     rig.arrive(1)
@@ -441,7 +441,7 @@ def test_rabbitmq_is_killed_while_retries_hop(
 
 
 @on_quorum
-def test_a_server_without_such_quorum_queues(
+def test_server_without_such_quorum_queues(
     rig: DelayRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Retries wait in classic queues, which is said once; and such a level is taken as it is."""
@@ -458,7 +458,7 @@ def test_a_server_without_such_quorum_queues(
 
 
 @on_quorum
-def test_a_user_who_may_not_make_them(
+def test_user_who_may_not_make_them(
     broker: Broker, rig: DelayRig, rabbitmq_server: RabbitServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Then retries wait as they do in plain Celery, and the log says so once."""
@@ -487,14 +487,14 @@ def test_words_are_one_word_and_their_queues_own() -> None:
     assert delay.routing_key(5, "q", "d.l").endswith("0.0.1.0.1.q.d%2El")
 
 
-def test_a_delay_of_more_than_all_levels_is_refused() -> None:
+def test_delay_of_more_than_all_levels_is_refused() -> None:
     for seconds in (0, 2**delay.LEVELS):
         with pytest.raises(ValueError, match="does not fit"):
             delay.routing_key(seconds, "q", "dead_letter")
 
 
 @on_quorum
-def test_a_task_revoked_while_it_waits_does_not_run_on_a_worker_that_was_not_told(
+def test_task_revoked_while_it_waits_does_not_run_on_a_worker_that_was_not_told(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """RabbitMQ can't look for it; the result backend is told, and asked when it has waited."""
@@ -515,7 +515,7 @@ def test_a_task_revoked_while_it_waits_does_not_run_on_a_worker_that_was_not_tol
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_a_stamp_revoked_while_its_retry_waits_is_known_to_the_workers_that_were_told(
+def test_stamp_revoked_while_its_retry_waits_is_known_to_the_workers_that_were_told(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """They have it in their memory alone, as in stock Celery: a new one runs it."""
@@ -543,7 +543,7 @@ def test_a_stamp_revoked_while_its_retry_waits_is_known_to_the_workers_that_were
 
 
 @both
-def test_what_is_made_is_not_made_again_nor_waited_for_one_by_one(
+def test_levels_are_not_made_again_nor_waited_for_one_by_one(
     rig: DelayRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Far away each answer that is waited for takes long, and the worker's loop stands."""

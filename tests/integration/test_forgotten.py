@@ -19,7 +19,7 @@ SHOP = "tests.apps.shop"
 
 
 @pytest.mark.parametrize("broker", ["redis", "kombu-redis"], indirect=True)
-def test_what_a_forgotten_worker_took_before_it_was_killed_is_run(
+def test_message_of_a_forgotten_worker_that_was_killed_is_run(
     broker: Broker, client: Client, start_worker: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

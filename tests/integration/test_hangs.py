@@ -93,7 +93,7 @@ def celery(
         ("amqp", "resilience doctor"),
     ],
 )
-def test_a_command_ends_in_time_and_tells_silence_from_letters(
+def test_command_ends_in_time_and_tells_silence_from_letters(
     silent: int, scheme: str, verb: str
 ) -> None:
     done = celery(f"{scheme}://127.0.0.1:{silent}//", *verb.split(), "--timeout", "1.5")
@@ -103,7 +103,7 @@ def test_a_command_ends_in_time_and_tells_silence_from_letters(
 
 
 @pytest.mark.parametrize("verb", ["bury", "drop --because tests"])
-def test_a_result_store_that_hangs_is_waited_for_once(
+def test_result_store_that_hangs_is_waited_for_once(
     redis_broker: Broker, silent: int, verb: str
 ) -> None:
     """What was to be done is done; Celery's own patience with a Redis is two minutes for each."""
@@ -120,7 +120,7 @@ def test_a_result_store_that_hangs_is_waited_for_once(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_a_replay_waits_no_longer_for_a_confirm(broker: Broker) -> None:
+def test_replay_waits_no_longer_for_a_confirm(broker: Broker) -> None:
     """Nor is its letter gone."""
     shop = Shop(broker)
     with contextlib.closing(shop.app), contextlib.ExitStack() as stack:
@@ -136,7 +136,7 @@ def test_a_replay_waits_no_longer_for_a_confirm(broker: Broker) -> None:
         eventually(lambda: len(shop.ids()) == 1, message="the letter lies there again")
 
 
-def test_a_server_that_is_not_there_is_another_answer() -> None:
+def test_server_that_is_not_there_is_another_answer() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
@@ -145,12 +145,12 @@ def test_a_server_that_is_not_there_is_another_answer() -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "nan"])
-def test_a_timeout_that_is_none_is_refused(value: str) -> None:
+def test_timeout_that_is_none_is_refused(value: str) -> None:
     done = celery("redis://127.0.0.1:1/0", "dlq", "count", f"--timeout={value}")
     assert done.returncode == 2
 
 
-def test_a_connection_that_is_forgotten_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_that_is_forgotten_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what is asked next is answered at once."""
     monkeypatch.setattr(connections, "SETTLE", 0.3)
     with contextlib.ExitStack() as stack:
@@ -196,7 +196,7 @@ def test_celery_s_options_bound_who_publishes(
         within(20, lambda: app.send_task("t"), "apply_async")
 
 
-def test_a_look_at_letters_that_hangs_midway_says_so() -> None:
+def test_look_at_letters_that_hangs_midway_says_so() -> None:
     """Not that there are none."""
     with contextlib.ExitStack() as stack:
         door, app = behind_a_door(stack)
@@ -210,7 +210,7 @@ def test_a_look_at_letters_that_hangs_midway_says_so() -> None:
         assert letters.count() == {"dead_letter": 0}
 
 
-def test_a_name_server_that_does_not_answer_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_server_that_does_not_answer_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "RESOLVE", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: time.sleep(20))
     connection: Any = connections._resolving(RedisConnection)(host="redis.example", port=6379)
@@ -220,7 +220,7 @@ def test_a_name_server_that_does_not_answer_is_left_behind(monkeypatch: pytest.M
     assert time.monotonic() - began < 5
 
 
-def test_what_comes_too_late_is_given_back() -> None:
+def test_answer_that_comes_too_late_is_given_back() -> None:
     late: list[int] = []
     gate = threading.Event()
 

@@ -45,7 +45,7 @@ def held(db: redis.Redis) -> int:
     [*((pool, QUICK) for pool in POOLS), ("prefork", KOMBUS)],
     ids=[*POOLS, "kombus"],
 )
-def test_what_a_killed_worker_held_is_run_by_another(
+def test_messages_of_a_killed_worker_are_run_by_another(
     broker: Broker, pool: str, way: dict[str, str], client: Client, db: redis.Redis,
     start_worker: StartWorker,
 ) -> None:  # fmt: skip
@@ -84,7 +84,7 @@ def test_retries_wait_in_redis_and_need_no_worker_of_their_queue(
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_task_longer_than_the_lease_is_run_once(
+def test_task_longer_than_the_lease_is_run_once(
     broker: Broker, pool: str, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """A living worker, however busy, keeps what it holds; so does one that goes down."""
@@ -101,7 +101,7 @@ def test_a_task_longer_than_the_lease_is_run_once(
 
 
 @both_ways
-def test_what_was_only_received_is_given_back_at_a_warm_shutdown(
+def test_unstarted_message_is_requeued_at_a_warm_shutdown(
     broker: Broker, way: dict[str, str], client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     worker = start_worker(SHOP, broker, concurrency=1, env={**client.env, **way})
@@ -116,7 +116,7 @@ def test_what_was_only_received_is_given_back_at_a_warm_shutdown(
     assert db.zcard("celery_resilience:workers") == 0
 
 
-def test_what_a_stock_consumer_holds_is_not_touched(
+def test_messages_of_a_stock_consumer_are_not_touched(
     broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     client.send("flaky", "theirs", 0, queue="other")
@@ -136,7 +136,7 @@ def test_what_a_stock_consumer_holds_is_not_touched(
         received[0].ack()
 
 
-def test_a_worker_that_was_stopped_longer_than_its_lease_goes_on(
+def test_worker_that_was_stopped_longer_than_its_lease_goes_on(
     broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """What it held is run by another; it may be run twice, and its late end takes nothing away."""
@@ -156,7 +156,7 @@ def test_a_worker_that_was_stopped_longer_than_its_lease_goes_on(
 
 
 @both_ways
-def test_a_lost_connection_gives_back_only_what_had_not_begun(
+def test_lost_connection_gives_back_only_what_had_not_begun(
     broker: Broker, way: dict[str, str], client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """Redis hangs up on everybody while one task runs and others have been received."""
@@ -176,7 +176,7 @@ def test_a_lost_connection_gives_back_only_what_had_not_begun(
     assert "Traceback" not in after
 
 
-def test_a_prefix_is_in_front_of_every_key(
+def test_prefix_is_in_front_of_every_key(
     broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     options = {"BROKER_OPTIONS": '{"global_keyprefix": "mine:"}', **client.env, **LEASE}
@@ -195,7 +195,7 @@ def test_a_prefix_is_in_front_of_every_key(
 
 
 @pytest.mark.parametrize("command", ["revoke", "terminate"])
-def test_a_revoked_task_that_waits_is_dropped_though_all_workers_are_restarted(
+def test_revoked_task_that_waits_is_dropped_though_all_workers_are_restarted(
     broker: Broker, command: str, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """However many are named at once."""
@@ -213,7 +213,7 @@ def test_a_revoked_task_that_waits_is_dropped_though_all_workers_are_restarted(
     assert client.letters() == []
 
 
-def test_what_waits_is_dropped_by_whoever_is_told(
+def test_scheduled_retry_is_dropped_by_whoever_is_told(
     broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """Other workers know nothing of it: they must not get it, and not early. By id or by stamp."""
@@ -236,7 +236,7 @@ def test_what_waits_is_dropped_by_whoever_is_told(
     assert set(client.executions().values()) == {1}
 
 
-def test_a_task_that_is_revoked_while_it_runs_is_not_retried(
+def test_task_that_is_revoked_while_it_runs_is_not_retried(
     broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """Not by a worker that has not heard of it either."""
@@ -255,7 +255,7 @@ def test_a_task_that_is_revoked_while_it_runs_is_not_retried(
     assert client.executions() == {"w": 1}
 
 
-def test_what_waits_is_moved_by_a_worker_that_decides_nothing(
+def test_scheduled_retry_is_moved_by_a_worker_that_decides_nothing(
     broker: Broker, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """``--no-resilience``: stock Celery decides, and a retry that waited is still run."""

@@ -28,7 +28,7 @@ WAYS = [
     [("redis", "prefork"), ("redis", "threads")],
     indirect=["broker"],
 )
-def test_what_a_hook_asks_for_takes_the_place_of_what_was_decided(
+def test_hooks_request_takes_the_place_of_what_was_decided(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Each is run twice, and is no letter; past its limit it is one letter, and no more runs."""

@@ -20,7 +20,7 @@ NAMES = [
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
-def test_an_exception_that_must_not_be_looked_at_is_a_letter(
+def test_exception_that_must_not_be_looked_at_is_a_letter(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Its attributes raise SystemExit or a BaseException of their own, as a policy and hooks do."""
@@ -49,7 +49,7 @@ def test_an_exception_that_must_not_be_looked_at_is_a_letter(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_what_the_child_cannot_store_the_main_process_stores(
+def test_failure_that_the_child_cannot_store_is_stored_by_the_main_process(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Else whoever waits for the result waits for ever."""
@@ -61,7 +61,7 @@ def test_what_the_child_cannot_store_the_main_process_stores(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_result_that_cannot_be_written_is_told_with_the_way_out(
+def test_result_that_cannot_be_written_is_told_with_the_way_out(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """The work is done: it is neither run again nor a letter, but somebody has to look."""

@@ -122,7 +122,7 @@ def test_leases_are_not_believed_soon_after_an_outage(
 
 
 @pytest.mark.parametrize("reconnects", [False, True])
-def test_who_was_late_does_not_believe_that_others_have_died(
+def test_worker_that_was_late_does_not_believe_that_others_have_died(
     rig: Rig,
     db: redis.Redis,
     owner: LeaseOwner,
@@ -148,7 +148,7 @@ def test_who_was_late_does_not_believe_that_others_have_died(
     assert (db.llen("work"), db.hlen(DEAD)) == (1, 0), "but they are looked at again"
 
 
-def test_who_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -> None:
+def test_worker_that_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -> None:
     leases, alive, other = Leases(db, ""), LeaseOwner(), LeaseOwner()
     assert leases.renew(alive) == (1, [])
     assert leases.renew(other) == (2, [])
@@ -161,7 +161,7 @@ def test_who_is_alive_is_neither_dead_nor_forgotten(rig: Rig, db: redis.Redis) -
     assert leases.workers() == {}
 
 
-def test_who_comes_back_while_it_is_given_back_is_not_forgotten(
+def test_worker_that_comes_back_while_its_messages_are_requeued_is_not_forgotten(
     rig: Rig,
     db: redis.Redis,
     housekeeper: Callable[[], Housekeeper],
@@ -197,7 +197,7 @@ def test_among_many_workers_each_renews_its_lease_in_time(
     assert looking.run_once() <= 5
 
 
-def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
+def test_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
     rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """Without it every lease would run out, and what would make room could not be run."""
@@ -224,7 +224,7 @@ def test_a_server_whose_memory_is_full_hears_who_is_alive_and_can_be_emptied(
     assert (db.exists(owner.key), sum(waiting.counts().values())) == (0, 1)
 
 
-def test_what_kombu_has_taken_from_a_full_server_is_held(
+def test_message_that_kombu_took_from_a_full_server_is_held(
     rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """By then it is in no list any more."""
@@ -244,9 +244,7 @@ def test_what_kombu_has_taken_from_a_full_server_is_held(
 # How it is given back
 
 
-def test_what_is_given_back_is_another_delivery(
-    rig: Rig, db: redis.Redis, owner: LeaseOwner
-) -> None:
+def test_requeued_message_is_another_delivery(rig: Rig, db: redis.Redis, owner: LeaseOwner) -> None:
     """Into the list of its priority; the late end of the first one takes nothing from it, though
     the same worker has both."""
     rig.publish([[], {}, {}], priority=9)
@@ -264,7 +262,7 @@ def test_what_is_given_back_is_another_delivery(
     assert (db.llen("work\x06\x169"), db.exists(owner.key)) == (1, 0)
 
 
-def test_what_can_not_be_given_back_is_in_nobodys_way_and_kept(
+def test_message_that_cannot_be_requeued_is_in_nobodys_way_and_kept(
     rig: Rig,
     db: redis.Redis,
     housekeeper: Callable[[], Housekeeper],
@@ -285,7 +283,7 @@ def test_what_can_not_be_given_back_is_in_nobodys_way_and_kept(
     assert db.zscore(WORKERS, "dead") is None
 
 
-def test_of_several_who_give_back_each_message_one_does(
+def test_message_is_requeued_by_one_of_several_workers(
     rig: Rig, db: redis.Redis, redis_broker: Broker
 ) -> None:
     dies(db, *(f"work\n{payload(n)}" for n in range(300)))
@@ -304,7 +302,7 @@ def test_of_several_who_give_back_each_message_one_does(
     ]
 
 
-def test_a_channel_that_closes_gives_back_nothing(
+def test_channel_that_closes_gives_back_nothing(
     rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """What runs goes on; and it may be that there is no server to give it to."""
@@ -315,7 +313,7 @@ def test_a_channel_that_closes_gives_back_nothing(
     assert not rig.channel.qos._delivered
 
 
-def test_a_start_is_written_down_where_it_is_held_and_nowhere_else(
+def test_start_is_written_down_where_it_is_held_and_nowhere_else(
     rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     rig.publish([[], {}, {}])
@@ -333,7 +331,7 @@ def test_a_start_is_written_down_where_it_is_held_and_nowhere_else(
 # What could not be let go
 
 
-def test_what_ends_while_the_server_is_away_is_let_go_when_it_is_back(
+def test_message_done_while_the_server_is_away_is_acked_when_it_is_back(
     rig: Rig,
     db: redis.Redis,
     redis_server: EmbeddedServer,
@@ -354,7 +352,7 @@ def test_what_ends_while_the_server_is_away_is_let_go_when_it_is_back(
 # Who is known
 
 
-def test_a_worker_that_was_taken_for_dead_is_known_again_with_its_next_take(
+def test_worker_that_was_taken_for_dead_is_known_again_with_its_next_take(
     rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     """It may die before it says so itself. What it held was put back, not forgotten."""
@@ -377,7 +375,7 @@ def test_a_worker_that_was_taken_for_dead_is_known_again_with_its_next_take(
     assert isinstance(done.only, NotOurs), "nor does the next take change that"
 
 
-def test_who_was_taken_for_dead_long_ago_is_not_remembered(
+def test_worker_that_died_long_ago_is_not_remembered(
     rig: Rig, db: redis.Redis, owner: LeaseOwner
 ) -> None:
     db.hset(TAKES, mapping={"old": 3, "alive": 4})
@@ -392,7 +390,7 @@ def test_who_was_taken_for_dead_long_ago_is_not_remembered(
     assert db.exists(TAKES, "celery_resilience:dead") == 0
 
 
-def test_what_a_worker_holds_that_nobody_knows_is_given_back(
+def test_messages_of_a_worker_that_nobody_knows_are_requeued(
     rig: Rig,
     db: redis.Redis,
     owner: LeaseOwner,

@@ -50,7 +50,7 @@ UNREADABLE: list[tuple[bytes, dict[str, Any], str]] = [
      ("rabbitmq-quorum", "threads")],
     indirect=["broker"],
 )  # fmt: skip
-def test_what_no_worker_can_read_is_a_letter_as_it_was_received(
+def test_unreadable_message_is_a_letter_as_it_was_received(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """Every malformed message is kept, byte for byte; the worker goes on with the good ones."""
@@ -76,7 +76,7 @@ def test_what_no_worker_can_read_is_a_letter_as_it_was_received(
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
-def test_a_task_that_kills_its_process_is_a_letter_and_the_others_finish(
+def test_task_that_kills_its_process_is_a_letter_and_the_others_finish(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Three starts at most; its neighbours are not buried with it."""
@@ -98,7 +98,7 @@ def test_a_task_that_kills_its_process_is_a_letter_and_the_others_finish(
      ("rabbitmq-quorum", "prefork")],
     indirect=["broker"],
 )  # fmt: skip
-def test_a_hard_time_limit_is_a_letter_with_its_own_reason(
+def test_hard_time_limit_is_a_letter_with_its_own_reason(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """One letter, one failure: Celery's second call for the same limit changes nothing."""
@@ -113,7 +113,7 @@ def test_a_hard_time_limit_is_a_letter_with_its_own_reason(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_soft_time_limit_is_a_letter_with_its_own_reason(
+def test_soft_time_limit_is_a_letter_with_its_own_reason(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     start_worker(SHOP, broker, env=client.env)
@@ -124,7 +124,7 @@ def test_a_soft_time_limit_is_a_letter_with_its_own_reason(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_worker_refuses_to_execute_letters(broker: Broker, client: Client) -> None:
+def test_worker_refuses_to_execute_letters(broker: Broker, client: Client) -> None:
     """Told to consume the dead-letter queue it does not start, and says why."""
     worker = Worker(SHOP, broker, queues="shop,dead_letter", env=client.env)
     with pytest.raises(AssertionError, match="the worker ended"):
@@ -147,7 +147,7 @@ def test_flags_override_settings(broker: Broker, client: Client, start_worker: S
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_task_id_that_has_succeeded_before_does_not_hide_a_lost_worker(
+def test_task_id_that_has_succeeded_before_does_not_hide_a_lost_worker(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """An older success under the same id is another run's."""

@@ -83,7 +83,7 @@ def opened(envelope: Envelope) -> Any:
     return decompress(envelope.body, compression) if compression else envelope.body
 
 
-def test_a_retry_is_the_message_received(
+def test_retry_is_the_message_received(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Body, type, headers, properties, queue are the same; only the retry's fields differ."""
@@ -150,7 +150,7 @@ def test_canvas_goes_on_after_a_retry(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_retry_that_would_be_due_after_it_expires_is_a_letter_at_once(
+def test_retry_that_would_be_due_after_it_expires_is_a_letter_at_once(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """The last word is not a silent REVOKED in ten minutes."""

@@ -52,7 +52,7 @@ def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProces
     [("worker", "redis"), ("worker", "resilient-sentinel"), ("dlq ls", "redis"),
      ("resilience doctor", "rediss")],
 )  # fmt: skip
-def test_a_command_says_it_in_one_line(folder, command, scheme):
+def test_command_says_it_in_one_line(folder, command, scheme):
     done = run(folder, "-m", "celery", "-A", "shop", *command.split(), BROKER=f"{scheme}://:1/0")
     said = (done.stdout + done.stderr).strip().splitlines()
     assert done.returncode == 1
@@ -60,7 +60,7 @@ def test_a_command_says_it_in_one_line(folder, command, scheme):
     assert "Traceback (most recent call last):" not in said
 
 
-def test_a_producer_is_told_at_the_end_of_its_traceback(folder):
+def test_producer_is_told_at_the_end_of_its_traceback(folder):
     send = "import shop; shop.charge.delay()"
     last = run(folder, "-c", send).stderr.splitlines()[-1]
     assert last.endswith(f"MissingPackage: a broker on Redis {SAID}")

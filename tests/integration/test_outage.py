@@ -62,7 +62,7 @@ def test_rabbitmq_is_killed_while_a_body_runs(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_a_connection_that_rabbitmq_closes_leaves_the_loop(
+def test_connection_that_rabbitmq_closes_leaves_the_loop(
     broker: Broker, rabbitmq_server: RabbitServer
 ) -> None:
     """A child of the pool may have inherited its socket: the loop would hear of it without end."""
@@ -85,7 +85,7 @@ def test_a_connection_that_rabbitmq_closes_leaves_the_loop(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_a_worker_goes_on_while_rabbitmq_takes_no_messages(
+def test_worker_goes_on_while_rabbitmq_takes_no_messages(
     broker: Broker,
     client: Client,
     rabbitmq_server: RabbitServer,

@@ -173,7 +173,7 @@ def test_transient_messages_of_a_rabbitmq_that_was_restarted(
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
 @pytest.mark.parametrize("queue", ["fleeting", "unheld"])
-def test_a_queue_that_goes_with_the_connection(
+def test_queue_that_goes_with_the_connection(
     broker: Broker,
     queue: str,
     client: Client,
@@ -199,7 +199,7 @@ def test_a_queue_that_goes_with_the_connection(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_the_log_says_that_a_letter_lies_there_when_it_does(
+def test_log_says_that_a_letter_lies_there_when_it_does(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Until then it says that the letter is pending."""
@@ -216,7 +216,7 @@ def test_the_log_says_that_a_letter_lies_there_when_it_does(
 
 
 @REDIS
-def test_a_full_redis_takes_what_replaces_its_original(
+def test_full_redis_takes_what_replaces_its_original(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Retries, letters and replays go on: that is how it is emptied."""

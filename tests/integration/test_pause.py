@@ -54,7 +54,7 @@ def all_go_on(client: Client, good: list[Any]) -> None:
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_nothing_is_taken_until_dead_letters_can_be_written(
+def test_consuming_is_paused_until_dead_letters_can_be_written(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """It says so once, and how to mend it; then it goes on by itself, and no body runs twice."""
@@ -72,7 +72,7 @@ def test_nothing_is_taken_until_dead_letters_can_be_written(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_retry_that_can_not_be_written_is_no_reason(
+def test_retry_that_can_not_be_written_is_no_reason(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """It is kept as well, and nobody else is held up."""
@@ -89,7 +89,7 @@ def test_a_retry_that_can_not_be_written_is_no_reason(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_letter_that_can_be_written_does_not_end_it(
+def test_letter_that_can_be_written_does_not_end_it(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Into another queue, while the one before it is still kept."""
@@ -112,7 +112,7 @@ def test_a_letter_that_can_be_written_does_not_end_it(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_it_lasts_over_a_lost_connection(
+def test_pause_lasts_over_a_lost_connection(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """The next one consumes at first, as every new connection does."""
@@ -136,7 +136,7 @@ def test_it_lasts_over_a_lost_connection(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_what_was_received_before_comes_back_into_its_own_queue(
+def test_message_received_before_the_pause_comes_back_into_its_own_queue(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Which its routing key does not tell: only the consumer knew, who has been cancelled."""

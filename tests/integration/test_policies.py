@@ -115,7 +115,7 @@ def test_each_task_ends_as_its_policy_says(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_task_that_is_sent_anew_finds_the_context_of_its_key(
+def test_task_that_is_sent_anew_finds_the_context_of_its_key(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Until one succeeds: then the work that the key stands for is done."""
@@ -161,7 +161,7 @@ def test_switched_off_stock_celery_decides(
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-quorum"], indirect=True)
-def test_an_expired_task_is_a_letter_that_can_be_replayed(
+def test_expired_task_is_a_letter_that_can_be_replayed(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """By default it is dropped; with --dead-letter-expired it is kept. A revoked one is dropped."""
@@ -187,7 +187,7 @@ def test_an_expired_task_is_a_letter_that_can_be_replayed(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_bad_file_stops_the_worker_and_names_the_line(
+def test_bad_file_stops_the_worker_and_names_the_line(
     broker: Broker, client: Client, tmp_path: Path
 ) -> None:
     (tmp_path / "ops.toml").write_text(FILE.replace("max_retries", "max_retry"))

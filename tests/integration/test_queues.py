@@ -15,7 +15,7 @@ rabbitmq = pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quor
 
 
 @rabbitmq
-def test_a_retry_finds_its_queue_after_the_consumer_was_cancelled(
+def test_retry_finds_its_queue_after_the_consumer_was_cancelled(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Its routing key is not the queue's name, and nobody consumes under its tag any more."""
@@ -34,7 +34,7 @@ def test_a_retry_finds_its_queue_after_the_consumer_was_cancelled(
 
 @rabbitmq
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_what_was_decided_outlives_the_deleted_queue(
+def test_decision_outlives_the_deleted_queue(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """RabbitMQ has deleted the messages too: unlike after a lost connection, none comes back."""
@@ -51,7 +51,7 @@ def test_what_was_decided_outlives_the_deleted_queue(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_a_queue_that_is_added_does_not_end_a_pause(
+def test_queue_that_is_added_does_not_end_a_pause(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Celery then consumes all queues again; what fails would pile up in the worker's memory."""

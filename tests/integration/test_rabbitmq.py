@@ -77,7 +77,7 @@ def rabbits(client: Client, broker: Broker, queues: Any = None, **conf: Any) -> 
 
 
 @on_classic
-def test_what_expires_with_no_worker_there_is_dropped_unless_that_is_kept(
+def test_message_that_expires_with_no_worker_there_is_dropped_unless_kept(
     broker: Broker, client: Client
 ) -> None:
     """As on stock: a queue that nobody consumes does not fill up with what nobody wants."""
@@ -97,7 +97,7 @@ def test_what_expires_with_no_worker_there_is_dropped_unless_that_is_kept(
 
 @pytest.mark.parametrize("chosen", ["exchange", "letter", ["by-policy"]], ids=str)
 @on_classic
-def test_what_is_rejected_goes_where_its_queue_sends_it(
+def test_rejected_message_goes_where_its_queue_sends_it(
     broker: Broker, client: Client, start_worker: StartWorker, chosen: Any
 ) -> None:
     """The owner's exchange gets it, and no letter is made of it; unless letters were chosen."""
@@ -166,7 +166,7 @@ def test_whatever_a_message_was_its_copies_are_persistent(rig: Rig) -> None:
 
 
 @on_4
-def test_what_a_worker_holds_for_its_eta_is_not_destroyed(
+def test_message_held_for_its_eta_is_not_destroyed(
     broker: Broker, client: Client, server: RabbitServer, start_worker: StartWorker
 ) -> None:
     """When its worker has died it waits in RabbitMQ, where nothing counts that against it."""
@@ -187,7 +187,7 @@ def test_what_a_worker_holds_for_its_eta_is_not_destroyed(
 
 
 @on_4
-def test_what_comes_back_and_back_and_is_never_begun_is_published_anew(
+def test_message_that_comes_back_and_is_never_begun_is_published_again(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """A worker that loses its connection again and again, before it comes to that message."""
@@ -242,7 +242,7 @@ def look(moves: Any, queue: str = "dead_letter", die: bool = False) -> list[str]
     [("rabbitmq-quorum", 1), ("rabbitmq-quorum", 5), ("rabbitmq4-quorum", None)],
     indirect=["broker"],
 )
-def test_a_look_never_costs(
+def test_look_never_costs(
     broker: Broker, rig: Rig, server: RabbitServer, limit: int | None
 ) -> None:
     """Whatever limit of deliveries a policy sets, or RabbitMQ 4 itself; and killed looks too."""
@@ -268,7 +268,7 @@ def test_a_look_never_costs(
 
 
 @both_versions
-def test_what_others_give_back_meanwhile_is_not_taken_for_what_is_tried(
+def test_messages_that_others_requeue_are_not_taken_for_the_one_tried(
     broker: Broker, rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look tries one message of which it has written a copy, and removes it: that one alone."""
@@ -341,7 +341,7 @@ def test_others_hear_that_somebody_looks_until_all_is_given_back(broker: Broker,
 
 
 @both_versions
-def test_what_has_nowhere_to_go_holds_nobody_up(broker: Broker) -> None:
+def test_message_with_nowhere_to_go_holds_nobody_up(broker: Broker) -> None:
     """A queue is deleted with its dead-letter queue while more retries wait than a level can hold
     back: those of other queues go on, and theirs are found in the last place there is."""
     rig = DelayRig(broker, dead_letter_queue="dead.{queue}")
@@ -374,7 +374,7 @@ def test_what_has_nowhere_to_go_holds_nobody_up(broker: Broker) -> None:
 
 
 @on_4
-def test_what_is_deleted_while_retries_wait_is_made_again(
+def test_delay_queue_deleted_while_retries_wait_is_made_again(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though nothing that is published finds it out; and they are no letters meanwhile."""
@@ -401,7 +401,7 @@ def test_what_is_deleted_while_retries_wait_is_made_again(
 
 
 @both_versions
-def test_what_a_queue_was_declared_as_can_be_known(broker: Broker, rig: Rig) -> None:
+def test_queues_type_can_be_known(broker: Broker, rig: Rig) -> None:
     """For doctor: the type, and how often a message may come back."""
     moves = amqp(rig)
     four = 20 if broker.name.startswith("rabbitmq4") else -1
@@ -447,7 +447,7 @@ def test_letters_of_a_queue_with_too_long_a_name_go_to_the_last_place(broker: Br
 LONG = "a" * 252
 
 
-def test_a_dead_letter_queue_that_rabbitmq_cannot_name_is_refused() -> None:
+def test_dead_letter_queue_that_rabbitmq_cannot_name_is_refused() -> None:
     """At the worker's start, and with the way out."""
     app = Celery("long", broker="memory://", set_as_current=False)
     settings = Settings(dead_letter_queue="dead.{queue}")

@@ -62,7 +62,7 @@ def names(client: Client, worker: Worker) -> list[str]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 @pytest.mark.parametrize("pool", ["prefork", "gevent", eventlet])
-def test_all_that_a_worker_can_do(
+def test_worker_can_do_everything(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     """Beat, gossip, mingle, events, remote control, a pool that grows, priorities, steps, apps."""

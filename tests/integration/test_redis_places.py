@@ -44,7 +44,7 @@ def runs(broker: Broker, name: str, record: Path) -> bool:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_a_list_of_brokers_both_ways(
+def test_list_of_brokers_both_ways(
     pool: str,
     two: tuple[EmbeddedServer, EmbeddedServer],
     redis_broker: Broker,
@@ -66,7 +66,7 @@ def test_a_list_of_brokers_both_ways(
 
 
 @pytest.mark.timeout(240)
-def test_a_list_with_another_kind_of_broker(
+def test_list_with_another_kind_of_broker(
     two: tuple[EmbeddedServer, EmbeddedServer],
     redis_broker: Broker,
     rabbitmq_server: RabbitServer,
@@ -100,9 +100,7 @@ def low_port() -> int:
 
 
 @pytest.mark.timeout(300)
-def test_a_node_of_a_cluster(
-    redis_broker: Broker, tmp_path: Path, start_worker: StartWorker
-) -> None:
+def test_node_of_a_cluster(redis_broker: Broker, tmp_path: Path, start_worker: StartWorker) -> None:
     """A prefix with a hash tag puts every key into one slot: scripts, leases, retries, letters."""
     options = {"global_keyprefix": "{shop}:"}
     with ExitStack() as stack:

@@ -63,7 +63,7 @@ def waits_in_a_pop(db: redis.Redis) -> bool:
 
 @on_redis
 @pytest.mark.parametrize("pool", ["prefork", "gevent", eventlet])
-def test_the_worker_alone_takes_through_ours(
+def test_worker_alone_takes_through_ours(
     broker: Broker,
     pool: str,
     client: Client,
@@ -114,7 +114,7 @@ def without_lindex(broker: Broker, db: redis.Redis) -> Iterator[Broker]:
 
 @on_redis
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_a_right_that_is_missing_stops_no_worker(
+def test_right_that_is_missing_stops_no_worker(
     without_lindex: Broker, pool: str, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """It falls back at that connection and says so once; with the right it is ours again."""
@@ -137,7 +137,7 @@ def test_a_right_that_is_missing_stops_no_worker(
 
 
 @on_redis
-def test_where_it_must_be_ours_a_worker_does_not_start(
+def test_worker_does_not_start_where_the_transport_must_be_ours(
     without_lindex: Broker, client: Client, tmp_path: Path
 ) -> None:
     log = tmp_path / "worker.log"
@@ -153,7 +153,7 @@ def test_where_it_must_be_ours_a_worker_does_not_start(
 
 @on_redis
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_what_a_dead_worker_held_in_kombus_way_is_restored(
+def test_message_held_in_kombus_way_by_a_dead_worker_is_restored(
     broker: Broker, pool: str, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
     """A stock worker, or one on an older version's path, was killed with a message."""
@@ -219,7 +219,7 @@ SENTINELS = {"master_name", "min_other_sentinels", "sentinel_kwargs", "sentinel_
 NOT_OURS = {"ack_emulation"}
 
 
-def test_all_of_kombus_options_are_known() -> None:
+def test_kombus_options_are_all_known() -> None:
     from kombu.transport.redis import SentinelChannel
 
     known: Any = SentinelChannel
@@ -250,7 +250,7 @@ def take_and_acknowledge(connection: Connection, number: int) -> tuple[list[Any]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_of_kombus(option: str, redis_broker: Broker, db: redis.Redis) -> None:
+def test_option_of_kombus(option: str, redis_broker: Broker, db: redis.Redis) -> None:
     options = {option: OPTIONS[option]}
     with Connection(redis_broker.broker_url, transport_options=dict(options)) as theirs:
         producer = theirs.Producer(auto_declare=False)

@@ -81,7 +81,7 @@ def heir(broker: Broker, tmp_path: Path) -> Iterator[Heir]:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("broker", BROKERS, indirect=True)
-def test_what_a_release_has_left_goes_on(
+def test_messages_that_a_release_has_left_go_on(
     release: str, broker: Broker, heir: Heir, start_worker: Callable[..., Worker]
 ) -> None:
     """Letters are read and replayed, waiting retries run, and what was held runs: each once."""

@@ -143,7 +143,7 @@ def play(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "resilient-redis"])
-def test_on_redis_the_rights_of_the_docs_are_enough(scheme, redis_broker: Broker, tmp_path, shops):
+def test_rights_of_the_docs_are_enough_on_redis(scheme, redis_broker: Broker, tmp_path, shops):
     admin = redis.Redis.from_url(redis_broker.redis_url)
     (line,) = re.findall(r"^ACL SETUSER shop on >secret (.*?)```", PAGE, re.S | re.M)
     rules = line.replace("\\\n", " ").split()
@@ -161,9 +161,7 @@ def test_on_redis_the_rights_of_the_docs_are_enough(scheme, redis_broker: Broker
         admin.close()
 
 
-def test_on_rabbitmq_the_rights_of_the_docs_are_enough(
-    rabbitmq_server: RabbitServer, tmp_path, shops
-):
+def test_rights_of_the_docs_are_enough_on_rabbitmq(rabbitmq_server: RabbitServer, tmp_path, shops):
     (line,) = re.findall(r"^rabbitmqctl set_permissions -p / shop (.*?)```", PAGE, re.S | re.M)
     configure, write, read = re.findall(r"'([^']*)'", line)
     vhost = rabbitmq_server.add_vhost()
@@ -186,7 +184,7 @@ def test_on_rabbitmq_the_rights_of_the_docs_are_enough(
         )
 
 
-def test_a_worker_that_lacks_rights_on_redis_says_which(redis_broker: Broker, tmp_path, shops):
+def test_worker_that_lacks_rights_on_redis_says_which(redis_broker: Broker, tmp_path, shops):
     """The keys are kombu's alone: Redis says that some key is not allowed, and not which."""
     admin = redis.Redis.from_url(redis_broker.redis_url)
     rules = ("~_kombu*", "~unacked*", "~shop*", "~*.pidbox*", "~celeryev*", "allchannels", "+@all")

@@ -247,7 +247,7 @@ def tries(step: Step) -> bool:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_right_is_missing(rig: Rig, db: redis.Redis, name: str) -> None:
+def test_right_is_missing(rig: Rig, db: redis.Redis, name: str) -> None:
     for command in commands(SCRIPT[name]):
         db.flushdb()
         step = STEPS[name](rig, db)
@@ -260,7 +260,7 @@ def test_a_right_is_missing(rig: Rig, db: redis.Redis, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_key_has_another_type(rig: Rig, db: redis.Redis, name: str) -> None:
+def test_key_has_another_type(rig: Rig, db: redis.Redis, name: str) -> None:
     db.flushdb()
     for number in range(len(STEPS[name](rig, db).keys)):
         db.flushdb()
@@ -274,7 +274,7 @@ def test_a_key_has_another_type(rig: Rig, db: redis.Redis, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_the_memory_is_full(rig: Rig, db: redis.Redis, name: str) -> None:
+def test_memory_is_full(rig: Rig, db: redis.Redis, name: str) -> None:
     """A copy that takes the place of its original needs no room."""
     db.flushdb()
     step = STEPS[name](rig, db)
@@ -285,7 +285,7 @@ def test_the_memory_is_full(rig: Rig, db: redis.Redis, name: str) -> None:
 
 @pytest.mark.parametrize("delay", [0, 60])
 @pytest.mark.parametrize("how", ["acked", "forgotten"])
-def test_an_answer_is_lost(rig: Rig, db: redis.Redis, how: str, delay: float) -> None:
+def test_answer_is_lost(rig: Rig, db: redis.Redis, how: str, delay: float) -> None:
     """What Redis does not hold is written once, though it is said again."""
     owner = LeaseOwner()
     message = delivery(rig, db, owner)

@@ -14,7 +14,7 @@ from tests.servers import eventually
 APP = "tests.integration.plain_app"
 
 
-def test_a_worker_runs_a_task(broker, start_worker):
+def test_worker_runs_a_task(broker, start_worker):
     worker = start_worker(APP, broker, pool="solo")
     with Celery("client", broker=broker.broker_url, backend=broker.backend_url) as client:
         client.conf.task_default_queue_type = broker.queue_type
@@ -28,7 +28,7 @@ def test_every_pool_starts(redis_broker, start_worker, pool):
     start_worker(APP, redis_broker, pool=pool)
 
 
-def test_a_killed_worker_can_be_started_again(redis_broker, start_worker):
+def test_killed_worker_can_be_started_again(redis_broker, start_worker):
     worker = start_worker(APP, redis_broker)
     worker.kill()
     worker.start()

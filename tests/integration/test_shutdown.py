@@ -20,7 +20,7 @@ SHOP, LIMITED = "tests.apps.shop", "tests.apps.limited"
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-quorum"], indirect=True)
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_a_cold_shutdown_of_a_pool_that_cannot_kill_waits_for_the_body(
+def test_cold_shutdown_of_a_pool_that_cannot_kill_waits_for_the_body(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Celery's raises NotImplementedError into whatever runs just then."""
@@ -49,7 +49,7 @@ def test_a_cold_shutdown_of_a_pool_that_cannot_kill_waits_for_the_body(
     ],
     indirect=["broker"],
 )
-def test_a_warm_shutdown_is_no_death(
+def test_warm_shutdown_is_no_death(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """What a worker has received and not begun is requeued, and no redelivery is counted."""
@@ -67,7 +67,7 @@ def test_a_warm_shutdown_is_no_death(
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq-classic"], indirect=True)
-def test_what_a_child_has_and_the_worker_has_not_heard_of_runs_once(
+def test_body_that_a_child_has_and_the_worker_has_not_heard_of_runs_once(
     broker: Broker, client: Client, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     """Celery takes it for unsent when it goes down, and would not hear how it ends."""
@@ -95,7 +95,7 @@ def test_what_a_child_has_and_the_worker_has_not_heard_of_runs_once(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
-def test_what_waits_for_its_rate_limit_is_not_counted_either(
+def test_message_that_waits_for_its_rate_limit_is_not_counted_either(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """A worker begins with one token: it is for a task, not for one that was delivered again."""
@@ -119,7 +119,7 @@ def test_what_waits_for_its_rate_limit_is_not_counted_either(
     ],
     indirect=["broker"],
 )
-def test_what_a_cold_shutdown_kills_has_not_killed_the_worker(
+def test_body_that_a_cold_shutdown_kills_has_not_killed_the_worker(
     broker: Broker, pool: str, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """Four deployments that are quicker than a long task do not make a dead letter of it."""
@@ -136,7 +136,7 @@ def test_what_a_cold_shutdown_kills_has_not_killed_the_worker(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic", "resilient-redis"], indirect=True)
-def test_a_signal_to_all_of_the_worker_is_no_death(
+def test_signal_to_all_of_the_worker_is_no_death(
     broker: Broker, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """As systemd, supervisord and a terminal send it: the pool gets it too."""
@@ -153,7 +153,7 @@ def test_a_signal_to_all_of_the_worker_is_no_death(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
-def test_what_a_closed_channel_has_delivered_is_not_put_back(
+def test_message_of_a_closed_channel_is_not_requeued(
     broker: Broker, client: Client, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     """RabbitMQ has it already; the channel looks open, for py-amqp has opened it again."""
@@ -175,7 +175,7 @@ def test_what_a_closed_channel_has_delivered_is_not_put_back(
     [("redis", signal.SIGQUIT), ("rabbitmq-classic", signal.SIGTERM)],
     indirect=["broker"],
 )
-def test_a_soft_shutdown_of_greenlets_lets_the_body_end(
+def test_soft_shutdown_of_greenlets_lets_the_body_end(
     broker: Broker, told: signal.Signals, client: Client, start_worker: Callable[..., Worker]
 ) -> None:
     """The signal comes to gevent's hub, which runs while all wait, and may not wait itself."""
@@ -195,7 +195,7 @@ def test_a_soft_shutdown_of_greenlets_lets_the_body_end(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_worker_that_ends_of_an_error_gives_back_what_it_holds(
+def test_worker_that_ends_of_an_error_gives_back_what_it_holds(
     broker: Broker, client: Client, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     """What it runs comes to its end before, and nobody has to wait for its lease to end."""

@@ -111,7 +111,7 @@ def held(db: redis.Redis, owner: LeaseOwner) -> Any:
 # What is taken is held, in the same step
 
 
-def test_what_is_taken_is_held_as_kombu_holds_it(reader, put, db) -> None:
+def test_fetched_message_is_held_as_kombu_holds_it(reader, put, db) -> None:
     """A stock worker's sweep gives back what a consumer without a holder has left."""
     consumer = reader("a")
     put("a", 1)
@@ -129,7 +129,7 @@ def test_what_is_taken_is_held_as_kombu_holds_it(reader, put, db) -> None:
     assert db.hlen("unacked") == db.zcard("unacked_index") == 0
 
 
-def test_a_holder_holds_its_own(reader, put, db) -> None:
+def test_holder_holds_its_own(reader, put, db) -> None:
     consumer, owner = reader("a"), LeaseOwner()
     assert take_over(consumer.channel, owner)
     put("a", 1, priority=4)
@@ -165,7 +165,7 @@ def in_a_loop(
     hub.close()
 
 
-def test_in_a_loop_nothing_is_delivered_when_the_pool_may_have_had_its_turn(
+def test_loop_delivers_nothing_when_the_pool_may_have_had_its_turn(
     redis_broker: Broker, put
 ) -> None:
     """What runs at each tick runs in any order: a pool that came first would wait for the next."""
@@ -183,7 +183,7 @@ def test_in_a_loop_nothing_is_delivered_when_the_pool_may_have_had_its_turn(
         assert not [stack for stack in seen if "on_poll_start" in stack]
 
 
-def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, put) -> None:
+def test_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, put) -> None:
     """To see whether it is here reads it: its socket has nothing more to tell."""
     seen: list[Any] = []
     with in_a_loop(redis_broker, seen.append) as (channel, loop):
@@ -198,7 +198,7 @@ def test_an_answer_that_waits_for_a_busy_loop_is_taken_in(redis_broker: Broker, 
 
 
 @pytest.mark.parametrize("how", ["closed", "silent"])
-def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, db, how) -> None:
+def test_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, db, how) -> None:
     """At once where somebody here has closed the connection; what it lets go is not forgotten."""
     seen: list[Any] = []
     owner = LeaseOwner()
@@ -227,7 +227,7 @@ def test_a_question_that_gets_no_answer_is_given_up(redis_broker: Broker, put, d
     assert held(db, owner) == {}
 
 
-def test_what_was_taken_and_not_delivered_goes_back(reader, put, db) -> None:
+def test_fetched_message_that_was_not_delivered_goes_back(reader, put, db) -> None:
     """In the order it was in, when the consumer is cancelled, or the connection closed."""
     for ending in ("cancel", "close"):
         consumer = reader("a")
@@ -246,7 +246,7 @@ def test_what_was_taken_and_not_delivered_goes_back(reader, put, db) -> None:
         db.flushdb()
 
 
-def test_the_prefetch_count_is_kept(reader, put, db) -> None:
+def test_prefetch_count_is_kept(reader, put, db) -> None:
     consumer = reader("a", "b", prefetch=3)
     for n in range(20):
         put("ab"[n % 2], n)
@@ -285,7 +285,7 @@ def test_priorities_first_then_queues_in_turn(reader, put) -> None:
 
 
 @pytest.mark.parametrize("steps", [STEPS, [0]])
-def test_there_may_be_any_number_of_queues(reader, put, db, steps) -> None:
+def test_queues_may_be_of_any_number(reader, put, db, steps) -> None:
     """A script's calls have room for some thousand keys."""
     names = [f"q{n}" for n in range(3000)]
     consumer = reader(*names, priority_steps=steps)
@@ -299,7 +299,7 @@ def test_there_may_be_any_number_of_queues(reader, put, db, steps) -> None:
     assert db.hlen("unacked") == 0
 
 
-def test_the_order_of_the_queues_can_be_fixed(reader, put) -> None:
+def test_order_of_the_queues_can_be_fixed(reader, put) -> None:
     for n in range(3):
         put("b", f"b{n}")
         put("a", f"a{n}")
@@ -311,7 +311,7 @@ def test_the_order_of_the_queues_can_be_fixed(reader, put) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_message_in_any_list_wakes_the_reader(
+def test_message_in_any_list_wakes_the_reader(
     reader, redis_broker, put, monkeypatch, protocol
 ) -> None:
     """4 queues x 4 priorities, and nothing is looked at regularly."""
@@ -329,7 +329,7 @@ def test_a_message_in_any_list_wakes_the_reader(
             message.ack()
 
 
-def test_an_idle_reader_asks_nothing(reader, db) -> None:
+def test_idle_reader_asks_nothing(reader, db) -> None:
     consumer = reader("a", "b", "c", "d")
     consumer.nothing()
     consumer.channel.fetcher.notifications.sock.getpeername()  # it is there
@@ -339,7 +339,7 @@ def test_an_idle_reader_asks_nothing(reader, db) -> None:
     assert asked() - before <= 3, "a look for safety's sake, and kombu's sweep"
 
 
-def test_a_queue_that_is_added_wakes_too(reader, put, monkeypatch) -> None:
+def test_queue_that_is_added_wakes_too(reader, put, monkeypatch) -> None:
     monkeypatch.setattr(fetching, "SAFETY", 600.0)
     consumer = reader("a")
     consumer.nothing()
@@ -353,7 +353,7 @@ def test_a_queue_that_is_added_wakes_too(reader, put, monkeypatch) -> None:
     consumer.nothing()
 
 
-def test_a_server_that_tells_nothing_is_asked_regularly(
+def test_server_that_tells_nothing_is_asked_regularly(
     reader, redis_broker, redis_server, put, db, caplog
 ) -> None:
     # Redis 6.2 can allow a subcommand, and not forbid one.
@@ -380,7 +380,7 @@ def test_a_server_that_tells_nothing_is_asked_regularly(
     db.acl_deluser("untold")
 
 
-def test_a_lost_wake_up_is_replaced(reader, put, db, monkeypatch) -> None:
+def test_lost_wake_up_is_replaced(reader, put, db, monkeypatch) -> None:
     monkeypatch.setattr(fetching, "SAFETY", 600.0)
     consumer = reader("a")
     consumer.nothing()
@@ -399,7 +399,7 @@ def test_a_lost_wake_up_is_replaced(reader, put, db, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("how", ["disconnected", "reconnected", "killed"])
-def test_the_next_message_comes_at_once_though_the_socket_was_replaced(
+def test_next_message_comes_at_once_though_the_socket_was_replaced(
     reader, put, db, monkeypatch, how
 ) -> None:
     monkeypatch.setattr(fetching, "SAFETY", 60.0)
@@ -418,7 +418,7 @@ def test_the_next_message_comes_at_once_though_the_socket_was_replaced(
     assert bodies(one.read(1, timeout=20)) == ["another"]
 
 
-def test_what_is_no_message_is_a_dead_letter(reader, put, db) -> None:
+def test_garbage_is_a_dead_letter(reader, put, db) -> None:
     garbage = [b"\xff\x00", b"[]", b"12", b"{", b'{"body": 1}', b'{"properties": []}',
                b'{"properties": {}, "body": "x", "headers": [1]}',
                b'{"properties": {"body_encoding": "rot13"}, "body": "x"}']  # fmt: skip
@@ -441,7 +441,7 @@ def test_what_is_no_message_is_a_dead_letter(reader, put, db) -> None:
         db.flushdb()
 
 
-def test_a_worker_may_have_its_own_idea_of_garbage(reader, db) -> None:
+def test_worker_may_have_its_own_idea_of_garbage(reader, db) -> None:
     consumer = reader("a")
     seen: list[Any] = []
     consumer.channel.on_undecodable = seen.append
@@ -460,7 +460,7 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(reader, put, db) -
         db.script_flush()
 
 
-def test_a_server_without_memory_can_be_emptied(reader, put, db) -> None:
+def test_server_without_memory_can_be_emptied(reader, put, db) -> None:
     consumer, owner = reader("a"), LeaseOwner()
     assert take_over(consumer.channel, owner)
     for n in range(3):
@@ -479,7 +479,7 @@ def test_a_server_without_memory_can_be_emptied(reader, put, db) -> None:
     assert db.exists("a", owner.key) == 0
 
 
-def test_a_server_that_refuses_is_asked_again(reader, put, db, caplog, monkeypatch) -> None:
+def test_server_that_refuses_is_asked_again(reader, put, db, caplog, monkeypatch) -> None:
     monkeypatch.setattr(timing, "_REFUSED", 0.05)
     consumer = reader("a")
     consumer.nothing()
@@ -493,7 +493,7 @@ def test_a_server_that_refuses_is_asked_again(reader, put, db, caplog, monkeypat
 
 
 @pytest.mark.parametrize("command", ["EXISTS", "HDEL", "LINDEX", "HSET", "RPOP"])
-def test_a_take_that_may_not_do_all_of_it_does_nothing(
+def test_take_that_may_not_do_all_of_it_does_nothing(
     reader, put, db, caplog, monkeypatch, command
 ) -> None:
     """However often it is tried; the log names the command and the key."""
@@ -523,7 +523,7 @@ def test_takes_that_can_not_be_counted_go_on(reader, put, db, caplog) -> None:
     assert len([r for r in caplog.records if "can't be counted" in r.message]) == 1
 
 
-def test_who_takes_is_known_to_the_others(reader, put, db) -> None:
+def test_consumer_is_known_to_the_others(reader, put, db) -> None:
     """Though its lease was forgotten: it may die before it says again that it is alive."""
     consumer, owner = reader("a"), LeaseOwner()
     assert take_over(consumer.channel, owner)
@@ -540,7 +540,7 @@ def test_who_takes_is_known_to_the_others(reader, put, db) -> None:
         assert abs(int(db.hget("celery_resilience:takes", owner.id))) == n
 
 
-def test_a_key_that_is_no_list_is_in_nobodys_way(reader, put, db) -> None:
+def test_key_that_is_no_list_is_in_nobodys_way(reader, put, db) -> None:
     consumer = reader("a", "b")
     db.set("a", "somebody's")
     put("b", 1)
@@ -562,7 +562,7 @@ def test_acknowledgements_that_were_not_sent_are_sent_by_the_next_connection(
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_what_may_not_be_let_go_is_let_go_when_it_may(reader, put, db, at_once) -> None:
+def test_refused_ack_is_repeated_when_it_is_allowed(reader, put, db, at_once) -> None:
     """It is done, and must not come back because the server refuses to write for a while."""
     consumer, owner = reader("a"), LeaseOwner()
     assert take_over(consumer.channel, owner)
@@ -607,7 +607,7 @@ def test_every_key_has_the_prefix(reader, redis_broker, db) -> None:
     assert value.startswith(b"a\n")
 
 
-def test_a_prefix_beyond_ascii_is_left_out_of_what_is_held(reader, db) -> None:
+def test_prefix_beyond_ascii_is_left_out_of_what_is_held(reader, db) -> None:
     """What is given back has to lie where it is read."""
     consumer, owner = reader("a", global_keyprefix="größe:"), LeaseOwner()
     assert take_over(consumer.channel, owner)
@@ -665,7 +665,7 @@ def test_fanout(redis_broker) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "resilient-"])
-def test_what_is_put_back_into_a_fanout_queue_is_read(redis_broker, db, scheme) -> None:
+def test_requeued_message_of_a_fanout_queue_is_read(redis_broker, db, scheme) -> None:
     """A retry belongs to the one queue that its message came from, and not to the exchange."""
     got: list[Any] = []
     mine = Queue("mine", Exchange("everyone", "fanout"))
@@ -699,7 +699,7 @@ def test_basic_get_and_purge_and_size(redis_broker, put) -> None:
         assert queue.get() is None
 
 
-def test_the_server_comes_back_with_everything(
+def test_server_comes_back_with_everything(
     redis_broker: Broker, redis_server: EmbeddedServer, put
 ) -> None:
     with Reader(f"resilient-{redis_broker.broker_url}", "a") as consumer:
@@ -714,7 +714,7 @@ def test_the_server_comes_back_with_everything(
         message.ack()
 
 
-def test_who_is_cancelled_in_an_outage_hears_of_it_and_consumes_again(
+def test_consumer_cancelled_in_an_outage_hears_of_it_and_consumes_again(
     redis_broker: Broker, redis_server: EmbeddedServer, put
 ) -> None:
     """A worker that pauses: half cancelled, it would never take a message again."""

@@ -73,7 +73,7 @@ def test_remote_control(
 
 @ours
 @pytest.mark.skipif(VERSION < (5, 6), reason="worker_disable_prefetch came with Celery 5.6")
-def test_a_worker_without_prefetch_leaves_what_it_cannot_run(
+def test_worker_without_prefetch_leaves_what_it_cannot_run(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     start_worker(SHOP, broker, concurrency=2, env=client.env, arguments=["--disable-prefetch"])
@@ -90,7 +90,7 @@ def test_a_worker_without_prefetch_leaves_what_it_cannot_run(
 
 @ours
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_burst_spreads_over_the_idle_workers(
+def test_burst_spreads_over_the_idle_workers(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """Tasks that become visible at once, as due retries do: each worker takes what it can begin."""
@@ -117,7 +117,7 @@ def test_a_burst_spreads_over_the_idle_workers(
 
 @ours
 @pytest.mark.parametrize("multiplier", ["1", "4"])
-def test_a_worker_takes_what_its_pool_can_begin_whatever_size_that_has(
+def test_worker_takes_what_its_pool_can_begin_whatever_size_that_has(
     broker: Broker, multiplier: str, client: Client, start_worker: StartWorker
 ) -> None:
     """It grows and shrinks by remote control or by an autoscaler; what waits for its ETA takes no
@@ -173,7 +173,7 @@ def test_a_worker_takes_what_its_pool_can_begin_whatever_size_that_has(
 
 @ours
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_a_killed_server_is_found_again(
+def test_killed_server_is_found_again(
     broker: Broker,
     pool: str,
     client: Client,
@@ -199,7 +199,7 @@ def test_a_killed_server_is_found_again(
 
 @ours
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_a_killed_worker_takes_nothing_along(
+def test_killed_worker_takes_nothing_along(
     broker: Broker, pool: str, client: Client, start_worker: StartWorker
 ) -> None:
     """Killed with a full buffer, twice; what it held is run by the next."""
@@ -221,7 +221,7 @@ def test_a_killed_worker_takes_nothing_along(
 
 
 @ours
-def test_what_has_run_in_the_workers_own_process_is_over(
+def test_body_in_the_workers_own_process_is_over(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """Of what was taken with the task that kills the worker, what has run does not run again."""

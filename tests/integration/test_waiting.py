@@ -45,7 +45,7 @@ def waiting(rig: Rig) -> Any:
     return rig.moves.waiting
 
 
-def test_a_retry_waits_outside_of_its_queue(rig: Rig, db: redis.Redis) -> None:
+def test_retry_waits_outside_of_its_queue(rig: Rig, db: redis.Redis) -> None:
     """What was received has gone, and its copy is due by the server's clock and has no eta."""
     hold(rig, 60, headers={"task": "t", "id": "1", "retries": 0})
     assert (db.llen("work"), db.hlen("unacked"), db.zcard("unacked_index")) == (0, 0, 0)
@@ -57,7 +57,7 @@ def test_a_retry_waits_outside_of_its_queue(rig: Rig, db: redis.Redis) -> None:
     assert waiting(rig).counts() == {"work": 1}
 
 
-def test_what_is_no_longer_ours_does_not_wait(rig: Rig, db: redis.Redis) -> None:
+def test_message_that_is_no_longer_ours_does_not_wait(rig: Rig, db: redis.Redis) -> None:
     rig.publish([[], {}, {}])
     delivery, result = rig.receive(), Result()
     db.delete("unacked")
@@ -66,7 +66,7 @@ def test_what_is_no_longer_ours_does_not_wait(rig: Rig, db: redis.Redis) -> None
     assert db.exists(LISTS, WORK) == 0
 
 
-def test_what_is_due_is_moved_and_nothing_else(rig: Rig, db: redis.Redis) -> None:
+def test_due_retry_is_moved_and_nothing_else(rig: Rig, db: redis.Redis) -> None:
     hold(rig, 0.3)
     hold(rig, 60)
     looked = waiting(rig).move_due("w")
@@ -77,7 +77,7 @@ def test_what_is_due_is_moved_and_nothing_else(rig: Rig, db: redis.Redis) -> Non
     assert (db.llen("work"), db.zcard(WORK)) == (1, 1)
 
 
-def test_a_retry_is_never_moved_early(rig: Rig, db: redis.Redis) -> None:
+def test_retry_is_never_moved_early(rig: Rig, db: redis.Redis) -> None:
     """At every look, all that is due by the server's clock has been moved, and no more."""
     for n in range(30):
         hold(rig, 0.01 * n)
@@ -89,7 +89,7 @@ def test_a_retry_is_never_moved_early(rig: Rig, db: redis.Redis) -> None:
     assert db.llen("work") == 30
 
 
-def test_a_list_that_can_take_nothing_is_in_nobodys_way(rig: Rig, db: redis.Redis) -> None:
+def test_list_that_can_take_nothing_is_in_nobodys_way(rig: Rig, db: redis.Redis) -> None:
     hold(rig, 0.01, priority=9)
     hold(rig, 0.01)
     (blocked,) = [key for key in db.zrange(LISTS, 0, -1) if key != b"work"]
@@ -106,7 +106,7 @@ def test_a_list_that_can_take_nothing_is_in_nobodys_way(rig: Rig, db: redis.Redi
     assert db.get(blocked) == b"this is no list"
 
 
-def test_a_priority_is_kept(rig: Rig, db: redis.Redis) -> None:
+def test_priority_is_kept(rig: Rig, db: redis.Redis) -> None:
     hold(rig, 0.01, priority=9)
     hold(rig, 0.01, priority=0)
     eventually(lambda: waiting(rig).move_due("w").next_in is None)
@@ -114,7 +114,7 @@ def test_a_priority_is_kept(rig: Rig, db: redis.Redis) -> None:
     assert waiting(rig).counts() == {}
 
 
-def test_a_turn_is_one_workers_until_it_is_over(rig: Rig) -> None:
+def test_turn_is_one_workers_until_it_is_over(rig: Rig) -> None:
     hold(rig, 60)
     assert waiting(rig).move_due("a").turn
     assert not waiting(rig).move_due("b").turn
@@ -128,7 +128,7 @@ def test_everybody_moves_whoever_has_the_turn(rig: Rig, db: redis.Redis) -> None
     assert db.llen("work") == 1
 
 
-def test_an_operator_can_let_it_run_now_or_later(rig: Rig, db: redis.Redis) -> None:
+def test_operator_can_let_it_run_now_or_later(rig: Rig, db: redis.Redis) -> None:
     """Each is one step: of two operators, one does it."""
     hold(rig, 60)
     hold(rig, 50)
@@ -161,7 +161,7 @@ def test_many_are_looked_at_in_the_order_that_they_are_due(rig: Rig, db: redis.R
     assert {each.key for each in looked} == {each.key for each in found}
 
 
-def test_a_worker_that_held_it_for_a_short_time_wakes_for_it(rig: Rig, db: redis.Redis) -> None:
+def test_worker_that_held_it_for_a_short_time_wakes_for_it(rig: Rig, db: redis.Redis) -> None:
     """Though another one has the turn, and does not know of it yet."""
     waiting(rig).move_due("another")
     hold(rig, 600)
@@ -186,7 +186,7 @@ def test_countdown_is_what_the_setting_says(rig: Rig, db: redis.Redis) -> None:
     assert rig.receive().envelope.fields()["eta"] is not None
 
 
-def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None:
+def test_entries_of_the_first_version_are_read(rig: Rig, db: redis.Redis) -> None:
     """Key names and payload as they were in 0.1: what waits there survives an upgrade."""
     payload = (
         '{"body": "W1tdLCB7fSwge31d", "content-type": "application/json", "content-encoding": '
@@ -209,13 +209,13 @@ def test_what_the_first_version_wrote_is_read(rig: Rig, db: redis.Redis) -> None
 
 
 @pytest.mark.parametrize("place", ["eu:mail", "eu:mail:3", "mail", "mail:3", "mail:2", "0", "3"])
-def test_a_queue_may_have_the_separator_in_its_name(db: redis.Redis, rig: Rig, place: str) -> None:
+def test_queue_may_have_the_separator_in_its_name(db: redis.Redis, rig: Rig, place: str) -> None:
     """``sep=":"`` is what Celery's documentation shows. A number is a name too."""
     assert ScheduledRetries(db, "", ":").queue_of(place) == place.removesuffix(":3")
 
 
 @pytest.mark.parametrize("name", ["0", "3", "mail\x06\x163"])
-def test_a_queue_whose_name_looks_like_a_priority_gets_its_retries_back(
+def test_queue_whose_name_looks_like_a_priority_gets_its_retries_back(
     rig: Rig, db: redis.Redis, name: str
 ) -> None:
     assert isinstance(rig.moves, RedisBroker)
@@ -233,7 +233,7 @@ def test_a_queue_whose_name_looks_like_a_priority_gets_its_retries_back(
 
 
 @pytest.mark.parametrize("others", [0, 100])
-def test_those_that_are_revoked_together_are_looked_for_together(
+def test_retries_that_are_revoked_together_are_looked_for_together(
     rig: Rig, db: redis.Redis, others: int
 ) -> None:
     """Whatever characters their ids are made of."""

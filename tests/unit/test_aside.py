@@ -61,7 +61,7 @@ def until(said: list[Any], loop: Loop, count: int) -> None:
         loop.run()
 
 
-def test_an_answer_is_taken_in_by_the_loop(loop: Loop) -> None:
+def test_answer_is_taken_in_by_the_loop(loop: Loop) -> None:
     said: list[Any] = []
     where: list[int] = []
 
@@ -76,7 +76,7 @@ def test_an_answer_is_taken_in_by_the_loop(loop: Loop) -> None:
     assert where != [threading.get_ident()]
 
 
-def test_what_raises_is_no_answer(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+def test_call_that_raises_is_no_answer(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
     said: list[Any] = []
     Aside(loop).ask("a state", lambda: 1 / 0, said.append)
     until(said, loop, 1)
@@ -84,7 +84,7 @@ def test_what_raises_is_no_answer(loop: Loop, caplog: pytest.LogCaptureFixture) 
     assert "a state: ZeroDivisionError" in caplog.text
 
 
-def test_one_that_hangs_is_waited_for_once_and_said_once(
+def test_hanging_call_is_waited_for_once_and_said_once(
     loop: Loop, hanging: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     aside, said, made = Aside(loop), [], []  # type: ignore[var-annotated]
@@ -109,7 +109,7 @@ def test_one_that_hangs_is_waited_for_once_and_said_once(
     assert said[3:] == ["after"]
 
 
-def test_a_worker_that_ends_waits_for_what_was_asked(loop: Loop, hanging: threading.Event) -> None:
+def test_worker_that_ends_waits_for_what_was_asked(loop: Loop, hanging: threading.Event) -> None:
     aside, said = Aside(loop), []  # type: ignore[var-annotated]
     aside.ask("one", lambda: 1, said.append)
     aside.ask("two", hanging.wait, said.append)
@@ -125,7 +125,7 @@ def test_a_worker_that_ends_waits_for_what_was_asked(loop: Loop, hanging: thread
     assert len(said) == 3
 
 
-def test_without_timers_the_look_after_gives_up(loop: Loop, hanging: threading.Event) -> None:
+def test_check_gives_up_without_timers(loop: Loop, hanging: threading.Event) -> None:
     """A lost connection takes them with it."""
     aside, said = Aside(loop), []  # type: ignore[var-annotated]
     aside.ask("one", hanging.wait, said.append)
@@ -136,7 +136,7 @@ def test_without_timers_the_look_after_gives_up(loop: Loop, hanging: threading.E
     assert said == [None]
 
 
-def test_a_fork_waits_for_what_is_being_done(loop: Loop) -> None:
+def test_fork_waits_for_what_is_being_done(loop: Loop) -> None:
     """The new process would find its locks taken for ever."""
     aside, said, begun = Aside(loop), [], threading.Event()  # type: ignore[var-annotated]
     lock = threading.Lock()
@@ -158,7 +158,7 @@ def test_a_fork_waits_for_what_is_being_done(loop: Loop) -> None:
     assert said == [None, None]
 
 
-def test_a_fork_renews_the_locks_of_the_result_store(
+def test_fork_renews_the_locks_of_the_result_store(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be asked for longer than a fork waits; the new process stores results there, too."""

@@ -41,7 +41,7 @@ def test_called_directly_it_is_the_bare_function(app: Celery) -> None:
     assert asyncio.run(fetch.run(3)) == 3
 
 
-def test_it_is_retried(app: Celery) -> None:
+def test_async_body_is_retried(app: Celery) -> None:
     @app.task(base=ResilientTask, bind=True)
     async def fetch(self: Any) -> int:
         await asyncio.sleep(0)
@@ -81,7 +81,7 @@ def test_every_way_to_write_it(app: Celery) -> None:
     assert wrapped.apply((3,)).get() == 3
 
 
-def test_an_ordinary_body_may_return_a_coroutine(app: Celery) -> None:
+def test_ordinary_body_may_return_a_coroutine(app: Celery) -> None:
     async def fetch() -> str:
         return "fetched"
 
@@ -104,7 +104,7 @@ def test_inside_of_a_running_loop_it_is_refused(app: Celery) -> None:
         result.get()
 
 
-def test_a_green_pool_is_refused_with_the_tasks_that_are_meant(app: Celery) -> None:
+def test_green_pool_is_refused_with_the_tasks_that_are_meant(app: Celery) -> None:
     @app.task(name="shop.fetch")
     async def fetch() -> None: ...
 
@@ -117,7 +117,7 @@ def test_a_green_pool_is_refused_with_the_tasks_that_are_meant(app: Celery) -> N
         refuse_async_bodies(app, SimpleNamespace(is_green=True))
 
 
-def test_its_timeout_is_transient() -> None:
+def test_timeout_of_an_async_body_is_transient() -> None:
     async def late() -> None:
         await asyncio.wait_for(asyncio.sleep(5), 0)
 

@@ -34,7 +34,7 @@ def eventually_get(awaited: Awaited[int]) -> int:
             time.sleep(0.01)
 
 
-def test_what_is_in_time_is_returned_or_raised() -> None:
+def test_answer_in_time_is_returned_or_raised() -> None:
     assert Awaited(10, lambda: 42, "it").get() == 42
     failing = Awaited(10, lambda: 1 // 0, "it")
     for _ in range(2):  # each asks anew
@@ -42,7 +42,7 @@ def test_what_is_in_time_is_returned_or_raised() -> None:
             failing.get()
 
 
-def test_it_is_waited_for_once_and_what_it_returns_after_all_is_for_the_next() -> None:
+def test_hanging_call_is_waited_for_once_and_its_late_answer_is_for_the_next() -> None:
     slow = Slow()
     awaited = Awaited(0.5, slow, "the server")
     with pytest.raises(TimeoutError, match=r"the server has not answered for 0\.5 s"):
@@ -57,7 +57,7 @@ def test_it_is_waited_for_once_and_what_it_returns_after_all_is_for_the_next() -
     assert awaited.get() == 2
 
 
-def test_what_nobody_asks_for_any_more_is_given_back() -> None:
+def test_answer_that_nobody_asks_for_any_more_is_given_back() -> None:
     slow, late = Slow(), list[int]()
     told = threading.Event()
 
@@ -75,7 +75,7 @@ def test_what_nobody_asks_for_any_more_is_given_back() -> None:
     assert awaited.get() == 2  # it may be asked again
 
 
-def test_a_child_that_was_forked_meanwhile_asks_for_itself() -> None:
+def test_child_that_was_forked_meanwhile_asks_for_itself() -> None:
     """It has no such thread."""
     slow = Slow()
     awaited = Awaited(0.05, slow, "it")

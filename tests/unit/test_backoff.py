@@ -34,7 +34,7 @@ def backoffs(draw: st.DrawFn) -> Backoff:
     ("shape", "expected"),
     [("exponential", [1, 2, 4, 8]), ("linear", [1, 2, 3, 4]), ("fixed", [1, 1, 1, 1])],
 )
-def test_the_shapes_of_the_auto_retry_system_come_out_to_the_second(
+def test_shapes_of_the_auto_retry_system_come_out_to_the_second(
     shape: str, expected: list[float]
 ) -> None:
     """Table A2: base delay 1 s, exponential, linear and fixed."""
@@ -52,7 +52,7 @@ def test_delays_double_up_to_the_maximum_of_the_api_timeout_plan() -> None:
 @pytest.mark.parametrize(
     ("attempt", "least", "most"), [(1, 8, 12), (2, 16, 24), (3, 32, 48), (4, 64, 96)]
 )
-def test_a_proportion_spreads_every_interval_the_first_included(
+def test_proportion_spreads_every_interval_the_first_included(
     attempt: int, least: float, most: float
 ) -> None:
     """Table D2: initial 10 s, multiplier 2, randomization factor 0.2."""
@@ -101,7 +101,7 @@ def test_contending_clients_cost_a_square_without_jitter_and_far_less_with_it() 
 
 
 @given(backoffs(), attempts, seeds)
-def test_a_delay_is_never_negative_and_never_above_the_cap(
+def test_delay_is_never_negative_and_never_above_the_cap(
     backoff: Backoff, attempt: int, seed: int
 ) -> None:
     """Whatever the numbers and however many attempts there were."""
@@ -124,7 +124,7 @@ def test_no_one_comes_back_before_the_server_said(
     assert retry_after <= delay <= max(retry_after + backoff.ceiling(attempt), longest)
 
 
-def test_those_who_were_told_the_same_delay_are_spread_even_without_jitter() -> None:
+def test_retry_after_is_spread_even_without_jitter() -> None:
     """A thousand tasks that are told 30 s do not all come at 30 s."""
     backoff = Backoff(backoff=10, jitter="none")
     delays = {backoff.delay(1, Random(seed), retry_after=30) for seed in range(100)}
@@ -132,7 +132,7 @@ def test_those_who_were_told_the_same_delay_are_spread_even_without_jitter() -> 
     assert 30 <= min(delays) < max(delays) <= 40
 
 
-def test_a_servers_delay_does_not_shorten_a_longer_backoff() -> None:
+def test_servers_delay_does_not_shorten_a_longer_backoff() -> None:
     """Who states a fixed wait of 180 s is not sent back after 31 s."""
     backoff = Backoff(backoff=180, shape="fixed", jitter="none")
     assert all(backoff.delay(1, Random(seed), retry_after=1) >= 180 for seed in range(50))
@@ -154,26 +154,26 @@ def test_no_number_of_attempts_overflows(attempt: int) -> None:
 
 
 @pytest.mark.parametrize("shape", ["exponential", "linear", "fixed"])
-def test_a_backoff_of_zero_never_waits(shape: str) -> None:
+def test_backoff_of_zero_never_waits(shape: str) -> None:
     """0 means 0, after a million attempts too."""
     backoff = Backoff(backoff=0, shape=shape)  # type: ignore[arg-type]
     assert [backoff.delay(n, Random(1)) for n in (1, 2, 10**6)] == [0, 0, 0]
 
 
-def test_a_function_can_be_the_shape() -> None:
+def test_function_can_be_the_shape() -> None:
     """C7, D1: an interval function of the attempt, still under the cap."""
     backoff = Backoff(shape=lambda attempt: attempt**3, backoff_max=50, jitter="none")
     assert [backoff.ceiling(n) for n in (1, 2, 3, 4)] == [1, 8, 27, 50]
 
 
 @pytest.mark.parametrize("returned", [-1, nan, inf, True, "3", None])
-def test_a_shape_function_must_return_seconds(returned: object) -> None:
+def test_shape_function_must_return_seconds(returned: object) -> None:
     """What is no number of seconds is not taken for one."""
     with pytest.raises((TypeError, ValueError), match="the shape function returned"):
         Backoff(shape=lambda attempt: returned).ceiling(1)  # type: ignore[arg-type,return-value]
 
 
-def test_without_user_code_a_function_gives_way_to_the_exponential_shape() -> None:
+def test_shape_function_gives_way_to_the_exponential_shape_without_user_code() -> None:
     """The worker's parent does not call functions of the user's."""
     backoff = Backoff(backoff=700, shape=lambda attempt: 1 / 0).without_user_code()
     assert [backoff.ceiling(n) for n in (1, 2)] == [600, 600]
@@ -189,14 +189,14 @@ def test_numbers_that_cannot_be_meant_are_refused(name: str, value: object) -> N
         Backoff(**{name: value})  # type: ignore[arg-type]
 
 
-def test_a_factor_below_one_is_refused() -> None:
+def test_factor_below_one_is_refused() -> None:
     """Waits that shrink are no back-off."""
     with pytest.raises(ValueError, match=r"factor must be finite and at least 1, got 0\.5"):
         Backoff(factor=0.5)
 
 
 @pytest.mark.parametrize("jitter", [0, 0.0, -0.2, 1.1, nan, inf, True, False, "ful", [], 20])
-def test_a_jitter_that_cannot_be_meant_is_refused(jitter: object) -> None:
+def test_jitter_that_cannot_be_meant_is_refused(jitter: object) -> None:
     """A proportion is above 0 and up to 1."""
     with pytest.raises((TypeError, ValueError), match="jitter takes 'full', 'none' or"):
         Backoff(jitter=jitter)  # type: ignore[arg-type]
@@ -212,7 +212,7 @@ def test_misspelt_words_get_a_suggestion() -> None:
         Backoff(shape=2)  # type: ignore[arg-type]
 
 
-def test_a_first_ceiling_above_the_cap_is_refused() -> None:
+def test_first_ceiling_above_the_cap_is_refused() -> None:
     """It would never apply, so it cannot be meant."""
     with pytest.raises(ValueError, match="backoff 700 is more than backoff_max 600: raise"):
         Backoff(backoff=700)
@@ -225,7 +225,7 @@ def test_attempts_are_counted_from_one(attempt: int) -> None:
         Backoff().ceiling(attempt)
 
 
-def test_a_backoff_is_a_value() -> None:
+def test_backoff_is_a_value() -> None:
     """Equal by its numbers, hashable, and it travels to another process."""
     assert Backoff(1, jitter=None) == Backoff(1.0, jitter="none")
     assert hash(Backoff(2, jitter=1)) == hash(Backoff(2.0, jitter=1.0))

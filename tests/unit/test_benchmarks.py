@@ -23,7 +23,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         sys.modules.pop(name, None)
 
 
-def test_a_cost_that_does_not_grow_is_a_level_line(benchmarks: Any) -> None:
+def test_cost_that_does_not_grow_is_a_level_line(benchmarks: Any) -> None:
     """Both axes are logarithmic: ten times as many are as far each time, and as high."""
     plot, side = benchmarks
     rows = [
@@ -39,14 +39,14 @@ def test_a_cost_that_does_not_grow_is_a_level_line(benchmarks: Any) -> None:
     assert float(rising[1].get("cy") or 0) < float(rising[0].get("cy") or 0)
 
 
-def test_a_percentile_is_one_of_the_values(benchmarks: Any) -> None:
+def test_percentile_is_one_of_the_values(benchmarks: Any) -> None:
     _, side = benchmarks
     values = [float(n) for n in range(100, 0, -1)]
     assert [side.percentile(values, p) for p in (1, 50, 99, 100)] == [1, 50, 99, 100]
     assert side.percentile([7.0], 50) == 7
 
 
-def test_a_figure_holds_within_its_limits_alone(benchmarks: Any) -> None:
+def test_figure_holds_within_its_limits_alone(benchmarks: Any) -> None:
     _, side = benchmarks
     figure = side.Row("late", "ours", "p99", 1, 50.0, "ms")
     assert figure.holds is None
@@ -56,7 +56,7 @@ def test_a_figure_holds_within_its_limits_alone(benchmarks: Any) -> None:
     assert figure._replace(least=0, most=0).holds is False
 
 
-def test_a_fleet_is_put_beside_kombus(
+def test_fleet_is_put_beside_kombus(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")

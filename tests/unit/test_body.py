@@ -50,7 +50,7 @@ def attempt(app: Celery) -> Callable[..., Any]:
     return make
 
 
-def test_who_wraps_the_body_sees_a_retry_until_the_last_attempt(
+def test_wrapper_of_the_body_sees_a_retry_until_the_last_attempt(
     app: Celery, attempt: Callable[..., Any]
 ) -> None:
     error = TransientError("away")
@@ -68,9 +68,7 @@ def test_who_wraps_the_body_sees_a_retry_until_the_last_attempt(
     assert isinstance(decision, GiveUp)
 
 
-def test_a_discarded_failure_is_no_error_to_anybody(
-    app: Celery, attempt: Callable[..., Any]
-) -> None:
+def test_discarded_failure_is_no_error_to_anybody(app: Celery, attempt: Callable[..., Any]) -> None:
     @app.task
     def cancelled() -> None:
         raise Discard("order was cancelled")
@@ -80,7 +78,7 @@ def test_a_discarded_failure_is_no_error_to_anybody(
     assert isinstance(decision, Drop)
 
 
-def test_one_that_its_owner_throws_is_seen_as_it_is(
+def test_exception_that_its_owner_throws_is_seen_as_it_is(
     app: Celery, attempt: Callable[..., Any]
 ) -> None:
     @app.task(throws=(KeyError,))
@@ -101,7 +99,7 @@ def test_control_flow_passes(app: Celery, attempt: Callable[..., Any], said: Exc
     assert attempt(body) == (said, None)
 
 
-def test_a_body_that_exits_has_failed(app: Celery, attempt: Callable[..., Any]) -> None:
+def test_body_that_exits_has_failed(app: Celery, attempt: Callable[..., Any]) -> None:
     @app.task
     def body() -> None:
         raise SystemExit(3)
@@ -112,7 +110,7 @@ def test_a_body_that_exits_has_failed(app: Celery, attempt: Callable[..., Any]) 
     assert isinstance(decision, GiveUp)
 
 
-def test_only_the_outermost_call_of_an_attempt_decides(
+def test_outermost_call_alone_of_an_attempt_decides(
     app: Celery, attempt: Callable[..., Any]
 ) -> None:
     """``super().run()``, ``self.run()`` and another task called as a function, in a body."""
@@ -153,7 +151,7 @@ def test_only_the_outermost_call_of_an_attempt_decides(
     assert raised.exc.args == (0,)
 
 
-def test_who_tries_the_body_again_himself_gets_the_last_decision(
+def test_wrapper_that_tries_the_body_again_gets_the_last_decision(
     app: Celery, attempt: Callable[..., Any]
 ) -> None:
     """A decorator around ``run`` that repeats it, as tenacity does."""
@@ -181,7 +179,7 @@ def test_who_tries_the_body_again_himself_gets_the_last_decision(
     assert attempt(task) == ("done", None)
 
 
-def test_a_direct_call_is_one_of_the_bare_function(app: Celery) -> None:
+def test_direct_call_is_one_of_the_bare_function(app: Celery) -> None:
     @app.task(failure_policy=ONCE)
     def fetch(url: str) -> str:
         raise TransientError(url)
@@ -191,7 +189,7 @@ def test_a_direct_call_is_one_of_the_bare_function(app: Celery) -> None:
             call("x")
 
 
-def test_it_looks_like_the_body(app: Celery) -> None:
+def test_wrapped_run_looks_like_the_body(app: Celery) -> None:
     def fetch(url: str, *, timeout: float = 3.0) -> bytes:
         """Get it."""
         raise NotImplementedError
@@ -229,7 +227,7 @@ def test_whatever_can_be_called_can_be_a_body(app: Celery, attempt: Callable[...
     assert [attempt(task, 1, 2)[0] for task in tasks] == [2, 3, 3, 3]
 
 
-def test_a_policy_that_raises_is_a_dead_letter(app: Celery, attempt: Callable[..., Any]) -> None:
+def test_policy_that_raises_is_a_dead_letter(app: Celery, attempt: Callable[..., Any]) -> None:
     class Broken(Policy):
         def decide(self, *args: Any, **kwargs: Any) -> Any:
             raise ZeroDivisionError
@@ -243,7 +241,7 @@ def test_a_policy_that_raises_is_a_dead_letter(app: Celery, attempt: Callable[..
     assert decision.rule == "its policy raised"
 
 
-def test_a_base_with_a_retry_of_its_own_is_told_when_a_worker_starts(
+def test_base_with_a_retry_of_its_own_is_told_when_a_worker_starts(
     app: Celery, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once for all its tasks: it is not called for what a policy retries."""

@@ -14,7 +14,7 @@ from kombu import Connection
 from celery_resilience.brokers.connections import bound
 
 
-def test_an_answer_of_the_next_rabbitmq_has_a_deadline() -> None:
+def test_answer_of_the_next_rabbitmq_has_a_deadline() -> None:
     connection = Connection("amqp://one:1;amqp://two:2")
     bound(connection, 3.0)
     connection.maybe_switch_next()
@@ -30,7 +30,7 @@ def test_an_answer_of_the_next_rabbitmq_has_a_deadline() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "resilient-redis"])
-def test_an_answer_of_the_next_redis_has_a_deadline(scheme: str) -> None:
+def test_answer_of_the_next_redis_has_a_deadline(scheme: str) -> None:
     """It accepts connections, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

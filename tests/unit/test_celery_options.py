@@ -61,20 +61,20 @@ def delays(policy: Policy | None, count: int) -> list[float]:
     return [decision.delay for decision in found if isinstance(decision, RetryLater)]
 
 
-def test_the_defaults_tested_here_are_celerys() -> None:
+def test_defaults_tested_here_are_celerys() -> None:
     """Should Celery change one, this table has to follow."""
     task = Celery().Task
     assert task.max_retries == CELERYS_DEFAULTS["max_retries"]
     assert task.default_retry_delay == CELERYS_DEFAULTS["default_retry_delay"]
 
 
-def test_a_task_that_names_no_exception_asks_for_no_retry() -> None:
+def test_task_that_names_no_exception_asks_for_no_retry() -> None:
     """Other options alone retry nothing."""
     assert options() is None
     assert options(autoretry_for=None, retry_backoff=True) is None
 
 
-def test_what_is_not_named_is_given_up() -> None:
+def test_exception_that_is_not_named_is_given_up() -> None:
     """Celery's options decide alone, whatever the classifier thinks."""
     transient = Verdict(Kind.TRANSIENT, "os.econnreset", "network", "")
     policy = options(autoretry_for=(Timeout,))
@@ -83,7 +83,7 @@ def test_what_is_not_named_is_given_up() -> None:
     )
 
 
-def test_what_is_named_is_retried_whatever_the_classifier_thinks() -> None:
+def test_autoretry_for_is_retried_whatever_the_classifier_thinks() -> None:
     """A verdict of permanent does not overrule autoretry_for, nor does its lower limit."""
     permanent = Verdict(Kind.PERMANENT, "python.bug", "code", "", max_retries=0)
     decision = decide(options(autoretry_for=(ValueError,)), ValueError(), verdict=permanent)
@@ -107,7 +107,7 @@ def test_dont_autoretry_for_wins() -> None:
     assert decide(policy, ReadTimeout()) == GiveUp(Reason.PERMANENT, "no rule asks for a retry")
 
 
-def test_an_expected_exception_that_is_not_retried_leaves_no_dead_letter() -> None:
+def test_expected_exception_that_is_not_retried_leaves_no_dead_letter() -> None:
     """``throws`` is FAILURE without a letter, but autoretry_for comes first."""
     expected = Verdict(Kind.EXPECTED, "throws", "expected", "")
     policy = options(autoretry_for=(Timeout,), dont_autoretry_for=(ReadTimeout,))
@@ -115,13 +115,13 @@ def test_an_expected_exception_that_is_not_retried_leaves_no_dead_letter() -> No
     assert isinstance(decide(policy, Timeout(), verdict=expected), RetryLater)
 
 
-def test_a_retry_says_who_asked_for_it() -> None:
+def test_retry_says_who_asked_for_it() -> None:
     """The person who reads the decision wrote the option."""
     decision = decide(options(autoretry_for=(Timeout,)))
     assert decision.rule == "Celery option autoretry_for"
 
 
-def test_without_backoff_every_retry_waits_for_the_default_delay_on_the_dot() -> None:
+def test_retry_without_backoff_waits_for_the_default_delay_on_the_dot() -> None:
     """retry_jitter is for retry_backoff alone, as in Celery."""
     assert delays(options(autoretry_for=(Timeout,), retry_jitter=True), 3) == [180, 180, 180]
     assert delays(options(autoretry_for=(Timeout,), default_retry_delay=0), 3) == [0, 0, 0]
@@ -129,7 +129,7 @@ def test_without_backoff_every_retry_waits_for_the_default_delay_on_the_dot() ->
     assert delays(options(autoretry_for=(Timeout,), default_retry_delay=None), 1) == [0]
 
 
-def test_a_countdown_in_retry_kwargs_is_the_delay_unless_there_is_a_backoff() -> None:
+def test_countdown_in_retry_kwargs_is_the_delay_unless_there_is_a_backoff() -> None:
     """Celery's backoff overwrites the countdown."""
     named = {"autoretry_for": (Timeout,), "retry_kwargs": {"countdown": 7}}
     assert delays(options(**named), 2) == [7, 7]
@@ -137,14 +137,14 @@ def test_a_countdown_in_retry_kwargs_is_the_delay_unless_there_is_a_backoff() ->
 
 
 @pytest.mark.parametrize("factor", [-1, -0.5])
-def test_a_backoff_below_zero_is_one_second_as_in_celery(factor: float) -> None:
+def test_backoff_below_zero_is_one_second_as_in_celery(factor: float) -> None:
     named = options(autoretry_for=(Timeout,), retry_backoff=factor, retry_jitter=False)
     assert delays(named, 3) == [1, 2, 4]
 
 
 @pytest.mark.parametrize("factor", [True, 1, 2, 3, 10, 700])
 @pytest.mark.parametrize("longest", [600, 30, 0])
-def test_a_whole_backoff_gives_celerys_own_numbers(factor: int, longest: int) -> None:
+def test_whole_backoff_gives_celerys_own_numbers(factor: int, longest: int) -> None:
     """Compared with Celery's function, retry by retry."""
     policy = options(
         autoretry_for=(Timeout,),
@@ -215,7 +215,7 @@ def test_no_deadline_binds_them() -> None:
     assert isinstance(decide(policy, age=10 * 86400.0), RetryLater)
 
 
-def test_a_servers_delay_is_a_floor_here_too() -> None:
+def test_servers_delay_is_a_floor_here_too() -> None:
     """429 waits as long as Retry-After says, and no shorter than the task says."""
     asked = Verdict(Kind.RATE_LIMITED, "http.status.429", "http", "", retry_after=1000.0)
     named = {"autoretry_for": (Timeout,)}
@@ -229,7 +229,7 @@ def test_a_servers_delay_is_a_floor_here_too() -> None:
     assert decision.delay >= 180
 
 
-def test_a_task_can_still_say_it_itself() -> None:
+def test_task_can_still_say_it_itself() -> None:
     """Our own exceptions mean the same under Celery's options."""
     policy = options(autoretry_for=(Timeout,), max_retries=3)
     transient = Verdict(Kind.TRANSIENT, "protocol.TransientError", "own", "")
@@ -279,7 +279,7 @@ def test_options_of_the_publish_are_left_to_others() -> None:
         ({"retry_kwargs": {"max_retries": "3"}}, "max_retries in retry_kwargs takes a whole"),
     ],
 )
-def test_a_wrong_option_is_refused_with_the_tasks_name(given: dict[str, Any], text: str) -> None:
+def test_wrong_option_is_refused_with_the_tasks_name(given: dict[str, Any], text: str) -> None:
     """Whether or not the task asks for a retry at all."""
     with pytest.raises((TypeError, ValueError), match=f"^shop.charge: .*{text}"):
         options(**given)

@@ -53,7 +53,7 @@ class Published:
         publisher._on_return(None, "", "letters", message)
 
 
-def test_the_one_that_comes_back_is_not_let_go(publisher: ConfirmingPublisher) -> None:
+def test_one_that_comes_back_is_not_let_go(publisher: ConfirmingPublisher) -> None:
     before = Published(publisher, b"1", id="a")
     after = Published(publisher, b"2", id="b")
     after.comes_back(publisher)
@@ -83,14 +83,16 @@ def test_two_that_are_the_same_come_back_one_after_the_other(
     assert [type(twin.told[0]) for twin in twins] == [Unroutable, Unroutable]
 
 
-def test_if_nobody_knows_which_one_it_was_none_is_let_go(publisher: ConfirmingPublisher) -> None:
+def test_messages_are_kept_if_nobody_knows_which_one_came_back(
+    publisher: ConfirmingPublisher,
+) -> None:
     both = [Published(publisher, b"[]", id=n) for n in range(2)]
     publisher._on_return(None, "", "letters", Message(b"changed on its way"))
     publisher._unconfirmed.on_ack(2, True)
     assert [type(each.told[0]) for each in both] == [Unroutable, Unroutable]
 
 
-def test_what_came_back_is_looked_for_again(publisher: ConfirmingPublisher) -> None:
+def test_returned_message_is_looked_for_again(publisher: ConfirmingPublisher) -> None:
     publisher.declared.add("letters")
     Published(publisher, b"[]", id="a").comes_back(publisher)
     assert "letters" not in publisher.declared

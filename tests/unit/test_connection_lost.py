@@ -47,11 +47,11 @@ BROWSER: Any = SimpleNamespace(_queue="shop", _publisher=SimpleNamespace(connect
         lambda: QueueBrowser._leave_a_mark(BROWSER),
     ],
 )
-def test_what_ended_the_connection_is_told(ask: Callable[[], object]) -> None:
+def test_cause_of_a_lost_connection_is_told(ask: Callable[[], object]) -> None:
     with pytest.raises(InternalError):
         ask()
 
 
-def test_what_to_do_about_it_is_told() -> None:
+def test_remedy_of_a_lost_connection_is_told() -> None:
     said = how_to_fix(InternalError("INTERNAL_ERROR", (0, 0), "", 541))
     assert "restart that node" in said

@@ -28,7 +28,7 @@ _level = st.dictionaries(st.text(max_size=10), _json, max_size=5)
 
 
 @given(st.lists(_level, max_size=5))
-def test_a_header_brings_back_what_was_put_into_it(levels: list[dict[str, Any]]) -> None:
+def test_header_brings_back_what_was_put_into_it(levels: list[dict[str, Any]]) -> None:
     context = RetryContext(levels)
     back = RetryContext(History.loads(History(context=tuple(context.levels())).dumps()).context)
     if len(json.dumps(dict(context))) <= LIMIT:
@@ -39,7 +39,7 @@ _long = st.integers(0, LIMIT).map(lambda length: {"x": "y" * length})
 
 
 @given(st.lists(_level | _long, max_size=9))
-def test_the_farthest_ancestors_are_left_out_where_there_is_no_room(levels: Any) -> None:
+def test_farthest_ancestors_are_left_out_where_there_is_no_room(levels: Any) -> None:
     here: tuple[dict[str, Any], ...] = ()
     for level in levels:
         context = RetryContext(here)
@@ -53,13 +53,13 @@ def test_the_farthest_ancestors_are_left_out_where_there_is_no_room(levels: Any)
 
 
 @given(_json | st.lists(_json))
-def test_nothing_that_the_network_brings_raises(data: Any) -> None:
+def test_context_from_the_network_never_raises(data: Any) -> None:
     levels = levels_of(data)
     assert len(json.dumps(levels)) <= 2 * LIMIT + 10
     assert History.from_json({"context": data}).context == levels
 
 
-def test_it_is_a_dict() -> None:
+def test_context_is_a_dict() -> None:
     context = RetryContext()
     context["page"] = 3
     assert (context["page"], context.get("x"), "page" in context, len(context)) == (
@@ -82,7 +82,7 @@ def test_it_is_a_dict() -> None:
         ("x", "y" * LIMIT, ValueError, r"context\['x'\]: a context holds 4096 characters of JSON"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_where_it_is_put_in(
+def test_context_refuses_what_cannot_be_kept_where_it_is_put_in(
     name: Any, value: Any, error: type[Exception], said: str
 ) -> None:
     context = RetryContext([{"page": 1}])
@@ -91,7 +91,7 @@ def test_what_cannot_be_kept_is_refused_where_it_is_put_in(
     assert dict(context) == {"page": 1}
 
 
-def test_a_parents_is_read_only() -> None:
+def test_parents_is_read_only() -> None:
     parent = RetryContext([{}, {"page": 3}, {"year": 1}]).parent
     assert parent is not None
     assert dict(parent) == {"page": 3}
@@ -103,7 +103,7 @@ def test_a_parents_is_read_only() -> None:
     assert RetryContext().parent is None
 
 
-def test_a_replay_keeps_it() -> None:
+def test_replay_keeps_it() -> None:
     history = History(count=3, context=({"page": 3},))
     assert history.replayed("letter").context == ({"page": 3},)
     assert "context" not in History().to_json()
@@ -131,7 +131,7 @@ def test_eager_attempts_tell_each_other_and_a_direct_call_begins_anew(app: Celer
             pages()
 
 
-def test_what_a_body_has_made_unkeepable_is_logged_and_left_as_it_was(
+def test_context_that_became_unkeepable_is_logged_and_left_as_it_was(
     app: Celery, caplog: Any
 ) -> None:
     seen = []
@@ -155,14 +155,14 @@ def test_what_a_body_has_made_unkeepable_is_logged_and_left_as_it_was(
         (7, "context_key takes an argument's name or a function, got 7"),
     ],
 )
-def test_a_key_that_names_no_argument_is_refused(app: Celery, key: Any, said: str) -> None:
+def test_key_that_names_no_argument_is_refused(app: Celery, key: Any, said: str) -> None:
     with pytest.raises(TypeError, match=f"shop.pay: .*{re.escape(said)}"):
 
         @app.task(name="shop.pay", lazy=False, context_key=key)
         def pay(order: str) -> None: ...
 
 
-def test_a_backend_that_keeps_nothing_by_key_is_refused(app: Celery) -> None:
+def test_backend_that_keeps_nothing_by_key_is_refused(app: Celery) -> None:
     refuse_stores_without_keys(app)
 
     @app.task(name="shop.pay", lazy=False, context_key="order")
@@ -173,7 +173,7 @@ def test_a_backend_that_keeps_nothing_by_key_is_refused(app: Celery) -> None:
 
 
 @pytest.mark.parametrize("key", ["order", lambda customer, order, **_: order])
-def test_the_state_of_a_piece_of_work_is_found_by_its_key(app: Celery, key: Any) -> None:
+def test_state_of_a_piece_of_work_is_found_by_its_key(app: Celery, key: Any) -> None:
     """Whatever form the arguments have, and whichever task of that name is sent."""
     app.conf.result_backend = "cache+memory://"
 

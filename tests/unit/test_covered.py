@@ -53,7 +53,7 @@ def test_celerys_carriers_are_covered_though_the_app_has_made_them_already() -> 
 
 
 @pytest.mark.parametrize(("only", "covered"), [(["cron.*"], False), (["celery.chunks"], True)])
-def test_with_patterns_a_carrier_has_to_be_named(only: list[str], covered: bool) -> None:
+def test_carrier_has_to_be_named_where_patterns_are(only: list[str], covered: bool) -> None:
     app = new_app()
     install(app, only=only)
     assert isinstance(app.tasks["celery.chunks"], ResilientTask) is covered
@@ -67,7 +67,7 @@ def test_with_patterns_a_carrier_has_to_be_named(only: list[str], covered: bool)
     [{"task_acks_late": False}, {"CELERY_ACKS_LATE": False}, {"namespace": "SHOP"}],
     ids=lambda setting: next(iter(setting)),
 )
-def test_an_acks_late_that_somebody_has_written_is_heard(setting: dict[str, Any]) -> None:
+def test_acks_late_that_somebody_has_written_is_heard(setting: dict[str, Any]) -> None:
     app = new_app()
     if "namespace" in setting:
         app.config_from_object(SimpleNamespace(SHOP_TASK_ACKS_LATE=False), namespace="SHOP")
@@ -88,7 +88,7 @@ def test_an_acks_late_that_somebody_has_written_is_heard(setting: dict[str, Any]
     assert by_option.acks_late is True, "what is nearer to the task wins, as on stock"
 
 
-def test_where_nobody_says_it_messages_are_acknowledged_late() -> None:
+def test_messages_are_acknowledged_late_by_default() -> None:
     app = new_app()
     app.conf.task_annotations = {"shop.early": {"acks_late": False}}
     install(app)
@@ -103,7 +103,7 @@ def test_where_nobody_says_it_messages_are_acknowledged_late() -> None:
     assert early.acks_late is False
 
 
-def test_a_setting_that_says_true_is_heard_too() -> None:
+def test_setting_that_says_true_is_heard_too() -> None:
     app = new_app()
     app.conf.task_acks_late = True
 
@@ -113,7 +113,7 @@ def test_a_setting_that_says_true_is_heard_too() -> None:
     assert plain.acks_late is True
 
 
-def test_a_setting_that_lets_workers_lose_what_they_run_is_told_of(
+def test_setting_that_lets_workers_lose_what_they_run_is_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     app = new_app()
@@ -127,7 +127,7 @@ def test_a_setting_that_lets_workers_lose_what_they_run_is_told_of(
 
 
 @pytest.mark.parametrize("setting", [{}, {"task_acks_late": True}], ids=["unsaid", "true"])
-def test_a_task_that_says_itself_that_it_may_be_lost_is_meant(
+def test_task_that_says_itself_that_it_may_be_lost_is_meant(
     setting: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     app = new_app()
@@ -147,7 +147,7 @@ class Registered(Task):
     def run(self) -> None: ...
 
 
-def test_an_instance_that_is_put_into_the_registry_is_covered() -> None:
+def test_instance_that_is_put_into_the_registry_is_covered() -> None:
     app = new_app()
     install(app, classify=True)
     app.tasks.register(Registered())
@@ -172,7 +172,7 @@ class Own(ResilientTask):
 
 @pytest.mark.parametrize("installed", [True, False])
 @pytest.mark.parametrize("base", [ResilientTask, Own])
-def test_a_base_of_ours_has_what_the_apps_own_tasks_have(
+def test_base_of_ours_has_what_the_apps_own_tasks_have(
     base: type[ResilientTask], installed: bool
 ) -> None:
     app = new_app(task_cls=Shops)
@@ -227,7 +227,7 @@ def test_celerys_warning_of_a_double_name_is_at_the_users_line(by_class: bool) -
     assert (warning.filename, warning.lineno) == (__file__, line - 1)
 
 
-def test_a_task_with_a_strategy_of_its_own_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_task_with_a_strategy_of_its_own_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     app = new_app()
     install(app)
 
@@ -257,7 +257,7 @@ def test_stock_tasks_that_are_not_meant_are_not_told_of(caplog: pytest.LogCaptur
     assert not caplog.records
 
 
-def test_the_banner_says_that_we_are_there() -> None:
+def test_banner_says_that_we_are_there() -> None:
     app = new_app()
     app.conf.resilience_policies_by_name = {"shop.b*": Policy()}
     install(app)
@@ -284,7 +284,7 @@ def test_install_wants_the_app_itself() -> None:
         install("shop")
 
 
-def test_a_dead_letter_queue_that_is_no_name_is_refused_where_it_is_written() -> None:
+def test_dead_letter_queue_that_is_no_name_is_refused_where_it_is_written() -> None:
     app = new_app()
     with pytest.raises(ImproperlyConfigured, match=r"shop\.a: dead_letter_queue takes .* got 3"):
         app.task(base=ResilientTask, name="shop.a", dead_letter_queue=3, lazy=False)(nothing)
@@ -300,14 +300,14 @@ def test_a_dead_letter_queue_that_is_no_name_is_refused_where_it_is_written() ->
         ("resilience_redakt", "resilience_redact"),
     ],
 )
-def test_a_misspelt_setting_is_refused_whatever_part_is_wrong(key: str, meant: str) -> None:
+def test_misspelt_setting_is_refused_whatever_part_is_wrong(key: str, meant: str) -> None:
     app = new_app()
     app.conf[key] = ["token"]
     with pytest.raises(ImproperlyConfigured, match=f"unknown setting {key}.*did you mean {meant}"):
         Settings.of(app)
 
 
-def test_a_misspelt_setting_in_a_namespace_is_refused_with_it() -> None:
+def test_misspelt_setting_in_a_namespace_is_refused_with_it() -> None:
     app = new_app()
     config = SimpleNamespace(SHOP_RESILENCE_REDACT=["token"], RESILENCE_OF_ANOTHER=1)
     app.config_from_object(config, namespace="SHOP")
@@ -322,7 +322,7 @@ def test_settings_of_others_are_left_alone(key: str) -> None:
     Settings.of(app)
 
 
-def test_what_to_do_about_a_task_that_a_worker_does_not_know() -> None:
+def test_unknown_tasks_letter_says_what_to_do() -> None:
     app = new_app()
     app.task(name="shop.charge")(nothing)
     assert "did you mean shop.charge?" in _no_such_task(KeyError("shop.chagre"), app)

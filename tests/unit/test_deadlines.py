@@ -13,7 +13,7 @@ from tests.faults.row import rows
 ROOT = Path(__file__).parents[2]
 
 
-def test_each_has_a_test_that_lets_it_hang() -> None:
+def test_deadlines_have_a_test_that_lets_each_hang() -> None:
     modules = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
     known = {row.name for row in rows()} | modules
     for deadline in DEADLINES:
@@ -22,7 +22,7 @@ def test_each_has_a_test_that_lets_it_hang() -> None:
             assert "`" in deadline.option, f"{deadline.what}: no option bounds it"
 
 
-def test_they_are_finite_and_a_lease_outlives_them() -> None:
+def test_deadlines_are_finite_and_a_lease_outlives_them() -> None:
     """A connection that hangs is replaced before the others count the worker as dead."""
     assert all(0 < each.seconds < math.inf for each in DEADLINES if each.seconds is not None)
     lease = next(each for each in DEADLINES if "lease" in each.what)

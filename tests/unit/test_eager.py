@@ -95,7 +95,7 @@ def test_used_up_it_is_a_failure(base: type, define: Callable[..., Any], calls: 
 
 
 @STOCK_AND_OURS
-def test_an_exception_that_is_not_named_is_a_failure(
+def test_exception_that_is_not_named_is_a_failure(
     base: type, define: Callable[..., Any], calls: list[Any]
 ) -> None:
     result = define(base, flops_until(1), autoretry_for=(KeyError,)).apply()
@@ -168,7 +168,7 @@ def test_always_eager(base: type, app: Celery, define: Callable[..., Any]) -> No
 
 
 @STOCK_AND_OURS
-def test_a_stored_result_is_that_of_the_last_attempt(
+def test_stored_result_is_that_of_the_last_attempt(
     base: type, app: Celery, define: Callable[..., Any]
 ) -> None:
     app.conf.update(task_always_eager=True, task_store_eager_result=True)
@@ -177,7 +177,7 @@ def test_a_stored_result_is_that_of_the_last_attempt(
 
 
 @STOCK_AND_OURS
-def test_a_direct_call_is_one_of_the_bare_function(
+def test_direct_call_is_one_of_the_bare_function(
     base: type, define: Callable[..., Any], calls: list[Any]
 ) -> None:
     """Before and after it has been applied eagerly; from inside of an eager body, too."""
@@ -197,7 +197,7 @@ def test_a_direct_call_is_one_of_the_bare_function(
 
 
 @STOCK_AND_OURS
-def test_an_exit_goes_through(base: type, define: Callable[..., Any]) -> None:
+def test_exit_goes_through(base: type, define: Callable[..., Any]) -> None:
     def body(self: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -208,7 +208,7 @@ def test_an_exit_goes_through(base: type, define: Callable[..., Any]) -> None:
 # What only ours has
 
 
-def test_the_classifier_decides_for_a_base_chosen_by_hand(
+def test_classifier_decides_for_a_base_chosen_by_hand(
     define: Callable[..., Any], calls: list[Any]
 ) -> None:
     def body(self: Any) -> str:
@@ -221,7 +221,7 @@ def test_the_classifier_decides_for_a_base_chosen_by_hand(
 
 
 @pytest.mark.parametrize("error", [PermanentError("no"), Discard("cancelled"), TypeError("a bug")])
-def test_what_no_retry_can_help_is_a_failure_at_once(
+def test_permanent_error_is_a_failure_at_once(
     error: Exception, define: Callable[..., Any], calls: list[Any]
 ) -> None:
     def body(self: Any) -> Any:
@@ -257,7 +257,7 @@ def test_uncounted_retries_end_at_the_deadline_though_nobody_sleeps(
     assert set(retries) == {0}
 
 
-def test_a_task_that_is_applied_inside_of_another_is_judged_for_itself(
+def test_task_that_is_applied_inside_of_another_is_judged_for_itself(
     app: Celery, define: Callable[..., Any], calls: list[Any]
 ) -> None:
     inner = define(ResilientTask, flops_until(1), autoretry_for=(Flop,))
@@ -271,7 +271,7 @@ def test_a_task_that_is_applied_inside_of_another_is_judged_for_itself(
 
 
 @STOCK_AND_OURS
-def test_the_next_attempt_finds_what_the_last_one_has_changed(
+def test_next_attempt_finds_what_the_last_one_has_changed(
     app: Celery, base: type, calls: list[Any]
 ) -> None:
     @app.task(base=base, bind=True, autoretry_for=(Flop,), max_retries=5, default_retry_delay=0)

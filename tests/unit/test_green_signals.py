@@ -33,7 +33,7 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawned]:
         signal.signal(number, handler)
 
 
-def test_a_handler_of_celerys_only_begins_a_greenlet(spawned: Spawned) -> None:
+def test_handler_of_celerys_only_begins_a_greenlet(spawned: Spawned) -> None:
     sender: Any = type("AWorker", (), {"hostname": "w"})
     worker._shutdown_handler(sender, sig="SIGTERM", how="Warm")
     os.kill(os.getpid(), signal.SIGTERM)
@@ -66,12 +66,12 @@ def test_other_signals_are_handled_where_they_come(spawned: Spawned) -> None:
     assert spawned == []
 
 
-def test_a_default_stays_the_default(spawned: Spawned) -> None:
+def test_default_stays_the_default(spawned: Spawned) -> None:
     platforms.signals["SIGQUIT"] = signal.SIG_DFL  # type: ignore[assignment]
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
 
 
-def test_the_end_waits_until_a_handler_has_ended(
+def test_end_waits_until_a_handler_has_ended(
     spawned: Spawned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cold shutdown waits in it for the pool, whose tasks are given back afterwards."""

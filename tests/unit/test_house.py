@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_fits_in_one_head(path):
+def test_module_fits_in_one_head(path):
     lines = len(path.read_text().splitlines())
     assert lines <= LONGEST_MODULE, f"{name_of(path)} has {lines} lines: split it by concept"
 
@@ -45,7 +45,7 @@ def test_public_names_are_sorted_and_exist():
         assert hasattr(celery_resilience, name), name
 
 
-def test_the_composition_has_its_services():
+def test_composition_has_its_services():
     composition = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     services = composition["services"]
     assert set(services) == {"redis", "rabbitmq", "worker", "demo"}
@@ -93,12 +93,12 @@ def test_no_file_names_a_registry_or_a_machine():
     assert not found, "\n".join(found)
 
 
-def test_there_is_no_lock_file():
+def test_lock_files_are_not_committed():
     locks = {"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml"}
     assert not locks & {path.name for path in committed()}
 
 
-def test_the_commands_of_the_readme_exist():
+def test_commands_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     readme = (ROOT / "README.md").read_text()
     contributing = (ROOT / "CONTRIBUTING.md").read_text()

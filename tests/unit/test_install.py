@@ -66,14 +66,14 @@ def test_every_way_to_define_a_task_is_covered(app: Celery) -> None:
     assert app.tasks["shop.by_class"].policy_in_force.unmatched == "give_up"
 
 
-def test_a_task_that_states_nothing_is_not_retried(app: Celery) -> None:
+def test_task_that_states_nothing_is_not_retried(app: Celery) -> None:
     @app.task
     def plain() -> None: ...
 
     assert plain.policy_in_force.unmatched == "give_up"
 
 
-def test_with_classify_the_classifier_decides_for_them() -> None:
+def test_classifier_decides_for_them_with_classify() -> None:
     app = Celery("shop", broker="memory://", set_as_current=False)
     install(app, classify=True)
 
@@ -83,7 +83,7 @@ def test_with_classify_the_classifier_decides_for_them() -> None:
     assert plain.policy_in_force.unmatched == "classify"
 
 
-def test_where_neither_a_policy_nor_celerys_options_speak_the_default_does() -> None:
+def test_default_policy_decides_where_neither_a_policy_nor_celerys_options_do() -> None:
     app = Celery("shop", broker="memory://", set_as_current=False)
     app.conf.task_annotations = {"shop.annotated": {"max_retries": 4}}
     install(app, classify=True)
@@ -142,7 +142,7 @@ def test_every_task_has_its_own_request_and_its_annotations(app: Celery) -> None
     assert not ResilientTask.__dict__.get("__bound__")
 
 
-def test_a_failure_policy_decides_alone(app: Celery) -> None:
+def test_failure_policy_decides_alone(app: Celery) -> None:
     stated = Policy(on(ValueError).dead_letter())
 
     @app.task(failure_policy=stated, autoretry_for=(OSError,))
@@ -195,13 +195,13 @@ def test_too_late_is_refused() -> None:
         ([Task], "a list of patterns of task names, got "),
     ],
 )
-def test_what_are_no_patterns_is_refused(only: Any, said: str) -> None:
+def test_patterns_of_a_wrong_type_are_refused(only: Any, said: str) -> None:
     app = Celery("shop", broker="memory://", set_as_current=False)
     with pytest.raises(TypeError, match=said):
         install(app, only=only)
 
 
-def test_a_pattern_for_no_task_is_told_when_the_worker_starts(
+def test_pattern_for_no_task_is_told_when_the_worker_starts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its tasks would be stock Celery's without a word."""
@@ -219,14 +219,14 @@ def test_a_pattern_for_no_task_is_told_when_the_worker_starts(
     ]
 
 
-def test_a_misspelt_option_is_refused_with_what_was_meant(app: Celery) -> None:
+def test_misspelt_option_is_refused_with_what_was_meant(app: Celery) -> None:
     with pytest.raises(TypeError, match="did you mean 'retry_backoff'"):
 
         @app.task(retry_bakoff=True, lazy=False)
         def fetch() -> None: ...
 
 
-def test_a_wrong_option_is_refused_when_the_task_is_defined(app: Celery) -> None:
+def test_wrong_option_is_refused_when_the_task_is_defined(app: Celery) -> None:
     with pytest.raises(TypeError, match="takes exception classes, got 'Timeout'"):
 
         @app.task(autoretry_for=("Timeout",), lazy=False)
@@ -238,7 +238,7 @@ def test_a_wrong_option_is_refused_when_the_task_is_defined(app: Celery) -> None
         def pay() -> None: ...
 
 
-def test_a_request_class_of_the_users_own_is_mixed_with_ours(app: Celery) -> None:
+def test_request_class_of_the_users_own_is_mixed_with_ours(app: Celery) -> None:
     from celery.worker.request import Request
 
     class Own(Request):
@@ -255,7 +255,7 @@ def test_a_request_class_of_the_users_own_is_mixed_with_ours(app: Celery) -> Non
     assert _with_ours("celery.worker.request:Request") is ResilientRequest
 
 
-def test_a_flag_of_ours_without_install_says_what_to_do() -> None:
+def test_flag_of_ours_without_install_says_what_to_do() -> None:
     def said(flag: str) -> str:
         command = [sys.executable, "-m", "celery", "-b", "memory://", "worker", flag, "x"]
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stderr

@@ -46,7 +46,7 @@ def ends() -> Iterator[tuple[Any, socket.socket]]:
 
 @pytest.mark.parametrize("sent", [0, 3, 7, 10, len(FRAME) - 1])
 @pytest.mark.parametrize("timeout", [0, None])
-def test_the_rest_of_a_frame_is_not_waited_for_for_ever(
+def test_rest_of_a_frame_is_not_waited_for_for_ever(
     ends: tuple[Any, socket.socket], sent: int, timeout: float | None
 ) -> None:
     """Nor is what has come of it forgotten: when the rest is there it is a frame."""

@@ -130,7 +130,7 @@ def test_lowest_layers_import_the_standard_library_alone() -> None:
     assert impure(PACKAGE) == []
 
 
-def test_there_is_no_circle_of_files() -> None:
+def test_files_are_in_no_circle() -> None:
     assert circle(GRAPH) == []
 
 

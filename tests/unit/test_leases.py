@@ -41,13 +41,13 @@ def owner(client: Client) -> LeaseOwner:
     return owner
 
 
-def test_what_is_done_is_let_go(client: Client, owner: LeaseOwner) -> None:
+def test_message_done_is_acked(client: Client, owner: LeaseOwner) -> None:
     Leases(client, "").ack_unsent(owner)
     assert set(client.hkeys(owner.key)) == {b"late", b"runs"}
     assert owner.unsent == []
 
 
-def test_what_ends_while_another_thread_lets_go_is_not_forgotten(
+def test_message_done_while_another_thread_acks_is_not_forgotten(
     client: Client, owner: LeaseOwner
 ) -> None:
     """The next connection and the housekeeper do it at the same moment, and a task ends then."""
@@ -64,7 +64,7 @@ def test_what_ends_while_another_thread_lets_go_is_not_forgotten(
     assert set(client.hkeys(owner.key)) == {b"runs"}
 
 
-def test_on_a_single_connection_one_command_waits_for_the_other(
+def test_commands_on_a_single_connection_wait_for_one_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Older clients do not see to it, and greenlets read each other's answers."""

@@ -62,7 +62,7 @@ def on_the_wire(sent: Envelope, queue: str = "dead_letter") -> Envelope:
 
 @pytest.mark.parametrize("body", [5, 1234, 10**12, 1.5, True, [1, 2], [300], {"a": 1}])
 @pytest.mark.parametrize("encoding", [None, "base64", "?"])
-def test_a_body_that_is_no_text_is_kept_as_json(body, encoding):
+def test_body_that_is_no_text_is_kept_as_json(body, encoding):
     """On Redis it is the sender's; bytes() would make NULs of a number."""
     sent = {"body": body, "properties": {"body_encoding": encoding}}
     assert json.loads(Envelope.from_wire(sent, "shop").body) == body
@@ -72,7 +72,7 @@ def test_a_body_that_is_no_text_is_kept_as_json(body, encoding):
 
 
 @given(st.lists(attempts, max_size=30), st.integers(0, 3))
-def test_a_history_comes_back_as_it_was(made, losses):
+def test_history_comes_back_as_it_was(made, losses):
     history = History()
     for number, attempt in enumerate(made):
         history = history.add(attempt, lost=number < losses)
@@ -82,7 +82,7 @@ def test_a_history_comes_back_as_it_was(made, losses):
 
 
 @given(st.lists(attempts, min_size=11, max_size=40))
-def test_the_first_two_and_the_last_eight_attempts_are_kept(made):
+def test_first_two_and_the_last_eight_attempts_are_kept(made):
     history = History()
     for attempt in made:
         history = history.add(attempt)
@@ -91,7 +91,7 @@ def test_the_first_two_and_the_last_eight_attempts_are_kept(made):
 
 
 @given(st.lists(st.text(max_size=64), max_size=30))
-def test_a_replayed_history_is_new_but_for_its_lineage(letters):
+def test_replayed_history_is_new_but_for_its_lineage(letters):
     history = History().add(Attempt(1, 1.0, 0.0, "w", "E", "m", "transient", "r"))
     for letter in letters:
         history = history.replayed(letter)
@@ -120,7 +120,7 @@ def test_garbage_in_the_fields_is_left_out(data):
 
 
 @given(st.sampled_from(Reason), st.lists(attempts, max_size=12), short, short, short, short, short)
-def test_a_letter_comes_back_as_it_was(reason, made, kind, rule, hint, worker, version):
+def test_letter_comes_back_as_it_was(reason, made, kind, rule, hint, worker, version):
     history = History()
     for attempt in made:
         history = history.add(attempt)
@@ -131,7 +131,7 @@ def test_a_letter_comes_back_as_it_was(reason, made, kind, rule, hint, worker, v
     assert DeadLetter.from_envelope(on_the_wire(written.to_envelope())) == written
 
 
-def test_a_letter_knows_its_message():
+def test_letter_knows_its_message():
     letter = DeadLetter.write(Reason.EXHAUSTED, envelope())
     assert (letter.task, letter.task_id) == ("shop.charge", "1f3")
     assert letter.arguments == "args=(1,) kwargs="
@@ -139,7 +139,7 @@ def test_a_letter_knows_its_message():
 
 
 @given(json_values, st.sampled_from(["letter", None]))
-def test_a_garbage_header_is_a_letter_all_the_same(garbage, inside):
+def test_garbage_header_is_a_letter_all_the_same(garbage, inside):
     text = json.dumps({inside: garbage} if inside else garbage)
     letter = DeadLetter.from_envelope(envelope().with_header(text))
     assert letter.envelope.headers == envelope().headers
@@ -148,7 +148,7 @@ def test_a_garbage_header_is_a_letter_all_the_same(garbage, inside):
 
 
 @pytest.mark.parametrize("exchange", [DUE, level_name(2), level_name(0, priority=7)])
-def test_a_retry_whose_queue_has_gone_is_a_letter_that_names_it(exchange):
+def test_retry_whose_queue_has_gone_is_a_letter_that_names_it(exchange):
     """RabbitMQ puts it there and tells nothing: what the retry carries must do."""
     waited = History(count=2, queue="shop").dumps()
     put_there = envelope(queue="dead_letter", exchange=exchange, routing_key="0.1.shop.dead_letter")
@@ -161,7 +161,7 @@ def test_a_retry_whose_queue_has_gone_is_a_letter_that_names_it(exchange):
 
 
 @pytest.mark.parametrize("queue", [None, 3, ["shop"], "x" * 5000])
-def test_a_queue_that_cannot_be_one_is_left_out(queue):
+def test_queue_that_cannot_be_one_is_left_out(queue):
     """One that is cut would be another queue."""
     assert History.from_json({"queue": queue}).queue == ""
 
@@ -193,7 +193,7 @@ HOSTILE = ["x" * 10**6, "漢" * 10**6, "\U0001f600" * 10**5, "\udc80\0" * 10**5,
 
 
 @pytest.mark.parametrize("said", [*HOSTILE, RuntimeError("no"), SystemExit(1)], ids=range(7))
-def test_a_letter_weighs_at_most_64_kb_beside_its_body(said):
+def test_letter_weighs_at_most_64_kb_beside_its_body(said):
     def fail(depth: int) -> None:
         if depth:
             try:
@@ -221,7 +221,7 @@ def test_a_letter_weighs_at_most_64_kb_beside_its_body(said):
     assert read.history.count == 30
 
 
-def test_the_innermost_frames_are_kept():
+def test_innermost_frames_are_kept():
     def fail(depth: int) -> None:
         if depth == 0:
             raise ValueError("here")
@@ -234,7 +234,7 @@ def test_the_innermost_frames_are_kept():
     assert len(facts.traceback) <= 24_010
 
 
-def test_a_long_message_does_not_take_the_place_of_the_frames():
+def test_long_message_does_not_take_the_place_of_the_frames():
     """Not in the traceback, and not where a letter is cut to what its header may weigh."""
 
     def fail_deep_inside() -> None:
@@ -263,17 +263,17 @@ def test_a_long_message_does_not_take_the_place_of_the_frames():
     assert "KeyError: 'no no" in facts.traceback
 
 
-def test_the_own_frame_is_none_of_a_library_s():
+def test_own_frame_is_none_of_a_library_s():
     """Neither of the standard library's, in which all tasks would die alike."""
     with pytest.raises(ValueError, match="Expecting") as caught:
         json.loads("{")
-    own = f"{__name__}.test_the_own_frame_is_none_of_a_library_s"
+    own = f"{__name__}.test_own_frame_is_none_of_a_library_s"
     assert ErrorRecord.of(caught.value).frame == own
     facts = ErrorRecord.of(caught.value, with_traceback=False)
     assert (facts.frame, facts.traceback) == (own, ""), "a retry belongs to a group as well"
 
 
-def test_an_installed_application_has_own_frames_too(tmp_path):
+def test_installed_application_has_own_frames_too(tmp_path):
     library, shop = tmp_path / "site-packages" / "http.py", tmp_path / "site-packages" / "shop.py"
     names = {"__name__": "http_library.pool"}
     exec(compile("def get(): raise OSError", library, "exec"), names)
@@ -287,7 +287,7 @@ def test_an_installed_application_has_own_frames_too(tmp_path):
     assert ErrorRecord.of(outside).frame == "shop.tasks.fetch"
 
 
-def test_a_traceback_is_what_python_prints():
+def test_traceback_is_what_python_prints():
     def fail() -> None:
         try:
             raise ValueError("first")
@@ -300,7 +300,7 @@ def test_a_traceback_is_what_python_prints():
     assert ErrorRecord.of(caught.value).traceback == printed
 
 
-def test_the_text_of_a_letter_travels_as_utf_8():
+def test_text_of_a_letter_travels_as_utf_8():
     error = ErrorRecord("E", "잔액 부족 " * 200, traceback="줄 " * 1000)
     sent = DeadLetter.write(Reason.PERMANENT, envelope(), error=error).to_envelope()
     header = sent.headers[HEADER]
@@ -309,7 +309,7 @@ def test_the_text_of_a_letter_travels_as_utf_8():
     assert DeadLetter.from_envelope(on_the_wire(sent)).error == error
 
 
-def test_a_lone_surrogate_is_escaped():
+def test_lone_surrogate_is_escaped():
     """UTF-8 can't say it, and a broker's client would refuse it."""
     error = ErrorRecord("E", "잔\udc80")
     sent = DeadLetter.write(Reason.PERMANENT, envelope(), error=error).to_envelope()
@@ -331,26 +331,26 @@ def put_there(**changes) -> Envelope:
     return Envelope.received(message, "dead_letter")
 
 
-def test_an_id_is_128_random_bits():
+def test_id_is_128_random_bits():
     ids = {DeadLetter.write(Reason.PERMANENT, envelope()).id for _ in range(100)}
     assert len(ids) == 100
     assert all(re.fullmatch("[0-9a-f]{32}", name) for name in ids)
 
 
-def test_an_id_of_before_is_its_id_still():
+def test_id_of_before_is_its_id_still():
     old = DeadLetter.write(Reason.PERMANENT, envelope())
     old = replace(old, id="4f3a9c01b2d4")
     assert DeadLetter.from_envelope(on_the_wire(old.to_envelope())).id == "4f3a9c01b2d4"
 
 
-def test_what_the_broker_put_there_is_one_letter_however_often_it_is_looked_at():
+def test_message_that_the_broker_put_there_is_one_letter_at_every_look():
     first = DeadLetter.from_envelope(put_there())
     assert len(first.id) == 32
     counted = {"x-delivery-count": 3, "x-acquired-count": 4, "redelivered": True}
     assert DeadLetter.from_envelope(put_there(headers=counted)).id == first.id
 
 
-def test_what_died_again_is_another_letter_and_no_ancestor_of_itself():
+def test_message_that_died_again_is_another_letter_and_no_ancestor_of_itself():
     first = DeadLetter.from_envelope(put_there())
     again = [{"count": 2, "reason": "rejected", "queue": "shop", "time": datetime(2026, 3, 1)}]
     assert DeadLetter.from_envelope(put_there(headers={"x-death": again})).id != first.id
@@ -360,13 +360,13 @@ def test_what_died_again_is_another_letter_and_no_ancestor_of_itself():
     assert second.history.lineage == (first.id,)
 
 
-def test_a_letter_is_not_in_its_own_lineage_whatever_its_header_says():
+def test_letter_is_not_in_its_own_lineage_whatever_its_header_says():
     text = '{"lineage":["a","me"],"letter":{"id":"me","reason":"permanent"}}'
     assert DeadLetter.from_envelope(envelope().with_header(text)).history.lineage == ("a",)
 
 
 @pytest.mark.parametrize("facts", ["{}", '{"id":""}', '{"id":null}', '{"id":0}'])
-def test_without_an_id_in_its_header_each_letter_has_its_own(facts):
+def test_letter_without_an_id_in_its_header_has_its_own(facts):
     text = f'{{"letter":{facts}}}'
     one = DeadLetter.from_envelope(envelope().with_header(text))
     other = DeadLetter.from_envelope(envelope(body=b"[[2], {}, {}]").with_header(text))
@@ -374,7 +374,7 @@ def test_without_an_id_in_its_header_each_letter_has_its_own(facts):
     assert one.id != other.id
 
 
-def test_what_is_written_anew_is_the_same_letter():
+def test_rewritten_letter_is_the_same_letter():
     """Without what the broker has noted on it, and after any number of times."""
     came = put_there()
     letter = DeadLetter.from_envelope(came)
@@ -390,13 +390,13 @@ def test_what_is_written_anew_is_the_same_letter():
     assert (again, again.digest) == (known, known.digest)
 
 
-def test_an_identity_that_is_about_another_body_is_not_believed():
+def test_identity_that_is_about_another_body_is_not_believed():
     anew = written_anew(put_there())
     other = replace(anew, body=b"[[2], {}, {}]")
     assert DeadLetter.from_envelope(other).id != DeadLetter.from_envelope(anew).id
 
 
-def test_a_group_is_the_cause_and_a_fingerprint_that_of_one_task():
+def test_group_is_the_cause_and_a_fingerprint_that_of_one_task():
     error = ErrorRecord("shop.Timeout", "too slow", frame="shop.http.get")
     other = envelope(headers={**envelope().headers, "task": "shop.refund"})
     charge, refund = (
@@ -412,7 +412,7 @@ def test_a_group_is_the_cause_and_a_fingerprint_that_of_one_task():
 # Replaying
 
 
-def test_a_replayed_message_is_the_one_received_with_its_retries_back():
+def test_replayed_message_is_the_one_received_with_its_retries_back():
     letter = DeadLetter.write(Reason.EXHAUSTED, envelope(), history=History(lineage=("a",)))
     again = letter.replayed()
     headers = dict(again.headers)
@@ -422,7 +422,7 @@ def test_a_replayed_message_is_the_one_received_with_its_retries_back():
 
 
 @pytest.mark.parametrize(("offset", "kept"), [(-60, False), (60, True)])
-def test_an_expires_that_has_passed_is_taken_away(offset, kept):
+def test_expires_that_has_passed_is_taken_away(offset, kept):
     from datetime import datetime, timezone
 
     expires = datetime.fromtimestamp(time.time() + offset, timezone.utc).isoformat()
@@ -463,7 +463,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_a_pickle_is_never_opened_to_be_shown(compression):
+def test_pickle_is_never_opened_to_be_shown(compression):
     body, headers = pickle.dumps({"task": Bomb()}), {}
     if compression:
         body, headers["compression"] = compress(body, compression)
@@ -473,14 +473,14 @@ def test_a_pickle_is_never_opened_to_be_shown(compression):
     assert letter.fingerprint
 
 
-def test_a_letter_with_an_impossible_time_is_still_a_letter() -> None:
+def test_letter_with_an_impossible_time_is_still_a_letter() -> None:
     """A number of 400 digits is no time, and no reason to show nothing."""
     text = '{"v":1,"letter":{"id":"x","reason":"permanent","at":' + "9" * 400 + "}}"
     envelope = Envelope(b"", None, None, headers={HEADER: text})
     assert DeadLetter.from_envelope(envelope).at == 0.0
 
 
-def test_a_header_whose_name_is_no_text_is_no_obstacle() -> None:
+def test_header_whose_name_is_no_text_is_no_obstacle() -> None:
     """py-amqp hands out as bytes what is no UTF-8, and JSON has no such names."""
     headers = {b"\xff": 1, "inner": {b"\xff": 1}}
     message = Envelope(b"[]", None, None, headers=headers, queue="work")  # type: ignore[arg-type]

@@ -260,7 +260,7 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
         (b"half of something " * 9, False),
     ],
 )
-def test_a_close_that_nobody_has_read(frames: bytes, closes: bool) -> None:
+def test_close_that_nobody_has_read(frames: bytes, closes: bool) -> None:
     assert _closes(frames, 1) is closes
 
 
@@ -310,7 +310,7 @@ def test_body_that_runs_over_several_losses_is_excused_for_the_last_one_too(
     assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
 
 
-def test_what_was_being_put_back_when_the_connection_went_is_excused(
+def test_message_being_requeued_when_the_connection_went_is_excused(
     lost: tuple[Any, Any, Any],
 ) -> None:
     """Its copy could not be published, or its acknowledgement came too late."""

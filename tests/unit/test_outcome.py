@@ -276,7 +276,7 @@ def failed(exc: BaseException) -> Any:
         (Retry(), "retry_scheduled", "published by self.retry"),
     ],
 )
-def test_what_a_body_tells_celery_is_told_as_well(
+def test_bodys_word_to_celery_is_told_as_an_outcome(
     app: Celery, settler: Settler, told: list[Outcome], exc: Exception, kind: str, why: str
 ) -> None:
     request(app, settler).on_success((1, failed(exc), 0.1))
@@ -297,7 +297,7 @@ def test_replacement_is_known_by_what_celery_says(app: Celery) -> None:
 
 
 @pytest.mark.parametrize(("early", "kind"), [(True, ["lost"]), (False, [])])
-def test_what_a_cold_shutdown_has_killed_is_lost_if_it_was_acknowledged(
+def test_body_killed_by_a_cold_shutdown_is_lost_if_it_was_acknowledged(
     app: Celery, settler: Settler, told: list[Outcome], early: bool, kind: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

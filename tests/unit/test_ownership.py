@@ -31,13 +31,13 @@ def on_channel(**channel: Any) -> Any:
 
 
 @pytest.mark.parametrize("ownership", Ownership)
-def test_a_copy_is_written_unless_another_has_the_original(ownership: Ownership) -> None:
+def test_copy_is_written_unless_another_has_the_original(ownership: Ownership) -> None:
     assert ownership.is_ours == (ownership not in OTHERS)
     assert ownership.has_original == (ownership is Ownership.HELD)
     assert ownership.value
 
 
-def test_on_redis() -> None:
+def test_ownership_on_redis() -> None:
     held = delivery(on_channel(lease_owner=object()))
     assert on_redis(held) is Ownership.HELD
     assert on_redis(replace(held, acked_early=True)) is Ownership.ACKED
@@ -51,13 +51,13 @@ def test_on_redis() -> None:
     assert on_redis(delivery(kombus)) is Ownership.NEVER_HELD
 
 
-def test_what_a_script_says() -> None:
+def test_scripts_answer_is_understood() -> None:
     assert [after_script(answer) for answer in (0, 1, 2)] == [
         Ownership.PUT_BACK, Ownership.HELD, Ownership.FORGOTTEN,
     ]  # fmt: skip
 
 
-def test_on_rabbitmq() -> None:
+def test_ownership_on_rabbitmq() -> None:
     held, closed = delivery(on_channel(is_open=True)), delivery(on_channel(is_open=False))
     assert on_rabbitmq(held) is Ownership.HELD
     assert on_rabbitmq(replace(closed, acked_early=True)) is Ownership.ACKED
@@ -84,7 +84,7 @@ def test_on_rabbitmq() -> None:
         ({}, {}, {"expires": 7}, False),
     ],
 )
-def test_what_rabbitmq_may_not_deliver_again(
+def test_message_that_rabbitmq_may_not_deliver_again(
     queue: Any, properties: Any, headers: Any, volatile: bool
 ) -> None:
     app = SimpleNamespace(amqp=SimpleNamespace(queues={"work": Queue("work", **queue)}))

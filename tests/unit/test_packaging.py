@@ -39,7 +39,7 @@ def links(text: str) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", prose)
 
 
-def test_on_an_index_every_link_of_the_readme_is_absolute_and_leads_to_a_file(hook) -> None:
+def test_readmes_links_on_an_index_are_absolute_and_lead_to_files(hook) -> None:
     text = hook.for_an_index(README, "https://forge.example/us/project", "v0.1.0")
     assert len(links(text)) == len(links(README)) > 5
     for link in links(text):
@@ -51,7 +51,7 @@ def test_on_an_index_every_link_of_the_readme_is_absolute_and_leads_to_a_file(ho
         assert ("/raw/" in link) == link.endswith(".svg")
 
 
-def test_where_no_home_is_known_no_link_leads_nowhere(hook) -> None:
+def test_readmes_links_lead_nowhere_only_where_no_home_is_known(hook) -> None:
     text = hook.for_an_index(README, "", "v0.1.0")
     assert links(text) == []
     assert "what happens when" in text
@@ -63,7 +63,7 @@ def test_code_is_no_link(hook) -> None:
     assert hook.for_an_index(text, "", "v1") == "```python\nx[1](y)\n```\na"
 
 
-def test_the_metadata_name_who_and_where(hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_name_who_and_where(hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROJECT_URL", "https://forge.example/us/project/")
     metadata: dict[str, Any] = {"version": "0.1.0"}
     hook.Metadata(str(ROOT), {}).update(metadata)
@@ -116,21 +116,21 @@ def test_metadata_is_complete() -> None:
     assert f"CELERIES = {' '.join(cells['celery'])}\n" in makefile
 
 
-def test_what_the_readme_installs_exists() -> None:
+def test_extras_that_the_readme_installs_exist() -> None:
     wheel = f"celery_resilience-{__version__}-py3-none-any.whl"
     assert f"dist/{wheel}[redis]" in README
     extras = set(re.findall(r"\[(\w+)\]'", README))
     assert {"redis", "demo"} <= extras <= set(PROJECT["project"]["optional-dependencies"])
 
 
-def test_the_examples_line_needs_no_new_pip() -> None:
+def test_examples_line_needs_no_new_pip() -> None:
     """Dependency groups came with pip 25.1; an extra works with any."""
     (line,) = re.findall(r"`(pip install [^`]*)`", (ROOT / "examples/README.md").read_text())
     assert line == "pip install -e '.[examples]'"
     assert "django" in " ".join(PROJECT["project"]["optional-dependencies"]["examples"])
 
 
-def test_the_checkout_has_what_its_tests_need() -> None:
+def test_checkout_has_what_its_tests_need() -> None:
     """Run from an unpacked sdist by ``make build``, this says whether all of it was shipped."""
     for name in (
         "CONTRIBUTING.md", "CHANGELOG.md", "Dockerfile", "docker-compose.yml", "constraints.txt",

@@ -52,7 +52,7 @@ def in_a_minute() -> datetime:
     return datetime.now(timezone.utc) + timedelta(minutes=1)
 
 
-def test_a_lost_process_is_a_retry_until_there_were_too_many(task: Any) -> None:
+def test_lost_process_is_a_retry_until_there_were_too_many(task: Any) -> None:
     before = History(losses=1).dumps()
     killed = WorkerLostError("killed")
     decision = decide_lost_attempt(request(task, header=before), killed, 3).decision
@@ -63,7 +63,7 @@ def test_a_lost_process_is_a_retry_until_there_were_too_many(task: Any) -> None:
 
 
 @pytest.mark.parametrize("died_of", [WorkerLostError("killed"), SystemExit(3), KeyboardInterrupt()])
-def test_that_it_is_lost_is_the_reason_when_the_policy_gives_up(
+def test_worker_lost_is_the_reason_when_the_policy_gives_up(
     task: Any, died_of: BaseException
 ) -> None:
     """And not the kind of error. An exit is a loss too: that is what is reported first."""
@@ -73,7 +73,7 @@ def test_that_it_is_lost_is_the_reason_when_the_policy_gives_up(
     assert decision.reason is Reason.WORKER_LOST
 
 
-def test_a_retry_that_would_be_due_after_it_expires_is_a_letter(task: Any) -> None:
+def test_retry_that_would_be_due_after_it_expires_is_a_letter(task: Any) -> None:
     decision = decide_lost_attempt(
         request(task, in_a_minute()), WorkerLostError("killed"), 3
     ).decision
@@ -84,7 +84,7 @@ def test_a_retry_that_would_be_due_after_it_expires_is_a_letter(task: Any) -> No
     assert decision.reason is Reason.EXPIRED
 
 
-def test_a_policy_that_raises_is_a_letter(task: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_policy_that_raises_is_a_letter(task: Any, caplog: pytest.LogCaptureFixture) -> None:
     task.throws = ("no class",)
     decision = decide_lost_attempt(request(task), WorkerLostError("killed"), 3).decision
     assert isinstance(decision, GiveUp)
@@ -92,7 +92,7 @@ def test_a_policy_that_raises_is_a_letter(task: Any, caplog: pytest.LogCaptureFi
     assert "its policy raised" in caplog.text
 
 
-def test_who_put_it_back_or_whose_worker_has_died_finds_itself_redelivered(task: Any) -> None:
+def test_task_that_was_requeued_or_lost_its_worker_finds_itself_redelivered(task: Any) -> None:
     """The copy is ours, and bears no mark of the broker's."""
     failed = attempt("shop.Timeout")
     assert came_before(request(task, header=History(crash_redeliveries=1).dumps()))
@@ -102,7 +102,7 @@ def test_who_put_it_back_or_whose_worker_has_died_finds_itself_redelivered(task:
     assert not came_before(request(task))
 
 
-def test_a_success_is_found_though_billiard_has_started_the_body_again(task: Any) -> None:
+def test_success_is_found_though_billiard_has_started_the_body_again(task: Any) -> None:
     """What is stored first stays; only a success of before this delivery is another run's."""
     now = datetime.now(timezone.utc)
     meta = {"status": "SUCCESS", "date_done": now.isoformat()}

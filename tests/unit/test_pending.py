@@ -40,7 +40,7 @@ class Broker:
             done(None)
 
 
-def test_a_check_and_a_settlement_do_not_wait_for_each_other() -> None:
+def test_check_and_a_settlement_do_not_wait_for_each_other() -> None:
     """Without an event loop (gevent) a timer checks, and each task settles for itself."""
     broker: Any = Broker()
     pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
@@ -69,7 +69,7 @@ def test_a_check_and_a_settlement_do_not_wait_for_each_other() -> None:
     assert sorted(settled) == ["another", "its letter"]
 
 
-def test_a_thread_of_the_pool_does_not_wait_for_the_loop() -> None:
+def test_thread_of_the_pool_does_not_wait_for_the_loop() -> None:
     """A cold shutdown interrupts the loop, wherever it is, and waits for the pool's threads."""
     settled: list[str] = []
     ended = threading.Event()

@@ -43,7 +43,7 @@ def task_of(app: Celery, name: str = "shop.fetch", **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("given", [c for n in range(5) for c in combinations(range(4), n)])
-def test_the_first_that_says_something_decides(given: tuple[int, ...], tmp_path: Path) -> None:
+def test_first_that_says_something_decides(given: tuple[int, ...], tmp_path: Path) -> None:
     """File, then the task's own, then a pattern, then Celery's options, then the classifier."""
     (tmp_path / "ops.toml").write_text(FILE)
     retries = {0: 11, 1: 12, 2: 13, 3: 14}
@@ -65,7 +65,7 @@ def test_the_first_that_says_something_decides(given: tuple[int, ...], tmp_path:
     assert decides.endswith(words[given[0] if given else 4])
 
 
-def test_a_name_stands_for_the_policy_wherever_one_can_be_given() -> None:
+def test_name_stands_for_the_policy_wherever_one_can_be_given() -> None:
     app = app_with(
         resilience_policies={"remote-call": Policy(max_retries=7)},
         resilience_policies_by_name={"*.remote_*": "remote-call"},
@@ -76,7 +76,7 @@ def test_a_name_stands_for_the_policy_wherever_one_can_be_given() -> None:
     assert (own.policy_in_force.max_retries, own.policy_in_force.name) == (7, "remote-call")
 
 
-def test_the_files_word_for_a_name_is_the_last_one(tmp_path: Path) -> None:
+def test_files_word_for_a_name_is_the_last_one(tmp_path: Path) -> None:
     (tmp_path / "ops.toml").write_text("[policies.remote-call]\nmax_retries = 20\n")
     app = app_with(
         resilience_policies={"remote-call": Policy(max_retries=7)},
@@ -89,7 +89,7 @@ def test_the_files_word_for_a_name_is_the_last_one(tmp_path: Path) -> None:
     assert policies_of(app).of(own).by.startswith("its failure_policy 'remote-call' of ")
 
 
-def test_the_first_pattern_decides_and_a_name_behind_one_that_covers_it_is_refused() -> None:
+def test_first_pattern_decides_and_a_name_behind_one_that_covers_it_is_refused() -> None:
     patterns = {"shop.fetch": Policy(max_retries=1), "shop.*": Policy(max_retries=2)}
     app = app_with(resilience_policies_by_name=patterns)
     assert task_of(app).policy_in_force.max_retries == 1
@@ -99,7 +99,7 @@ def test_the_first_pattern_decides_and_a_name_behind_one_that_covers_it_is_refus
         policies_of(app)
 
 
-def test_the_same_in_the_file_names_the_line(tmp_path: Path) -> None:
+def test_same_in_the_file_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "ops.toml"
     path.write_text('[policies.a]\n[tasks]\n"shop.*" = "a"\n"shop.pay" = "a"\n')
     app = app_with(resilience_failure_policies=path)
@@ -107,7 +107,7 @@ def test_the_same_in_the_file_names_the_line(tmp_path: Path) -> None:
         policies_of(app)
 
 
-def test_a_policy_that_nobody_has_given_is_refused_with_who_names_it() -> None:
+def test_policy_that_nobody_has_given_is_refused_with_who_names_it() -> None:
     shared = {"remote-call": Policy()}
     app = app_with(resilience_policies=shared)
     task_of(app, failure_policy="remotecall")
@@ -121,7 +121,7 @@ def test_a_policy_that_nobody_has_given_is_refused_with_who_names_it() -> None:
         policies_of(app)
 
 
-def test_a_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None:
+def test_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None:
     (tmp_path / "ops.toml").write_text('[policies.a]\n[tasks]\n"shop.fetsh" = "a"\n')
     app = app_with(
         resilience_policies_by_name={
@@ -156,7 +156,7 @@ def test_a_pattern_for_no_task_is_warned_of(caplog: Any, tmp_path: Path) -> None
         ("polices", {}, "did you mean resilience_policies"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_what_is_meant(name: str, value: Any, said: str) -> None:
+def test_wrong_setting_is_refused_with_what_is_meant(name: str, value: Any, said: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=said):
         Settings.of(app_with(**{f"resilience_{name}": value}))
 
@@ -191,7 +191,7 @@ def parsed(arguments: list[str], **environment: str) -> dict[str, Any]:
     return found
 
 
-def test_nothing_given_leaves_it_to_the_settings() -> None:
+def test_flags_that_are_not_given_leave_it_to_the_settings() -> None:
     assert set(parsed([]).values()) == {None}
 
 
@@ -205,7 +205,7 @@ def test_nothing_given_leaves_it_to_the_settings() -> None:
         ("no_resilience", None, True, "0"),
     ],
 )
-def test_a_flag_overrules_its_variable(
+def test_flag_overrules_its_variable(
     flag: str, value: str | None, means: Any, variable: str
 ) -> None:
     given = [f"--{flag.replace('_', '-')}", *([] if value is None else [value])]
@@ -224,7 +224,7 @@ def test_a_flag_overrules_its_variable(
         (["--max-worker-losses", "0"], "0 is not in the range x>=1"),
     ],
 )
-def test_a_wrong_flag_is_refused_where_it_is_typed(arguments: list[str], said: str) -> None:
+def test_wrong_flag_is_refused_where_it_is_typed(arguments: list[str], said: str) -> None:
     with pytest.raises(ValueError, match="Invalid value") as caught:
         parsed(arguments)
     assert said in str(caught.value)
@@ -278,13 +278,13 @@ def test_every_way_to_start_a_worker_knows_the_flags(way: str, tmp_path: Path) -
         ("NO_RESILIENCE", "perhaps", "'perhaps' is not a valid boolean"),
     ],
 )
-def test_a_wrong_variable_stops_the_worker(
+def test_wrong_variable_stops_the_worker(
     variable: str, value: str, said: str, tmp_path: Path
 ) -> None:
     assert said in started(tmp_path, CELERY, **{f"CELERY_WORKER_{variable}": value})
 
 
-def test_a_program_that_sends_tasks_does_not_load_the_command_line(tmp_path: Path) -> None:
+def test_program_that_sends_tasks_does_not_load_the_command_line(tmp_path: Path) -> None:
     """Celery's takes as long to load as all of ours."""
     look = "import sys, shop_app; print([m for m in sys.modules if m.startswith('celery.bin')])"
     assert started(tmp_path, [sys.executable, "-c", look]) == "[]\n"

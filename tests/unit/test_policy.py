@@ -108,7 +108,7 @@ def test_each_error_gets_what_its_rule_says() -> None:
     assert retry.delay <= 2
 
 
-def test_the_first_matching_rule_wins() -> None:
+def test_first_matching_rule_wins() -> None:
     """As with except: the narrow one before the wide one."""
     policy = Policy(
         on(FileNotFoundError).dead_letter("lost_files"),
@@ -177,7 +177,7 @@ def test_three_attempts_in_all_then_it_fails() -> None:
         ("Creatomate status", 2, 1, [1, 2]),
     ],
 )
-def test_a_policy_per_api_call_waits_as_the_plan_says(
+def test_policy_per_api_call_waits_as_the_plan_says(
     call: str, retries: int, first: float, expected: list[float]
 ) -> None:
     """Table B5, one policy per row."""
@@ -187,7 +187,7 @@ def test_a_policy_per_api_call_waits_as_the_plan_says(
     assert isinstance(decide(policy, attempt=retries + 1, retries=retries), GiveUp)
 
 
-def test_a_condition_narrows_a_rule_down() -> None:
+def test_condition_narrows_a_rule_down() -> None:
     """A rule with when= matches what it answers yes to; the next rules see the others."""
     policy = Policy(
         on(RateLimited, when=lambda exc: exc.retry_after > 60).dead_letter(),
@@ -198,7 +198,7 @@ def test_a_condition_narrows_a_rule_down() -> None:
     assert decide(policy, RateLimited(61)).rule == "rule 1 (RateLimited, when <lambda>)"
 
 
-def test_what_a_rule_does_not_give_is_as_the_policy_says() -> None:
+def test_rules_omissions_are_as_the_policy_says() -> None:
     """0 and None are given."""
     rule = on(Timeout).retry(backoff_max=50)
     policy = Policy(rule, max_retries=7, backoff=3, factor=4, jitter=None, max_elapsed=99)
@@ -226,12 +226,12 @@ def test_what_a_rule_does_not_give_is_as_the_policy_says() -> None:
         (Kind.RATE_LIMITED, RetryLater(1, False, "classifier: test.rate_limited")),
     ],
 )
-def test_what_no_rule_matches_goes_by_the_verdict(kind: Kind, expected: Decision) -> None:
+def test_unmatched_failure_goes_by_the_verdict(kind: Kind, expected: Decision) -> None:
     """Every kind of verdict has one decision."""
     assert decide(Policy(jitter="none"), KeyError(), kind) == expected
 
 
-def test_a_rule_overrules_the_verdict() -> None:
+def test_rule_overrules_the_verdict() -> None:
     """What the owner wrote down is known better than what the classifier found."""
     policy = Policy(on(Timeout).retry(max_retries=1))
     for kind in Kind:
@@ -268,7 +268,7 @@ def test_rate_limits_that_the_classifier_finds_are_not_counted() -> None:
         ({"counted": False}, False),
     ],
 )
-def test_a_rule_that_names_max_retries_counts_rate_limits(
+def test_rule_that_names_max_retries_counts_rate_limits(
     terms: dict[str, Any], counted: bool
 ) -> None:
     """Without a number of its own a rule leaves them uncounted."""
@@ -277,13 +277,13 @@ def test_a_rule_that_names_max_retries_counts_rate_limits(
     assert decision.counted is counted
 
 
-def test_an_uncounted_retry_waits_at_least_a_second() -> None:
+def test_uncounted_retry_waits_at_least_a_second() -> None:
     """Nothing but time ends a series of them."""
     policy = Policy(on(Timeout).retry(counted=False, delay=0))
     assert decide(policy, retries=3, attempt=99) == RetryLater(1, False, "rule 1 (Timeout)")
 
 
-def test_a_verdicts_own_limit_lowers_the_policys() -> None:
+def test_verdicts_own_limit_lowers_the_policys() -> None:
     """It never raises it, and does not count against a rule that names its own."""
     once = verdict(Kind.TRANSIENT, max_retries=1)
     many = verdict(Kind.TRANSIENT, max_retries=99)
@@ -301,13 +301,13 @@ def test_a_verdicts_own_limit_lowers_the_policys() -> None:
 @pytest.mark.parametrize(
     ("kind", "retries"), [(Kind.TRANSIENT, 20), (Kind.UNKNOWN, 3), (Kind.PERMANENT, 0)]
 )
-def test_where_nobody_speaks_an_outage_is_waited_out_and_a_bug_is_not(kind, retries) -> None:
+def test_default_policy_waits_out_an_outage_and_not_a_bug(kind, retries) -> None:
     for used in range(retries):
         assert isinstance(decide(UNSTATED, kind=kind, retries=used), RetryLater)
     assert isinstance(decide(UNSTATED, kind=kind, retries=retries), GiveUp)
 
 
-def test_where_nobody_speaks_only_transient_failures_wait_otherwise_than_by_a_policy() -> None:
+def test_default_policy_differs_from_a_written_one_for_transient_failures_only() -> None:
     """±50 % around 8 s; what is unknown or rate limited waits as by a written policy."""
     for seed in range(200):
         waited = decide(UNSTATED, kind=Kind.TRANSIENT, retries=3, seed=seed)
@@ -317,7 +317,7 @@ def test_where_nobody_speaks_only_transient_failures_wait_otherwise_than_by_a_po
             assert decide(UNSTATED, **facts) == decide(DEFAULT, **facts)
 
 
-def test_a_written_policys_limits_are_for_all_that_its_rules_do_not_match() -> None:
+def test_written_policys_limits_are_for_all_that_its_rules_do_not_match() -> None:
     for policy in (Policy(max_retries=5), UNSTATED.replace(max_retries=5)):
         for kind in (Kind.TRANSIENT, Kind.UNKNOWN):
             assert isinstance(decide(policy, kind=kind, retries=4), RetryLater)
@@ -327,7 +327,7 @@ def test_a_written_policys_limits_are_for_all_that_its_rules_do_not_match() -> N
 # The server's delay
 
 
-def test_a_servers_delay_is_a_floor_that_the_maximum_does_not_shorten() -> None:
+def test_servers_delay_is_a_floor_that_the_maximum_does_not_shorten() -> None:
     """B6: retry_after plus U(0, ceiling), for verdicts and for rules."""
     asked = verdict(Kind.RATE_LIMITED, retry_after=3000.0)
     for policy in (Policy(backoff=10), Policy(on(Timeout).retry(backoff=10))):
@@ -338,14 +338,14 @@ def test_a_servers_delay_is_a_floor_that_the_maximum_does_not_shorten() -> None:
         assert 3009 < max(drawn) <= 3010
 
 
-def test_a_rules_own_delay_is_the_delay() -> None:
+def test_rules_own_delay_is_the_delay() -> None:
     """No jitter and no server's delay is added to what the owner computes."""
     asked = verdict(Kind.TRANSIENT, retry_after=3000.0)
     policy = Policy(on(Timeout).retry(delay=5))
     assert delay_of(decide(policy, verdict=asked)) == 5
 
 
-def test_a_servers_delay_beyond_the_deadline_is_given_up_at_once() -> None:
+def test_servers_delay_beyond_the_deadline_is_given_up_at_once() -> None:
     """A Retry-After in the year 2099 does not park a task for decades."""
     asked = verdict(Kind.RATE_LIMITED, retry_after=2.3e9)
     assert decide(DEFAULT, verdict=asked) == GiveUp(
@@ -354,7 +354,7 @@ def test_a_servers_delay_beyond_the_deadline_is_given_up_at_once() -> None:
 
 
 @pytest.mark.parametrize("retry_after", [nan, inf, -5.0])
-def test_a_servers_delay_that_is_none_is_ignored(retry_after: float) -> None:
+def test_servers_delay_that_is_none_is_ignored(retry_after: float) -> None:
     """NaN would pass every limit."""
     asked = verdict(Kind.TRANSIENT, retry_after=retry_after)
     assert delay_of(decide(Policy(max_elapsed=None), verdict=asked)) <= 1
@@ -363,7 +363,7 @@ def test_a_servers_delay_that_is_none_is_ignored(retry_after: float) -> None:
 # Limits
 
 
-def test_a_counted_retry_waits_by_the_counted_ones_before_it() -> None:
+def test_counted_retry_waits_by_the_counted_ones_before_it() -> None:
     """Ten snoozes in between do not make the first real retry wait longer."""
     policy = Policy(backoff=1, jitter="none", max_retries=9)
     assert delay_of(decide(policy, Timeout(), attempt=12, retries=1)) == 2
@@ -377,7 +377,7 @@ def test_max_retries_zero_never_retries_and_none_never_ends() -> None:
     assert isinstance(decide(Policy(max_retries=None), retries=10**9), RetryLater)
 
 
-def test_a_retry_that_would_come_after_expires_is_given_up_at_once() -> None:
+def test_retry_that_would_come_after_expires_is_given_up_at_once() -> None:
     """Whether it is due a moment before or exactly then makes the difference."""
     policy = Policy(on(Timeout).retry(delay=10))
     assert isinstance(decide(policy, expires_in=10.1), RetryLater)
@@ -386,7 +386,7 @@ def test_a_retry_that_would_come_after_expires_is_given_up_at_once() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.WORKER_LOST])
-def test_the_cause_of_death_is_not_hidden_by_the_policys_word(reason: Reason) -> None:
+def test_cause_of_death_is_not_hidden_by_the_policys_word(reason: Reason) -> None:
     """A time limit that used up its retries is a time limit."""
     dead_letter = Policy(on(Timeout).dead_letter())
     for given_up in (
@@ -417,7 +417,7 @@ def test_attempts_that_were_miscounted_are_retried_as_the_first() -> None:
 # What a task says itself
 
 
-def test_a_snooze_is_uncounted_and_takes_at_least_a_second() -> None:
+def test_snooze_is_uncounted_and_takes_at_least_a_second() -> None:
     """Its delay is exactly what the task asked for."""
     assert decide(DEFAULT, Snooze(60), retries=3) == RetryLater(
         60, False, "raised by the task: Snooze"
@@ -428,14 +428,14 @@ def test_a_snooze_is_uncounted_and_takes_at_least_a_second() -> None:
     )
 
 
-def test_a_discard_is_dropped_with_its_why() -> None:
+def test_discard_is_dropped_with_its_why() -> None:
     """The owner's word, and it is counted under it."""
     assert decide(DEFAULT, Discard("order was cancelled")) == Drop(
         "order was cancelled", "raised by the task: Discard"
     )
 
 
-def test_a_rule_for_everything_does_not_overrule_what_a_task_says_itself() -> None:
+def test_rule_for_everything_does_not_overrule_what_a_task_says_itself() -> None:
     """on(Exception) is no reason to retry a PermanentError or to bury a Snooze."""
     catch_all = Policy(on(Exception).retry(max_retries=20))
     assert isinstance(decide(catch_all, PermanentError(), Kind.PERMANENT), GiveUp)
@@ -449,7 +449,7 @@ def test_a_rule_for_everything_does_not_overrule_what_a_task_says_itself() -> No
     assert isinstance(decide(dropping, PermanentError(), Kind.PERMANENT), GiveUp)
 
 
-def test_a_rule_for_everything_sets_the_terms_where_it_agrees_with_the_task() -> None:
+def test_rule_for_everything_sets_the_terms_where_it_agrees_with_the_task() -> None:
     """A TransientError is retried under the rule's limits, a PermanentError in its queue."""
     policy = Policy(on(Exception).retry(max_retries=20))
     assert isinstance(decide(policy, TransientError(), retries=19), RetryLater)
@@ -459,14 +459,14 @@ def test_a_rule_for_everything_sets_the_terms_where_it_agrees_with_the_task() ->
     )
 
 
-def test_a_rule_that_names_our_exceptions_decides_about_them() -> None:
+def test_rule_that_names_our_exceptions_decides_about_them() -> None:
     """Named is meant."""
     policy = Policy(on(NoSuchCustomer).retry(max_retries=1), on(Snooze).dead_letter())
     assert isinstance(decide(policy, NoSuchCustomer(), Kind.PERMANENT), RetryLater)
     assert isinstance(decide(policy, Snooze(3)), GiveUp)
 
 
-def test_a_task_may_ask_for_a_retry_where_no_rule_does() -> None:
+def test_task_may_ask_for_a_retry_where_no_rule_does() -> None:
     """With unmatched="give_up" a TransientError is still somebody's word."""
     policy = Policy(unmatched="give_up")
     assert isinstance(decide(policy, TransientError(), Kind.TRANSIENT), RetryLater)
@@ -475,7 +475,7 @@ def test_a_task_may_ask_for_a_retry_where_no_rule_does() -> None:
     assert isinstance(decide(policy, TransientError(), Kind.TRANSIENT, retries=3), GiveUp)
 
 
-def test_a_snooze_that_lost_its_delay_waits_for_the_backoff() -> None:
+def test_snooze_that_lost_its_delay_waits_for_the_backoff() -> None:
     """A subclass that never called super().__init__ is still a snooze."""
 
     class Later(Snooze):
@@ -504,7 +504,7 @@ GARBAGE = [-1, -0.001, nan, inf, -inf, True, False, "30", None, [], 10**400, Unp
 
 
 @pytest.mark.parametrize("returned", GARBAGE, ids=lambda value: type(value).__name__)
-def test_a_delay_function_that_returns_no_delay_leaves_it_to_the_backoff(
+def test_delay_function_that_returns_no_delay_leaves_it_to_the_backoff(
     returned: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the task, the rule and what was got."""
@@ -519,7 +519,7 @@ def test_a_delay_function_that_returns_no_delay_leaves_it_to_the_backoff(
     assert "shop.charge: rule 2 (Timeout): delay= returned" in record.getMessage()
 
 
-def test_a_delay_function_that_raises_leaves_it_to_the_backoff(
+def test_delay_function_that_raises_leaves_it_to_the_backoff(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It costs a line in the log, not the task."""
@@ -529,14 +529,14 @@ def test_a_delay_function_that_raises_leaves_it_to_the_backoff(
 
 
 @pytest.mark.parametrize("returned", [0, 3, 2.5, timedelta(seconds=9)])
-def test_a_delay_function_may_return_any_seconds(returned: Any) -> None:
+def test_delay_function_may_return_any_seconds(returned: Any) -> None:
     """0 means 0; a timedelta is a delay too."""
     policy = Policy(on(Timeout).retry(delay=lambda exc: returned))
     expected = returned.total_seconds() if isinstance(returned, timedelta) else returned
     assert delay_of(decide(policy)) == expected
 
 
-def test_a_condition_that_raises_does_not_match(caplog: pytest.LogCaptureFixture) -> None:
+def test_condition_that_raises_does_not_match(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is buried or dropped on a condition that could not be checked."""
     policy = Policy(on(Timeout, when=explode).discard(), on(Timeout).retry())
     assert isinstance(decide(policy), RetryLater)
@@ -544,7 +544,7 @@ def test_a_condition_that_raises_does_not_match(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("shape", [explode, *(lambda n, got=got: got for got in GARBAGE)])
-def test_a_shape_function_that_fails_leaves_it_to_the_exponential_shape(
+def test_shape_function_that_fails_leaves_it_to_the_exponential_shape(
     shape: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the same first ceiling, factor and cap."""
@@ -553,7 +553,7 @@ def test_a_shape_function_that_fails_leaves_it_to_the_exponential_shape(
     assert "classifier: test.unknown: shape failed with" in caplog.text
 
 
-def test_where_the_parent_decides_no_function_of_the_users_is_called(
+def test_users_functions_are_not_called_where_the_parent_decides(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A condition does not match there, and the backoff stands in for the rest."""
@@ -710,7 +710,7 @@ wrong: Any = on
         (lambda: [wrong(Timeout).discard(why=7)], "why takes a text, got 7"),
     ],
 )
-def test_a_rule_that_cannot_be_meant_is_refused(rules: Any, text: str) -> None:
+def test_rule_that_cannot_be_meant_is_refused(rules: Any, text: str) -> None:
     """The error says which rule, what was got and the way out."""
     with pytest.raises((TypeError, ValueError), match=text):
         Policy(*rules())
@@ -725,7 +725,7 @@ def test_control_flow_cannot_have_a_rule(cls: type[BaseException]) -> None:
         Policy(on(cls).retry())
 
 
-def test_a_users_own_retry_class_is_no_control_flow() -> None:
+def test_users_own_retry_class_is_no_control_flow() -> None:
     """Only Celery's classes of these names are."""
     mine = type("Retry", (Exception,), {})
     assert isinstance(decide(Policy(on(mine).retry()), mine()), RetryLater)
@@ -766,13 +766,13 @@ def test_rules_that_overlap_without_shadowing_are_fine() -> None:
         ({"max_retry": 3}, "max_retry"),
     ],
 )
-def test_a_policy_that_cannot_be_meant_is_refused(given_terms: dict[str, Any], text: str) -> None:
+def test_policy_that_cannot_be_meant_is_refused(given_terms: dict[str, Any], text: str) -> None:
     """The error says where."""
     with pytest.raises((TypeError, ValueError), match=text):
         Policy(**given_terms)
 
 
-def test_a_policys_name_is_in_the_errors_of_its_rules() -> None:
+def test_policys_name_is_in_the_errors_of_its_rules() -> None:
     """An application has many rules number 1."""
     with pytest.raises(ValueError, match=r"^policy 'payments': rule 1 \(Timeout\): delay must"):
         Policy(on(Timeout).retry(delay=-1), name="payments")
@@ -781,7 +781,7 @@ def test_a_policys_name_is_in_the_errors_of_its_rules() -> None:
 # A value
 
 
-def test_the_default_numbers_are_those_of_the_design() -> None:
+def test_default_numbers_are_those_of_the_design() -> None:
     """They are printed in the docs."""
     written_out = Policy(
         max_retries=3,
@@ -798,7 +798,7 @@ def test_the_default_numbers_are_those_of_the_design() -> None:
     assert DEFAULT.rules == ()
 
 
-def test_a_policy_shows_what_is_not_default() -> None:
+def test_policy_shows_what_is_not_default() -> None:
     """Readable as it was written."""
     assert repr(DEFAULT) == "Policy()"
     policy = Policy(
@@ -817,7 +817,7 @@ def test_a_policy_shows_what_is_not_default() -> None:
     assert repr(on(Timeout, when=explode)) == "on(Timeout, when=explode)"
 
 
-def test_a_policy_is_a_value() -> None:
+def test_policy_is_a_value() -> None:
     """Equal by its parts, hashable, copied and pickled, and nothing in it can be set."""
     rule = on(Timeout).retry(max_retries=8, max_elapsed=None)
     policy = Policy(on(CardDeclined, when=explode).dead_letter(), rule, jitter=0.2)
@@ -848,7 +848,7 @@ def test_on_makes_frozen_rules() -> None:
         assert rule.types == (Timeout,)
 
 
-def test_a_server_that_asks_for_decades_is_not_waited_for() -> None:
+def test_server_that_asks_for_decades_is_not_waited_for() -> None:
     """Without a deadline too: such a message would be parked and forgotten."""
     asked = verdict(Kind.RATE_LIMITED, retry_after=1e12)
     decision = decide(Policy(max_elapsed=None), verdict=asked)

@@ -58,7 +58,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pol
     return read
 
 
-def test_it_means_the_same_as_the_code(read):
+def test_file_means_the_same_as_the_code(read):
     from json import JSONDecodeError
 
     file = read(GOOD)
@@ -78,7 +78,7 @@ def test_it_means_the_same_as_the_code(read):
     ]  # fmt: skip
 
 
-def test_an_empty_file_says_nothing(read):
+def test_empty_file_says_nothing(read):
     assert (read("").policies, read("# nothing\n").tasks) == ({}, {})
 
 
@@ -129,7 +129,7 @@ WRONG = [
     ("old", "new", "line", "said"), WRONG, ids=[f"{n}-{w[1][:20]}" for n, w in enumerate(WRONG)]
 )
 @pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["lf", "crlf"])
-def test_what_is_wrong_is_named_with_its_line(read, old, new, line, said, ending):
+def test_error_names_its_line(read, old, new, line, said, ending):
     assert GOOD.count(old) >= 1
     text = GOOD.replace(old, new, 1).replace("\n", ending)
     with pytest.raises(ImproperlyConfigured) as caught:
@@ -140,13 +140,13 @@ def test_what_is_wrong_is_named_with_its_line(read, old, new, line, said, ending
     assert "\n" not in problem
 
 
-def test_the_key_that_is_wrong_is_named_among_others_that_need_each_other(read):
+def test_key_that_is_wrong_is_named_among_others_that_need_each_other(read):
     """backoff = 700 is fine under backoff_max = 900: what is wrong is the jitter."""
     with pytest.raises(ImproperlyConfigured, match=r"line 4: policies\.x\.jitter: "):
         read("[policies.x]\nbackoff = 700\nbackoff_max = 900\njitter = 7\n")
 
 
-def test_a_file_that_is_not_there_and_one_that_is_no_text(tmp_path):
+def test_file_that_is_not_there_and_one_that_is_no_text(tmp_path):
     with pytest.raises(ImproperlyConfigured, match=r"can't be read: .*No such file"):
         load(str(tmp_path / "ops.toml"))
     (tmp_path / "ops.toml").write_bytes(b"\xff\xfe[")
@@ -154,7 +154,7 @@ def test_a_file_that_is_not_there_and_one_that_is_no_text(tmp_path):
         load(str(tmp_path / "ops.toml"))
 
 
-def test_a_module_that_fails_to_import_is_named(read, tmp_path, monkeypatch):
+def test_module_that_fails_to_import_is_named(read, tmp_path, monkeypatch):
     (tmp_path / "half_written.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ImproperlyConfigured, match=r"line 4: .*importing half_written failed"):

@@ -46,7 +46,7 @@ redact = Redactor(["token", "card", "api-key"])
         (r"""{'json': '{"token": "a\\"bc"}', 'n': 1}""", r"""{'json': '{"token": ***}', 'n': 1}"""),
     ],
 )
-def test_the_value_of_a_named_key_is_masked(text, shown):
+def test_value_of_a_named_key_is_masked(text, shown):
     assert redact(text) == shown
 
 
@@ -140,11 +140,11 @@ def test_functions_come_last():
 
 
 @pytest.mark.parametrize("function", [lambda text: 1 / 0, lambda text: None])
-def test_a_function_that_fails_shows_nothing(function):
+def test_function_that_fails_shows_nothing(function):
     assert Redactor([function])("anything") == FAILED
 
 
-def test_without_names_and_functions_nothing_is_changed():
+def test_redactor_without_names_and_functions_changes_nothing():
     assert Redactor()("{'token': 'abc'}") == "{'token': 'abc'}"
 
 
@@ -173,7 +173,7 @@ def test_credentials_are_known_by_how_their_names_end(text, shown):
     "text", ["max_tokens=4", "secretary='Ms Lee'", "KeyError: 'password'", "http://db:80/a@b",
              "Unexpected token, sorry", "{'tokenizer': 1}"]
 )  # fmt: skip
-def test_what_is_not_named_like_one_stays(text):
+def test_value_that_is_not_named_like_a_credential_stays(text):
     assert credentials(text) == text
 
 
@@ -191,7 +191,7 @@ def test_credentials_are_masked_unless_a_setting_says_not_to():
     )
 
 
-def test_a_hostile_text_is_masked_soon():
+def test_hostile_text_is_masked_soon():
     text = "token: (" * 20_000
     assert len(redact(text)) < 20_000
 
@@ -218,14 +218,14 @@ def test_every_text_of_a_letter_is_redacted():
     assert SECRET not in repr(redact.letter(letter))
 
 
-def test_a_terminal_obeys_nothing_in_a_text():
+def test_terminal_obeys_nothing_in_a_text():
     text = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback \u2028 \udc80"
     assert printable(text) == (r"\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback \udc80")
     assert printable("a\tb\r\nc\rd\0", lines=True) == "a   b\nc\\rd\\x00"
 
 
 @given(st.text())
-def test_what_is_printable_can_be_printed(text):
+def test_printable_text_can_be_printed(text):
     for shown in (printable(text), printable(text, lines=True)):
         shown.encode()
         assert all(c == "\n" or (c >= " " and not "\x7f" <= c <= "\x9f") for c in shown)

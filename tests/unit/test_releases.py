@@ -47,7 +47,7 @@ def headers(release: str, broker: str) -> list[dict[str, Any]]:
 
 
 @EVERY
-def test_nothing_of_a_header_is_left_out(release: str, broker: str) -> None:
+def test_headers_fields_are_all_covered(release: str, broker: str) -> None:
     for header in headers(release, broker):
         read = History.from_json(header).to_json()
         assert {name: read.get(name) for name in header if name != "letter"} == {
@@ -56,7 +56,7 @@ def test_nothing_of_a_header_is_left_out(release: str, broker: str) -> None:
 
 
 @EVERY
-def test_a_header_of_each_kind_was_recorded(release: str, broker: str) -> None:
+def test_header_of_each_kind_was_recorded(release: str, broker: str) -> None:
     found = headers(release, broker)
     for key in ("starts", "queue", "context", "succeeded", "letter", "lineage", "attempts"):
         assert any(header.get(key) for header in found), key
@@ -73,7 +73,7 @@ def as_known(facts: Any, then: Any) -> Any:
 
 
 @EVERY
-def test_a_letter_says_what_it_said(release: str, broker: str) -> None:
+def test_letter_says_what_it_said(release: str, broker: str) -> None:
     dead = recorded(release, broker)["dead"]
     said = {letter["id"]: letter for letter in dead["said"]}
     read = [

@@ -32,7 +32,7 @@ def app() -> Celery:
 SOON = Policy(max_retries=2, backoff=0)
 
 
-def test_a_result_that_is_not_good_enough_is_retried(app: Celery) -> None:
+def test_result_that_is_not_good_enough_is_retried(app: Celery) -> None:
     results = iter(["pending", "pending", "ready"])
 
     @app.task(failure_policy=SOON, retry_on_result=lambda result: result == "pending")
@@ -42,7 +42,7 @@ def test_a_result_that_is_not_good_enough_is_retried(app: Celery) -> None:
     assert poll.apply().get() == "ready"
 
 
-def test_when_it_never_is_the_failure_tells_the_last_one(app: Celery) -> None:
+def test_failure_tells_the_last_result_when_none_is_acceptable(app: Celery) -> None:
     @app.task(failure_policy=SOON, retry_on_result=lambda result: True)
     def poll() -> str:
         return "pending" * 100
@@ -54,7 +54,7 @@ def test_when_it_never_is_the_failure_tells_the_last_one(app: Celery) -> None:
     assert len(str(result.result)) < 250
 
 
-def test_it_is_transient_and_a_rule_may_name_it(app: Celery) -> None:
+def test_unacceptable_result_is_transient_and_a_rule_may_name_it(app: Celery) -> None:
     assert classify(UnacceptableResult("x")).kind == "transient"
     assert pickle.loads(pickle.dumps(UnacceptableResult("x"))).args == ("x",)
     runs = []
@@ -70,7 +70,7 @@ def test_it_is_transient_and_a_rule_may_name_it(app: Celery) -> None:
     assert len(runs) == 6
 
 
-def test_a_direct_call_is_one_of_the_bare_function(app: Celery) -> None:
+def test_direct_call_is_one_of_the_bare_function(app: Celery) -> None:
     @app.task(retry_on_result=lambda result: True, recover=lambda failure: "fallback")
     def poll(x: int) -> int:
         if x:
@@ -82,7 +82,7 @@ def test_a_direct_call_is_one_of_the_bare_function(app: Celery) -> None:
         poll(0)
 
 
-def test_a_predicate_that_raises_leaves_the_result(app: Celery, caplog: Any) -> None:
+def test_predicate_that_raises_leaves_the_result(app: Celery, caplog: Any) -> None:
     @app.task(retry_on_result=lambda result: result["status"] == "pending")
     def poll() -> None: ...
 
@@ -90,7 +90,7 @@ def test_a_predicate_that_raises_leaves_the_result(app: Celery, caplog: Any) -> 
     assert "retry_on_result raised, so the result stands" in caplog.text
 
 
-def test_what_recover_returns_is_the_result_when_the_retries_are_used_up(app: Celery) -> None:
+def test_recover_returns_the_result_when_the_retries_are_used_up(app: Celery) -> None:
     seen: list[Failure] = []
 
     class Cached(ResilientTask):
@@ -116,7 +116,7 @@ def test_what_recover_returns_is_the_result_when_the_retries_are_used_up(app: Ce
     assert failure.verdict.kind == "transient"
 
 
-def test_it_may_be_a_function_of_the_failure_alone(app: Celery) -> None:
+def test_recover_may_be_a_function_of_the_failure_alone(app: Celery) -> None:
     @app.task(failure_policy=SOON, recover=lambda failure: [], retry_on_result=lambda r: r is None)
     def fetch() -> None: ...
 
@@ -145,7 +145,7 @@ def test_for_what_no_retry_can_help_it_is_not_asked(app: Celery) -> None:
     assert isinstance(fetch.apply().result, PermanentError)
 
 
-def test_if_it_raises_the_failure_stands(app: Celery, caplog: Any) -> None:
+def test_failure_stands_if_recover_raises(app: Celery, caplog: Any) -> None:
     @app.task(failure_policy=SOON, recover=lambda failure: 1 / 0)
     def fetch() -> None:
         raise TransientError("away")
@@ -164,7 +164,7 @@ def test_if_it_raises_the_failure_stands(app: Celery, caplog: Any) -> None:
         ("retry_on_result", lambda a, b: 0, "retry_on_result takes a plain function of the result"),
     ],
 )
-def test_what_cannot_be_called_so_is_refused_when_the_task_is_defined(
+def test_option_that_cannot_be_called_so_is_refused_when_the_task_is_defined(
     app: Celery, option: str, value: Any, said: str
 ) -> None:
     with pytest.raises(TypeError, match=f"shop.fetch: {said}"):
@@ -182,7 +182,7 @@ def test_async_ones_are_refused(app: Celery) -> None:
         def fetch() -> None: ...
 
 
-def test_an_async_body_is_judged_by_what_it_returns(app: Celery) -> None:
+def test_async_body_is_judged_by_what_it_returns(app: Celery) -> None:
     results = iter([1, 2])
 
     @app.task(failure_policy=SOON, retry_on_result=lambda result: result == 1)

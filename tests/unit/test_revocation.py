@@ -76,7 +76,7 @@ class Beside:
         request.execute_using_pool("pool")
 
 
-def test_a_backend_that_is_away_keeps_nobody_from_running() -> None:
+def test_backend_that_is_away_keeps_nobody_from_running() -> None:
     backend, beside = Backend(), Beside()
     request = received(backend, WAITED)
     recall_revocation(request, beside)  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def test_a_backend_that_is_away_keeps_nobody_from_running() -> None:
     assert request.ran == ["pool"]
 
 
-def test_what_was_lost_with_its_connection_meanwhile_is_not_run_here() -> None:
+def test_message_lost_with_its_connection_meanwhile_is_not_run_here() -> None:
     beside, request = Beside(), received(Backend(), WAITED)
     recall_revocation(request, beside)  # type: ignore[arg-type]
     request.execute_using_pool("pool")
@@ -98,7 +98,7 @@ def test_what_was_lost_with_its_connection_meanwhile_is_not_run_here() -> None:
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"x-death": [{}]}, {HEADER: "{}"}])
-def test_of_what_has_not_waited_in_rabbitmq_nobody_is_asked(headers: Any) -> None:
+def test_store_is_not_asked_for_what_has_not_waited_in_rabbitmq(headers: Any) -> None:
     """A dead-letter exchange of the user's own marks messages too."""
     backend, beside = Backend(), Beside()
     recall_revocation(received(backend, headers), beside)  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def test_of_what_has_not_waited_in_rabbitmq_nobody_is_asked(headers: Any) -> Non
     assert backend.asked == 0
 
 
-def test_a_result_that_nobody_keeps_is_not_asked_for() -> None:
+def test_result_that_nobody_keeps_is_not_asked_for() -> None:
     """Of rpc:// a look would make a queue, which nobody would ever read."""
     backend, rpc, beside = Backend(), Backend("rpc://"), Beside()
     recall_revocation(received(backend, WAITED, ignore_result=True), beside)  # type: ignore[arg-type]

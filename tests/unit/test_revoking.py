@@ -72,7 +72,7 @@ def within(seconds: float, call: Any) -> None:
     assert not thread.is_alive(), "it waits for ever"
 
 
-def test_they_wait_as_before_and_the_store_is_asked_once(
+def test_revoked_retries_wait_as_before_and_the_store_is_asked_once(
     backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = Scheduled("a", "b", "c")
@@ -85,7 +85,7 @@ def test_they_wait_as_before_and_the_store_is_asked_once(
     assert caplog.text.count("the result store has not answered for 0.2 s") == 3
 
 
-def test_on_rabbitmq_a_line_says_that_it_could_not_be_noted(
+def test_log_says_on_rabbitmq_that_it_could_not_be_noted(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settler = SimpleNamespace(pending=SimpleNamespace(broker=object()))

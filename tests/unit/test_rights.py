@@ -21,7 +21,7 @@ def test_every_command_of_a_script_is_in_the_list() -> None:
     assert sorted(used - set(COMMANDS)) == []
 
 
-def test_the_rules_name_keys_channels_and_commands() -> None:
+def test_rules_name_keys_channels_and_commands() -> None:
     rules = acl(["shop", "dead_letter"], database=3)
     assert {"~celery_resilience:*", "~shop*", "~dead_letter*", "&/3.celery.pidbox"} <= set(rules)
     assert {"+lpush", "+client|tracking"} <= set(rules)

@@ -44,7 +44,7 @@ def simulated_peaks(backoff: Backoff, retries: int, tasks: int) -> list[float]:
     ],
     ids=repr,
 )
-def test_the_peak_is_what_a_simulation_counts(backoff: Backoff) -> None:
+def test_peak_is_what_a_simulation_counts(backoff: Backoff) -> None:
     """Six retries of 20,000 tasks, counted one by one."""
     computed = peak_rate(backoff, 20_000, 6)
     for expected, counted in zip(computed, simulated_peaks(backoff, 6, 20_000), strict=True):
@@ -52,12 +52,12 @@ def test_the_peak_is_what_a_simulation_counts(backoff: Backoff) -> None:
         assert expected - 2 * expected**0.5 <= counted <= expected + 5 * expected**0.5
 
 
-def test_the_share_of_two_waits_is_the_textbooks_triangle() -> None:
+def test_share_of_two_waits_is_the_textbooks_triangle() -> None:
     """U(0, 2) + U(0, 2) has 7/16 of its mass in the second around its middle."""
     assert peak_rate(Backoff(2, shape="fixed"), 1600, 2) == pytest.approx((800, 700))
 
 
-def test_without_jitter_everyone_comes_at_once() -> None:
+def test_peak_without_jitter_is_everyone_at_once() -> None:
     """N tasks in the same second, at every retry."""
     assert peak_rate(Policy(jitter="none"), 5000) == (5000, 5000, 5000)
 
@@ -86,7 +86,7 @@ def test_peaks_lie_between_none_and_all_and_never_rise(
     assert list(peaks) == sorted(peaks, reverse=True)
 
 
-def test_a_great_many_retries_get_the_upper_bound() -> None:
+def test_great_many_retries_get_the_upper_bound() -> None:
     """No sum of 2**300 terms: the crowd is at most what it was before."""
     peaks = peak_rate(Backoff(4, shape="fixed"), 1, 300)
     assert peaks[38] > peaks[39] == peaks[40] == peaks[-1] > 0
@@ -97,7 +97,7 @@ def test_a_great_many_retries_get_the_upper_bound() -> None:
     [Backoff(), Backoff(10, jitter=0.2), Backoff(3, shape="linear", jitter=None)],
     ids=repr,
 )
-def test_the_percentiles_are_those_of_drawn_delays(backoff: Backoff) -> None:
+def test_percentiles_are_those_of_drawn_delays(backoff: Backoff) -> None:
     """Median, 95th percentile, mean and both ends, against 20,000 drawn delays."""
     random = Random(42)
     for wait in schedule(backoff, 4).waits:
@@ -108,7 +108,7 @@ def test_the_percentiles_are_those_of_drawn_delays(backoff: Backoff) -> None:
         assert wait.shortest <= drawn[0] <= drawn[-1] <= wait.worst
 
 
-def test_a_written_policy_survives_seven_seconds_at_most() -> None:
+def test_written_policy_survives_seven_seconds_at_most() -> None:
     """1 + 2 + 4 s at worst, half of it on average, for certain nothing."""
     default = schedule(DEFAULT)
     assert [wait.ceiling for wait in default.waits] == [1, 2, 4]
@@ -120,7 +120,7 @@ def test_a_written_policy_survives_seven_seconds_at_most() -> None:
     )  # fmt: skip
 
 
-def test_where_nobody_speaks_an_outage_of_more_than_an_hour_is_survived() -> None:
+def test_default_policy_survives_an_outage_of_more_than_an_hour() -> None:
     """At least 79 min in 99 of 100, which 20,000 drawn horizons confirm."""
     horizon = schedule(UNSTATED).horizon
     assert 79 * 60 <= horizon.nearly_certain < 79.1 * 60
@@ -143,7 +143,7 @@ def test_where_nobody_speaks_an_outage_of_more_than_an_hour_is_survived() -> Non
     ids=repr,
 )
 @pytest.mark.parametrize("retries", [1, 2, 5, 12])
-def test_what_99_of_100_survive_is_what_a_simulation_counts(backoff, retries) -> None:
+def test_horizon_of_99_of_100_is_what_a_simulation_counts(backoff, retries) -> None:
     random = Random(42)
     drawn = sorted(
         sum(backoff.delay(n, random) for n in range(1, retries + 1)) for _ in range(20_000)
@@ -161,7 +161,7 @@ def test_very_many_waits_are_taken_to_be_normally_distributed() -> None:
     assert beyond.nearly_certain - on_grid.nearly_certain == pytest.approx(2.5, abs=0.5)
 
 
-def test_the_horizon_ends_at_the_deadline() -> None:
+def test_horizon_ends_at_the_deadline() -> None:
     """Retries that the deadline forbids are no help."""
     policy = Policy(max_retries=20, backoff=60, shape="fixed", jitter="none", max_elapsed=300)
     assert schedule(policy).horizon == Horizon(300, 300, 300, 300)
@@ -173,7 +173,7 @@ def test_no_retries_have_no_horizon() -> None:
     assert peak_rate(Policy(max_retries=0), 10) == ()
 
 
-def test_a_rule_has_a_schedule_of_its_own() -> None:
+def test_rule_has_a_schedule_of_its_own() -> None:
     """Its own numbers, and the policy's where it has none."""
     rule = on(OSError).retry(max_retries=2, backoff=2)
     fixed = on(ValueError).retry(delay=30)
@@ -183,7 +183,7 @@ def test_a_rule_has_a_schedule_of_its_own() -> None:
     assert peak_rate(policy, 7, rule=fixed) == (7, 7, 7)
 
 
-def test_without_a_limit_the_number_of_retries_must_be_said() -> None:
+def test_schedule_without_a_limit_needs_the_number_of_retries() -> None:
     """A schedule is finite."""
     with pytest.raises(ValueError, match="say how many"):
         schedule(Policy(max_retries=None))

@@ -34,19 +34,19 @@ def sent(
 
 
 @pytest.mark.parametrize("protocol", [1, 2])
-def test_who_keeps_expired_tasks_gives_the_broker_no_clock(protocol: int) -> None:
+def test_sender_that_keeps_expired_tasks_gives_the_broker_no_clock(protocol: int) -> None:
     """RabbitMQ would drop it with no worker there to see it; the worker obeys ``expires``."""
     headers, properties, body = sent(expires=60, protocol=protocol)
     assert headers["expires"] if protocol == 2 else body["expires"]
     assert "expiration" not in properties
 
 
-def test_who_drops_expired_tasks_lets_the_broker_do_it() -> None:
+def test_sender_that_drops_expired_tasks_lets_the_broker_do_it() -> None:
     """With no worker they would lie there for ever."""
     assert sent(keep=False, expires=60)[1]["expiration"] == 60
 
 
-def test_a_time_to_live_that_the_sender_asks_for_stays() -> None:
+def test_time_to_live_that_the_sender_asks_for_stays() -> None:
     assert sent(expiration=60)[1]["expiration"] == 60
 
 
@@ -56,7 +56,7 @@ def test_each_app_of_a_process_has_its_own_say() -> None:
     assert sent(keep=False, expires=60)[1]["expiration"] == 60
 
 
-def test_a_worker_that_keeps_what_its_app_lets_expire_says_so(
+def test_worker_that_keeps_what_its_app_lets_expire_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The flag alone does not reach those who send."""

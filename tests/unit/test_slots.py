@@ -73,7 +73,7 @@ def test_long_ones_that_end_together_are_no_quick_ones(clock: Clock) -> None:
     assert pace.quick() == 0
 
 
-def test_what_is_known_of_takes_does_not_grow(clock: Clock) -> None:
+def test_record_of_takes_does_not_grow(clock: Clock) -> None:
     pace = Pace()
     for n in range(1000):
         pace.came(f"a.{n}.")
@@ -116,7 +116,7 @@ def reserved() -> Any:
     state.active_requests.clear()
 
 
-def test_a_worker_takes_what_its_pool_can_begin(reserved: Any) -> None:
+def test_worker_takes_what_its_pool_can_begin(reserved: Any) -> None:
     channel, pool, slots = worker(2)
     assert slots.room(8, 0) == 2
     assert slots.room(1, 0) == 1
@@ -131,7 +131,7 @@ def test_a_worker_takes_what_its_pool_can_begin(reserved: Any) -> None:
     assert slots.room(8, 0) == 0
 
 
-def test_a_pool_that_does_not_tell_is_given_what_the_prefetch_count_allows() -> None:
+def test_pool_that_does_not_tell_is_given_what_the_prefetch_count_allows() -> None:
     assert worker(None)[2].room(8, 0) == 8
 
 
@@ -151,7 +151,7 @@ def test_another_worker_in_the_process_is_none_of_ours(reserved: Any) -> None:
     assert slots.room(4, 0) == 0
 
 
-def test_what_is_acknowledged_early_is_no_sign_of_quick_tasks(reserved: Any, clock: Clock) -> None:
+def test_early_ack_is_no_sign_of_quick_tasks(reserved: Any, clock: Clock) -> None:
     channel, _, slots = worker(2)
     channel.qos._delivered = {}
     slots.pace.came("a.1.")

@@ -36,7 +36,7 @@ from celery_resilience.transport.notifications import ListNotifications
         ("resilient-sentinel://h:1", SentinelTransport, "h"),
     ],
 )
-def test_the_url_chooses_the_transport(url: str, transport: type, host: str) -> None:
+def test_url_chooses_the_transport(url: str, transport: type, host: str) -> None:
     connection = Connection(url)
     assert connection.get_transport_cls() is transport
     assert connection.hostname == host
@@ -88,7 +88,7 @@ def test_every_sentinel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("workers", "longest"), [(2, 0.028), (50, 0.7), (5000, 2.0)])
-def test_who_comes_in_vain_lets_others_go_first(workers: int, longest: float) -> None:
+def test_consumer_that_comes_in_vain_lets_others_go_first(workers: int, longest: float) -> None:
     """In proportion to how many there are."""
     told = ListNotifications()
     told.workers = workers
@@ -105,7 +105,7 @@ def test_who_comes_in_vain_lets_others_go_first(workers: int, longest: float) ->
 
 
 @pytest.mark.parametrize(("workers", "quiet"), [(4, 0.02), (50, 0.25), (500, 2.5), (5000, 10.0)])
-def test_after_a_quiet_time_nobody_lets_others_go_first(
+def test_consumer_lets_nobody_go_first_after_a_quiet_time(
     monkeypatch: pytest.MonkeyPatch, workers: int, quiet: float
 ) -> None:
     """One that is as long as it takes them to look one after the other, every 5 ms."""
@@ -124,7 +124,7 @@ def test_after_a_quiet_time_nobody_lets_others_go_first(
 
 
 @pytest.mark.parametrize(("workers", "most"), [(1, 0.1), (5, 0.1), (20, 0.3), (50, 0.75), (500, 1)])
-def test_who_is_told_nothing_looks_the_less_often_the_more_there_are(
+def test_consumer_that_is_told_nothing_looks_the_less_often_the_more_there_are(
     workers: int, most: float
 ) -> None:
     told = ListNotifications()
@@ -142,6 +142,6 @@ def test_who_is_told_nothing_looks_the_less_often_the_more_there_are(
 
 
 @given(st.lists(st.one_of(st.binary(), st.text(), st.integers(), st.floats(0, 1e9))))
-def test_a_question_is_packed_as_redis_py_packs_it(words: list[Any]) -> None:
+def test_question_is_packed_as_redis_py_packs_it(words: list[Any]) -> None:
     theirs = RedisConnection().pack_command("EVALSHA", *words)
     assert _packed("EVALSHA", *words) == b"".join(theirs)

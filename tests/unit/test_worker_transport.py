@@ -76,7 +76,7 @@ def test_ours_takes_where_nobody_sees_it(url: str, ours: type) -> None:
         assert TRANSPORT_ALIASES[name].startswith("kombu.")
 
 
-def test_it_has_a_pool_of_its_own_and_travels_as_kombus() -> None:
+def test_connection_has_a_pool_of_its_own_and_travels_as_kombus() -> None:
     worker = Worker("redis://h/0")
     worker.choice()
     connection, plain = worker.connection_for_read(), worker.app.connection_for_read()
@@ -86,7 +86,7 @@ def test_it_has_a_pool_of_its_own_and_travels_as_kombus() -> None:
     assert type(pickle.loads(pickle.dumps(connection)).transport) is THEIRS.Transport
 
 
-def test_a_subclass_of_connections_stays_what_it_is() -> None:
+def test_subclass_of_connections_stays_what_it_is() -> None:
     class Mine(Connection):
         pass
 
@@ -104,7 +104,7 @@ def test_a_subclass_of_connections_stays_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("first", "then"), [("redis://a", "amqp://b"), ("amqp://b", "redis://a"), ("redis://a",) * 2]
 )
-def test_a_failover_asks_again(first: str, then: str) -> None:
+def test_failover_asks_again(first: str, then: str) -> None:
     worker = Worker(f"{first};{then}")
     choice = worker.choice()
     assert choice.name == "own"
@@ -136,7 +136,7 @@ class Named(THEIRS.Transport):  # type: ignore[misc]
         ({"broker_transport_options": {"ack_emulation": False}}, "ack_emulation"),
     ],
 )
-def test_what_speaks_against_it(
+def test_reasons_against_our_own_transport(
     conf: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker("redis://h", **conf)
@@ -153,7 +153,7 @@ def test_what_speaks_against_it(
         Worker("redis://h", resilience_redis_transport="own", **conf).choice()
 
 
-def test_an_alias_as_broker_transport_names_no_class() -> None:
+def test_alias_as_broker_transport_names_no_class() -> None:
     worker = Worker("redis://h", broker_transport="redis")
     assert worker.choice().name == "own"
     assert type(worker.connection_for_read().transport) is Transport
@@ -168,7 +168,7 @@ def test_switched_off(conf: str, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records  # it was asked for
 
 
-def test_a_consumer_class_of_the_apps_is_left_alone() -> None:
+def test_consumer_class_of_the_apps_is_left_alone() -> None:
     class Own(Worker):
         def connection_for_read(self, heartbeat: Any = None) -> Any:
             return "theirs"
@@ -178,7 +178,7 @@ def test_a_consumer_class_of_the_apps_is_left_alone() -> None:
     assert worker.connection_for_read() == "theirs"
 
 
-def test_a_refusal_is_told_once_and_may_end(
+def test_refusal_is_told_once_and_may_end(
     server: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker("redis://h")
@@ -201,7 +201,7 @@ def test_own_is_no_wish(server: SimpleNamespace) -> None:
         worker.connection_for_read()
 
 
-def test_a_step_that_comes_late_begins_with_the_next_connection() -> None:
+def test_step_that_comes_late_begins_with_the_next_connection() -> None:
     worker = Worker("redis://h")
     worker.connection = worker.app.connection_for_read()
     choice = worker.choice()
@@ -211,7 +211,7 @@ def test_a_step_that_comes_late_begins_with_the_next_connection() -> None:
     assert (choice.name, choice.why) == ("own", "")
 
 
-def test_a_transport_that_the_apps_code_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transport_that_the_apps_code_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert patched() == ""
     put = THEIRS.Channel._put
     with monkeypatch.context() as patch:
