@@ -13,7 +13,7 @@ from typing import Any
 
 from celery_resilience.brokers.within import Awaited
 
-__all__ = ["ANSWER", "CONNECT", "RESOLVE", "SETTLE", "bound", "pool_of"]
+__all__ = ["ANSWER", "CONNECT", "RESOLVE", "SETTLE", "bound", "pool_of", "use_one_client"]
 
 #: How long a server may take to answer, in seconds; and for how long the worker's loop may stand
 #: because it does not answer a settlement.
@@ -63,6 +63,24 @@ def pool_of(channel: Any) -> Any:
     if "host" in params:
         pool.connection_class = _resolving(pool.connection_class)
     return pool
+
+
+def use_one_client(channel: Any) -> None:
+    """Let *channel* go on with the client it has: kombu makes a new one for every command.
+
+    That costs as much as the command itself, at every delivery and acknowledgement.
+    """
+    create = channel._create_client
+    known: dict[str, Any] = {}
+
+    def _create_client(asynchronous: bool = False) -> Any:
+        if asynchronous:  # reads on its own: BRPOP and pub/sub keep state in theirs
+            return create(asynchronous=True)
+        if known.get("pool") is not channel.pool:
+            known.update(client=create(), pool=channel.pool)
+        return known["client"]
+
+    channel._create_client = _create_client
 
 
 def _fill(options: dict[str, Any], values: dict[str, Any]) -> None:

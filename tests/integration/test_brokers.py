@@ -385,7 +385,7 @@ def test_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
     publisher.publish(copy, "no such exchange", "", astray)
 
     def prepare() -> None:  # on its way the refusal of the one before is read
-        make(publisher.connection, "work", {})
+        make(publisher.link.connection, "work", {})
 
     publisher.publish(copy, "", "work", beside, prepare)
     assert astray.only is not None
@@ -393,7 +393,7 @@ def test_channel_that_rabbitmq_has_closed_is_not_used_again(rig: Rig) -> None:
     publisher.publish(copy, "", "work", after)
     publisher.flush(5)
     assert after.only is None
-    publisher.disconnect(BrokerError("closed"))
+    publisher.link.disconnect(BrokerError("closed"))
 
 
 @pytest.mark.parametrize("rig", ["rabbitmq-classic"], indirect=True)
@@ -405,7 +405,7 @@ def test_settlement_without_a_loop_reaches_a_rabbitmq_short_of_memory_once(
     publisher = ConfirmingPublisher(rig.connection)
     copy = Envelope(b"[]", "application/json", "utf-8", headers={"id": "1"}, queue="work")
     sent, refused = Result(), Result()
-    publisher.open()
+    publisher.link.open()
     rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
     try:
         publisher.publish(copy, "", "work", sent)
@@ -423,4 +423,4 @@ def test_settlement_without_a_loop_reaches_a_rabbitmq_short_of_memory_once(
     eventually(confirmed)
     assert sent.only is None
     assert len(rig.lying()) == 1
-    publisher.disconnect(BrokerError("closed"))
+    publisher.link.disconnect(BrokerError("closed"))

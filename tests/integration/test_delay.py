@@ -558,7 +558,7 @@ def test_levels_are_not_made_again_nor_waited_for_one_by_one(
     rig.moves.prepare(["work"])
     assert len(answers) < 30  # some hundred, one by one
     answers.clear()
-    rig.moves._publisher.open()
+    rig.moves._link.open()
     answers.clear()
-    rig.moves._prepare(rig.moves._publisher.connection, rig.moves._publisher.declared, "work", 10)
+    rig.moves._prepare(rig.moves._link.connection, rig.moves._link.declared, "work", 10)
     assert answers == []

@@ -68,16 +68,16 @@ def test_connection_that_rabbitmq_closes_leaves_the_loop(
     """A child of the pool may have inherited its socket: the loop would hear of it without end."""
     hub, connection = Hub(), Connection(broker.broker_url)
     publisher = ConfirmingPublisher(connection, hub)
-    publisher.open()
-    inherited = os.dup(publisher.connection.connection.sock.fileno())
+    publisher.link.open()
+    inherited = os.dup(publisher.link.connection.connection.sock.fileno())
     try:
         rabbitmq_server.evaluate(
             '[rabbit_networking:close_connection(P, "test")'
             " || P <- rabbit_networking:connections()]."
         )
         eventually(lambda: hub.poller.poll(0.1))
-        publisher._on_readable()
-        assert publisher.connection is None
+        publisher.link.read()
+        assert publisher.link.connection is None
         assert not hub.poller.poll(0.1)
         assert not hub.readers
     finally:

@@ -231,8 +231,8 @@ def look(moves: Any, queue: str = "dead_letter", die: bool = False) -> list[str]
     """The ids of what lies there; *die*: as a command that is killed."""
     found = [each.envelope.headers["id"] for each in moves.browse(queue)]
     if die:
-        moves._publisher.connection.collect()
-        moves._looks.clear()
+        moves._link.connection.collect()
+        moves._browsers.clear()
     moves.close()
     return found
 

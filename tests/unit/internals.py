@@ -207,9 +207,9 @@ ROWS: list[tuple[Any, ...]] = [
      "brokers/redis/lease_qos.py", TAKE),
     # Redis
     (f"{REDIS}Channel", "_q_for_pri", "brokers/redis/lease_qos.py", TAKE),
-    (f"{REDIS}Channel", "_q_for_pri _create_client pool priority_steps unacked_key "
+    (f"{REDIS}Channel", "_q_for_pri priority_steps unacked_key "
      "unacked_index_key global_keyprefix ack_emulation", "brokers/redis/broker.py", SETTLE),
-    (f"{REDIS}Channel", "_get_pool", "brokers/connections.py", SETTLE),
+    (f"{REDIS}Channel", "_get_pool _create_client pool", "brokers/connections.py", SETTLE),
     ("redis.connection:ConnectionPool", "connection_kwargs max_connections connection_class",
      "brokers/connections.py", SETTLE),
     ("redis.connection:AbstractConnection", "_sock", "brokers/connections.py", SETTLE),
@@ -259,11 +259,11 @@ ROWS: list[tuple[Any, ...]] = [
      "one unreadable message would end worker after worker"),
     ("amqp.serialization:", "dumps", "brokers/rabbitmq/pyamqp.py",
      "one unreadable message would end worker after worker"),
-    ("amqp.connection:Connection", "on_blocked on_unblocked frame_max sock collect",
-     "brokers/rabbitmq/publisher.py", CONFIRM),
-    ("amqp.channel:Channel", "_basic_publish open confirm_select events",
-     "brokers/rabbitmq/publisher.py",
-     CONFIRM),
+    ("amqp.connection:Connection", "on_blocked on_unblocked sock collect",
+     "brokers/rabbitmq/connection.py", CONFIRM),
+    ("amqp.connection:Connection", "frame_max", "brokers/rabbitmq/publisher.py", CONFIRM),
+    ("amqp.channel:Channel", "open confirm_select", "brokers/rabbitmq/connection.py", CONFIRM),
+    ("amqp.channel:Channel", "_basic_publish events", "brokers/rabbitmq/publisher.py", CONFIRM),
     ("amqp.basic_message:Message", "_serialize_properties",
     "brokers/rabbitmq/publisher.py", CONFIRM),
     ("amqp.channel:Channel", "_callbacks",

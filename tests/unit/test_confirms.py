@@ -36,7 +36,7 @@ def publisher() -> ConfirmingPublisher:
         connection_errors=(OSError,), collect=lambda: None, connection=connected
     )
     publisher = ConfirmingPublisher(theirs, hub=SimpleNamespace(remove=lambda sock: None))
-    publisher.connection, publisher._channel = theirs, Channel()
+    publisher.link.connection, publisher.link.channel = theirs, Channel()
     return publisher
 
 
@@ -93,6 +93,6 @@ def test_messages_are_kept_if_nobody_knows_which_one_came_back(
 
 
 def test_returned_message_is_looked_for_again(publisher: ConfirmingPublisher) -> None:
-    publisher.declared.add("letters")
+    publisher.link.declared.add("letters")
     Published(publisher, b"[]", id="a").comes_back(publisher)
-    assert "letters" not in publisher.declared
+    assert "letters" not in publisher.link.declared

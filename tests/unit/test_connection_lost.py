@@ -34,7 +34,9 @@ class Channel:
 
 
 CONNECTION = SimpleNamespace(channel=Channel)
-BROWSER: Any = SimpleNamespace(_queue="shop", _publisher=SimpleNamespace(connection=CONNECTION))
+BROWSER: Any = SimpleNamespace(
+    _queue="shop", _publisher=SimpleNamespace(link=SimpleNamespace(connection=CONNECTION))
+)
 
 
 @pytest.mark.parametrize(

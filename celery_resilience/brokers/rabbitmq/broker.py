@@ -21,6 +21,7 @@ from celery_resilience.brokers.base import (
 from celery_resilience.brokers.ownership import Ownership, on_rabbitmq
 from celery_resilience.brokers.rabbitmq import queues
 from celery_resilience.brokers.rabbitmq.browse import QueueBrowser, mark_of
+from celery_resilience.brokers.rabbitmq.connection import SHORT
 from celery_resilience.brokers.rabbitmq.delay import (
     USUAL,
     Delay,
@@ -33,7 +34,7 @@ from celery_resilience.brokers.rabbitmq.delay import (
     warn_once,
 )
 from celery_resilience.brokers.rabbitmq.figures import figures
-from celery_resilience.brokers.rabbitmq.publisher import SHORT, ConfirmingPublisher
+from celery_resilience.brokers.rabbitmq.publisher import ConfirmingPublisher
 from celery_resilience.brokers.rabbitmq.pyamqp import is_alive
 from celery_resilience.brokers.rabbitmq.queues import QueueFacts, fits
 from celery_resilience.brokers.rabbitmq.topology import make_at_once
@@ -61,12 +62,13 @@ class AmqpBroker:
     ) -> None:
         self._theirs = connection
         self._publisher = ConfirmingPublisher(connection, hub, timeout)
+        self._link = self._publisher.link
         self._settings = settings or BrokerOptions()
         arguments = self._settings.dead_letter_queue_arguments
         self._delay = Delay(str(arguments.get("x-queue-type", "classic")))
         #: How many levels are made for retries of each queue, by its name and their priority.
         self._prepared: dict[tuple[str, object], int] = {}
-        self._upkeep = Upkeep(self._publisher.another, self._prepare_again)
+        self._upkeep = Upkeep(self._link.another, self._prepare_again)
         self._browsers: list[QueueBrowser] = []
 
     # Moves
@@ -75,7 +77,7 @@ class AmqpBroker:
         """Make, when a worker connects, what retries of its queues will need. Raises nothing."""
         if self._settings.hold_retries == "worker":
             return
-        known, queues_ = self._publisher.declared, list(names)
+        known, queues_ = self._link.declared, list(names)
         with suppress(Exception):  # which queue's fault it is, is said below
             for letters in {self._letters(queue) for queue in queues_}:
                 self._make_letters(self._theirs, known, letters)
@@ -140,8 +142,7 @@ class AmqpBroker:
 
         def prepare() -> None:
             nonlocal prepared
-            publisher = self._publisher
-            self._prepare(publisher.connection, publisher.declared, queue, levels, priority)
+            self._prepare(self._link.connection, self._link.declared, queue, levels, priority)
             prepared = True
 
         def over(problem: BaseException | None) -> None:
@@ -149,7 +150,7 @@ class AmqpBroker:
                 self._move(delivery, copy.due_in(delay), "", queue, done)
             elif isinstance(problem, Unroutable) and prepared:
                 # It is not the queue that has gone, but a level.
-                forget(self._publisher.declared)
+                forget(self._link.declared)
                 done(BrokerError(f"{problem}; declaring it again"))
             else:
                 done(problem)
@@ -198,37 +199,33 @@ class AmqpBroker:
 
     def _make(self, queue: str, arguments: Any) -> None:
         """Make *queue* unless it is there, or is known to be."""
-        if queue not in self._publisher.declared:
-            queues.make(self._publisher.connection, queue, arguments)
-            self._publisher.declared.add(queue)
+        if queue not in self._link.declared:
+            queues.make(self._link.connection, queue, arguments)
+            self._link.declared.add(queue)
 
     # For an operator: always without a loop
 
     def count(self, queue: str) -> int:
-        with self._publisher.lock:
-            self._publisher.open()
-            return queues.size(self._publisher.connection, queue) or 0
+        with self._link.opened() as connection:
+            return queues.size(connection, queue) or 0
 
     def facts(self, queue: str) -> QueueFacts | None:
         """What *queue* was declared as; None if it is not there, or that is unknown."""
-        with self._publisher.lock:
-            self._publisher.open()
-            return queues.facts(self._publisher.connection, queue)
+        with self._link.opened() as connection:
+            return queues.facts(connection, queue)
 
     def absent(self) -> list[str]:
         """What scheduled retries need on their way, and what is not there: for a person."""
-        with self._publisher.lock:
-            self._publisher.open()
-            return absent(self._publisher.connection)
+        with self._link.opened() as connection:
+            return absent(connection)
 
     def astray(self) -> int:
         """How many messages had nowhere else to go: queue and dead-letter queue have gone."""
         return self.count(ASTRAY)
 
     def figures(self, queue: str) -> Figures:
-        with self._publisher.lock:
-            self._publisher.open()
-            return figures(self._publisher.connection, queue, mark_of(queue))
+        with self._link.opened() as connection:
+            return figures(connection, queue, mark_of(queue))
 
     def letter_queues(self) -> set[str]:
         """Where letters may lie whatever the settings say; RabbitMQ tells no client of others."""
@@ -239,13 +236,12 @@ class AmqpBroker:
 
         A retry passes several, the longest first; which are whose, RabbitMQ does not tell.
         """
-        with self._publisher.lock:
-            self._publisher.open()
-            return waiting_levels(self._publisher.connection)
+        with self._link.opened() as connection:
+            return waiting_levels(connection)
 
     def browse(self, queue: str) -> Iterator[Browsed]:
-        self._publisher.open()
-        if queues.size(self._publisher.connection, queue) is None:
+        self._link.open()
+        if queues.size(self._link.connection, queue) is None:
             return
         browser = QueueBrowser(self._publisher, queue)
         self._browsers.append(browser)
@@ -267,17 +263,17 @@ class AmqpBroker:
         found.key.ack()
 
     def close(self) -> None:
-        with self._publisher.lock:
+        with self._link.lock:
             for browser in self._browsers:
                 browser.requeue()
             self._browsers.clear()
             self._upkeep.end()
-            self._publisher.close()
+            self._link.close()
 
     def abandon(self) -> None:
         """Close without a word to RabbitMQ, which does not answer."""
         self._browsers.clear()
-        self._publisher.close()
+        self._link.close()
 
 
 def _forget(message: Any) -> None:

@@ -19,8 +19,9 @@ from amqp.exceptions import ChannelError
 from amqp.spec import Basic
 
 from celery_resilience.brokers.rabbitmq import queues
+from celery_resilience.brokers.rabbitmq.connection import SHORT
 from celery_resilience.brokers.rabbitmq.delay import word
-from celery_resilience.brokers.rabbitmq.publisher import SHORT, ConfirmingPublisher
+from celery_resilience.brokers.rabbitmq.publisher import ConfirmingPublisher
 from celery_resilience.errors import BrokerError
 from celery_resilience.messages.dead_letter import written_anew
 from celery_resilience.messages.envelope import Envelope
@@ -60,7 +61,7 @@ class QueueBrowser:
         self._publisher = publisher
         self._queue = queue
         self._mark = self._leave_a_mark()
-        self._channel = publisher.connection.channel()
+        self._channel = publisher.link.connection.channel()
         self._tag: Any = None
         #: Those that were handed on, and those that wait for that.
         self._held: list[Any] = []
@@ -70,7 +71,7 @@ class QueueBrowser:
 
     def messages(self) -> Iterator[Any]:
         """All of them, the oldest first; those that are not acknowledged stay lent."""
-        connection = self._publisher.connection
+        connection = self._publisher.link.connection
         there = queues.size(connection, self._queue) or 0
         self._channel.basic_qos(0, 0, False)
         self._tag = self._channel.basic_consume(self._queue, callback=self._arrived.append)
@@ -103,7 +104,7 @@ class QueueBrowser:
         self._channel.close()
         until = time.monotonic() + _QUIET
         while time.monotonic() < until:
-            if (queues.size(self._publisher.connection, self._queue) or 0) >= lent:
+            if (queues.size(self._publisher.link.connection, self._queue) or 0) >= lent:
                 break
             time.sleep(0.01)
         if self._mark is not None:
@@ -111,7 +112,7 @@ class QueueBrowser:
 
     def _leave_a_mark(self) -> Any:
         """A channel that tells others of us, until it is closed; None if we may not."""
-        channel = self._publisher.connection.channel()
+        channel = self._publisher.link.connection.channel()
         try:
             channel.queue_declare(
                 mark_of(self._queue), durable=True, auto_delete=True,

@@ -17,7 +17,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from celery_resilience.brokers.base import BrokerOptions, Browsed, Delivery, Done, Figures, NotOurs
-from celery_resilience.brokers.connections import pool_of
+from celery_resilience.brokers.connections import pool_of, use_one_client
 from celery_resilience.brokers.ownership import after_script, on_redis
 from celery_resilience.brokers.redis.browse import read_page
 from celery_resilience.brokers.redis.housekeeping import Housekeeper
@@ -65,7 +65,7 @@ class RedisBroker:
         )
         self.leases = Leases(self._client, self._prefix)
         self._housekeeper: Housekeeper | None = None
-        _use_one_client(channel)
+        use_one_client(channel)
 
     def schedule(self, delivery: Delivery, copy: Envelope, delay: float, done: Done) -> None:
         queue = delivery.envelope.queue
@@ -290,21 +290,3 @@ def _forget(message: Any) -> None:
         message._state = "ACK"
 
     message.ack = ack
-
-
-def _use_one_client(channel: Any) -> None:
-    """Let *channel* go on with the client it has: kombu makes a new one for every command.
-
-    That costs as much as the command itself, at every delivery and acknowledgement.
-    """
-    create = channel._create_client
-    known: dict[str, Any] = {}
-
-    def _create_client(asynchronous: bool = False) -> Any:
-        if asynchronous:  # reads on its own: BRPOP and pub/sub keep state in theirs
-            return create(asynchronous=True)
-        if known.get("pool") is not channel.pool:
-            known.update(client=create(), pool=channel.pool)
-        return known["client"]
-
-    channel._create_client = _create_client
