@@ -17,7 +17,7 @@ from tests.unit.test_layers import name_of
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "celery_resilience"
 
-LONGEST_MODULE = 323
+LONGEST_MODULE = 300
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
