@@ -30,7 +30,7 @@ help:
 	@echo "make ecosystem     try packages that teams use beside Celery, one scenario each"
 	@echo "make celery-suite  run Celery's own integration tests with us, list what differs"
 	@echo "make kombu-suite   run kombu's own tests of its Redis transport on ours"
-	@echo "make fleet         workers of 0.1.0 beside those of today on one Redis"
+	@echo "make fleet         workers of 0.1.0 beside those of today, a minute of load a pool"
 	@echo "make lint    ruff, mypy and codespell"
 	@echo "make docs    make the pages of docs/ a site with a search, in build/docs"
 	@echo "make house   print the packages in their order, and imports that point up"
