@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery_resilience.worker.internals import SILENT, Internal
+from tests.unit.internals_imported import IMPORTED
 
 REQUEST = "celery.worker.request:Request"
 CONSUMER = "celery.worker.consumer.consumer:Consumer"
@@ -295,4 +296,4 @@ def _internal(owner: str, names: str, file: str, breaks: str, kind: str = "has",
     return Internal(owner, names, file, breaks, kind, since=since, until=until)
 
 
-ALL: tuple[Internal, ...] = (*SILENT, *(_internal(*row) for row in ROWS))
+ALL: tuple[Internal, ...] = (*SILENT, *(_internal(*row) for row in (*ROWS, *IMPORTED)))

@@ -11,6 +11,8 @@ import logging
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -268,6 +270,70 @@ def test_everything_private_that_a_file_touches_is_on_the_list(file: str) -> Non
 )
 def test_private_name_that_is_not_listed_is_noticed(code: str) -> None:
     assert len(unlisted("worker/pause.py", ast.parse(code))) == 1
+
+
+#: What users import too.
+DOCUMENTED = {
+    *FOREIGN, "amqp.exceptions", "billiard.exceptions", "celery.app.task", "celery.bootsteps",
+    "celery.exceptions", "celery.signals", "celery.states", "celery.utils.log", "kombu.common",
+    "kombu.exceptions", "redis.exceptions",
+}  # fmt: skip
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
+    """What comes from modules that users do not import: module, name, line."""
+    modules: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        if node.module.partition(".")[0] not in FOREIGN:
+            continue
+        for each in node.names:
+            module = f"{node.module}.{each.name}"
+            if is_module(module):
+                modules[each.asname or each.name] = module
+            elif node.module not in DOCUMENTED:
+                yield node.module, each.name, node.lineno
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id, "")
+            if module and module not in DOCUMENTED and not node.attr.startswith("__"):
+                yield module, node.attr, node.lineno
+
+
+@cache
+def is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module, and no package
+        return False
+
+
+def unlisted_imports(file: str, tree: ast.Module) -> list[str]:
+    return [
+        f"{file}:{line}: {module}:{name}"
+        for module, name, line in imported(tree)
+        if name not in LISTED.get(file, ())
+    ]
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_everything_undocumented_that_a_file_imports_is_on_the_list(file: str) -> None:
+    assert unlisted_imports(file, TREES[file]) == [], "put it into internals_imported.py"
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        ("from celery.utils.functional import maybe_list", 1),
+        ("from celery.worker import state\nstate.requests\nstate.total_count", 2),
+        ("from kombu.transport import redis as theirs\ntheirs.Mutex", 1),
+        ("from celery import signals, Task\nsignals.task_prerun", 0),
+        ("from celery.exceptions import Reject", 0),
+    ],
+)
+def test_undocumented_import_that_is_not_listed_is_noticed(code: str, number: int) -> None:
+    assert len(unlisted_imports("worker/pause.py", ast.parse(code))) == number
 
 
 def test_no_exception_is_left_over() -> None:
