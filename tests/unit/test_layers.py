@@ -76,10 +76,14 @@ def graph_of(package: Path) -> dict[str, set[str]]:
 
 
 def unknown(graph: Graph) -> list[str]:
-    """Modules that no layer has, and layers that have no module."""
+    """Modules that no layer has, layers that have no module, imports of what is not there."""
     tops = {module.partition(".")[0] for module in graph if module}
-    return [f"{top} has no layer" for top in sorted(tops - {*LAYERS})] + [
-        f"there is no {layer}" for layer in LAYERS if layer not in tops
+    found = [f"{top} has no layer" for top in sorted(tops - {*LAYERS})]
+    found += [f"there is no {layer}" for layer in LAYERS if layer not in tops]
+    return found + [
+        f"{module or PACKAGE.name} -> {other}, which is not there"
+        for module, imported in sorted(graph.items())
+        for other in sorted(imported - {*graph})
     ]
 
 
@@ -88,7 +92,7 @@ def wrong_imports(graph: Graph) -> list[str]:
     found = []
     for module, imported in sorted(graph.items()):
         own = module.partition(".")[0] or SHOWS
-        for other in sorted(imported):
+        for other in sorted(imported & {*graph}):
             its = other.partition(".")[0] or SHOWN
             if LAYERS.index(its) > LAYERS.index(own) or {own, its} in APART:
                 found.append(f"{module or PACKAGE.name} -> {other or PACKAGE.name}")
@@ -204,6 +208,16 @@ def test_layer_that_has_no_module_is_refused(house: Callable[..., Path]) -> None
     package = house()
     (package / "demo" / "__init__.py").unlink()
     assert unknown(graph_of(package)) == ["there is no demo"]
+
+
+@pytest.mark.parametrize("imported", ["nowhere", "task.nowhere"])
+def test_import_of_a_module_that_is_not_there_is_refused(
+    house: Callable[..., Path], imported: str
+) -> None:
+    source = f"from celery_resilience.{imported} import x"
+    graph = graph_of(house(worker__in__x=source))
+    assert unknown(graph) == [f"worker.x -> {imported}, which is not there"]
+    assert wrong_imports(graph) == []
 
 
 def test_foreign_package_in_a_low_layer_is_refused(house: Callable[..., Path]) -> None:
