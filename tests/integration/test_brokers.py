@@ -406,8 +406,10 @@ def test_settlement_without_a_loop_reaches_a_rabbitmq_short_of_memory_once(
     copy = Envelope(b"[]", "application/json", "utf-8", headers={"id": "1"}, queue="work")
     sent, refused = Result(), Result()
     publisher.link.open()
+    states = "[S || [{state, S}] <- rabbit_networking:connection_info_all([state])]."
     rabbitmq_server.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
     try:
+        eventually(lambda: "running" not in rabbitmq_server.evaluate(states))
         publisher.publish(copy, "", "work", sent)
         assert sent.calls == []
         publisher.publish(copy, "", "work", refused)
