@@ -116,6 +116,14 @@ def test_metadata_is_complete() -> None:
     assert f"CELERIES = {' '.join(cells['celery'])}\n" in makefile
 
 
+def test_workflow_fetches_the_history_that_tests_unpack() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    for name, job in workflow["jobs"].items():
+        (checkout,) = [step for step in job["steps"] if "checkout" in step.get("uses", "")]
+        assert checkout["with"]["fetch-depth"] == 0, name
+    assert "git fetch --quiet --unshallow" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
 def test_extras_that_the_readme_installs_exist() -> None:
     wheel = f"celery_resilience-{__version__}-py3-none-any.whl"
     assert f"dist/{wheel}[redis]" in README
