@@ -404,7 +404,8 @@ def test_delay_queue_deleted_while_retries_wait_is_made_again(
 def test_queues_type_can_be_known(broker: Broker, rig: Rig) -> None:
     """For doctor: the type, and how often a message may come back."""
     moves = amqp(rig)
-    four = 20 if broker.name.startswith("rabbitmq4") else -1
+    version = rig.connection.connection.server_properties["version"]
+    four = 20 if int(version.split(".")[0]) >= 4 else -1
     quorum: dict[str, Any] = {"x-queue-type": "quorum"}
     for name, arguments, expected in (
         ("untold", {}, QueueFacts("classic", -1)),
