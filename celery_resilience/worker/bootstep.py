@@ -110,7 +110,7 @@ class ResilienceStep(bootsteps.StartStopStep):
         hub = c.hub if is_virtual(c) or not runs_in_loop(c) else None
         broker = open_broker(c.connection, hub, self.settings)
         self.settler.pending.use(broker)
-        running = {request._message.delivery_tag for request in self.in_hand.running()}
+        running = {request._message.delivery_tag for request in self.in_hand.unsettled()}
         running |= self.settler.pending.tags
         self.lease.connected(c, broker, running, late=self._is_late)
         if is_ours(c.connection):

@@ -63,9 +63,14 @@ class InHand:
         """Whether anything may come back."""
         return bool(self._had)
 
-    def running(self) -> list[Any]:
-        """What goes on without a connection, and is not settled."""
-        return [request for request in self._running if _is_open(request)]
+    def unsettled(self) -> list[Any]:
+        """What goes on without a connection, or has ended and is not settled: what becomes of it
+        may just be decided."""
+        return [
+            request
+            for request in self._running
+            if not (request.acknowledged or request._message.acknowledged)
+        ]
 
     def lose(self, c: Any) -> None:
         """The consumer *c* has lost its connection; Celery has forgotten nothing yet."""
@@ -75,7 +80,7 @@ class InHand:
         ended = state.successful_requests.as_dict()
         succeeded = names_acknowledged({id_ for id_, at in ended.items() if at > now - _NOTICED})
         self._succeeded |= dict.fromkeys(succeeded, now)
-        for request in {*self.running(), *_held(c)}:
+        for request in {*self.unsettled(), *_held(c)}:
             if not _is_ours(request) or not _is_open(request) or is_alive(request._message):
                 continue
             name = name_of(request._message)
@@ -147,8 +152,9 @@ class InHand:
     def _belongs_to(self, request: Any, message: Any, c: Any) -> bool:
         ours = request._message
         # What settles the old delivery settles the new one from now on.
-        for what in ("channel", "delivery_tag", "delivery_info", "_state"):
-            setattr(ours, what, getattr(message, what))
+        for what in ("channel", "delivery_tag", "delivery_info", "_state", "take"):
+            if hasattr(message, what):  # Redis alone numbers what is taken
+                setattr(ours, what, getattr(message, what))
         if _is_open(request):
             does = "runs here"
         elif request.acknowledged:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import redis
 
+from celery_resilience.testing.server import EmbeddedServer
 from tests.client import Client
 from tests.faults.proxy import Door
 from tests.servers import RabbitServer, eventually
@@ -123,6 +127,39 @@ def test_body_that_ends_without_a_connection_is_settled_when_it_comes_back(
         assert client.value(result)
     assert client.executions() == {f"fails-{n}": 2 for n in range(2)}
     assert worker.log().count("and has ended: it is not run again") == 2
+
+
+@pytest.mark.parametrize("name", ["redis", "kombu-redis"])
+def test_lost_process_is_settled_though_the_connection_goes_meanwhile(
+    redis_broker: Broker, name: str, tmp_path: Path, start_worker: StartWorker,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """What becomes of its message is being decided when the connection comes back."""
+    with contextlib.ExitStack() as stack:
+        binary = request.config.getoption("redis_server")
+        server = stack.enter_context(EmbeddedServer(binary=binary, port=0))
+        door = Door(int(server.port or 0))
+        stack.callback(door.close)
+        url = "redis://127.0.0.1:{}/0"
+        broker = replace(redis_broker, name=name, broker_url=url.format(server.port))
+        client = stack.enter_context(contextlib.closing(Client(broker, tmp_path / "record")))
+        away = replace(broker, broker_url=url.format(door.port))
+        worker = start_worker(SHOP, away, env=client.env)
+        gate = client.record.with_name("gate")
+        results = [client.send("waits", f"dies-{n}", str(gate)) for n in range(2)]
+        eventually(lambda: len(client.executions()) == 2)
+        worker.send(signal.SIGSTOP)  # it hears of both at once
+        for child in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        door.cut()
+        worker.send(signal.SIGCONT)
+        eventually(lambda: "Connection to broker lost" in worker.log())
+        door.mend()
+        for result in results:
+            assert client.value(result)
+        assert worker.log().count("attempt 1 ended (billiard.exceptions.WorkerLostError") == 2
+        assert "not settled" not in worker.log()
+        assert client.executions() == {f"dies-{n}": 2 for n in range(2)}
 
 
 @pytest.mark.parametrize("broker", ["redis", "kombu-redis"], indirect=True)

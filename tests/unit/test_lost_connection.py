@@ -86,8 +86,10 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[InHand, Request, Any]:
 def test_running_body_takes_over_the_new_delivery(lost: tuple[Any, Any, Any]) -> None:
     hand, request, consumer = lost
     again = message()
+    again.take = 7
     assert hand.take_back(again, consumer)
     assert request._message.delivery_tag is again.delivery_tag
+    assert request._message.take == 7
     assert not again.acknowledged
     assert not hand.take_back(message(), consumer), "a second message with the same id is its own"
 
@@ -173,6 +175,18 @@ def test_finished_task_is_acked(lost: tuple[Any, Any, Any]) -> None:
     request.acknowledged = True
     assert hand.take_back(message(), consumer)
     assert request._message.acknowledged
+
+
+def test_request_is_unsettled_until_its_message_is_acknowledged(lost: tuple[Any, Any, Any]) -> None:
+    """What becomes of it may just be decided: its message must not be requeued meanwhile."""
+    hand, request, _ = lost
+    assert hand.unsettled() == [request]
+    request._settled = True
+    assert hand.unsettled() == [request]
+    request.acknowledged = True
+    assert hand.unsettled() == []
+    request.acknowledged, request._message.acknowledged = False, True
+    assert hand.unsettled() == []
 
 
 def test_rejected_task_comes_again(lost: tuple[Any, Any, Any]) -> None:

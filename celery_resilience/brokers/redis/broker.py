@@ -111,7 +111,10 @@ class RedisBroker:
             whose = after_script(answer)
             _forget(delivery.message)
         if not whose.is_ours:
-            delivery.ack()  # locally: it must not keep its place among what this worker holds
+            # Locally, and not as its request: it must not keep its place among what this worker
+            # holds, and yet it is not done. It may come again, to this worker too.
+            if not delivery.message.acknowledged:
+                delivery.message.ack()
             done(NotOurs(whose.value))
             return
         if whose.is_unusual:
