@@ -34,6 +34,9 @@ logger = logging.getLogger("celery_resilience")
 _MEMORY = 3600.0
 #: How long before it is noticed a connection may have gone, in seconds.
 _NOTICED = 60.0
+#: How long an answer is repeated, in seconds: the worker that asks may lose its connection before
+#: it has done what follows from it, and then it, or another one, asks again.
+_REPEATED = 30.0
 #: Set on a message: the channel that its last delivery was lost with.
 _LOST_WITH = "_resilience_lost_with"
 
@@ -57,6 +60,8 @@ class InHand:
         self._succeeded: dict[Name, float] = {}
         #: With how many losses it went that no redelivery was put down to, and when the last was.
         self._losses: dict[Name, tuple[int, float]] = {}
+        #: When other workers were told of such a loss.
+        self._told: dict[Name, float] = {}
         pending.came_to_nothing = self._not_settled
 
     def __bool__(self) -> bool:
@@ -126,11 +131,14 @@ class InHand:
         if name in self._succeeded:
             return Answer.DONE
         losses, _ = self._losses.get(name, (0, 0.0))
+        now = time.monotonic()
         # A loss that is not noticed yet is one, too.
-        if losses < 0 or not (losses or any(_is(r, name) and _is_open(r) for r in reserved())):
-            return Answer.NOTHING
-        self._count(name, -1)
-        return Answer.HAD
+        if losses > 0 or (not losses and any(_is(r, name) and _is_open(r) for r in reserved())):
+            self._count(name, -1)
+            self._told[name] = now
+            return Answer.HAD
+        repeats = now - self._told.get(name, -_REPEATED) < _REPEATED
+        return Answer.HAD if repeats else Answer.NOTHING
 
     def _not_settled(self, message: Any) -> None:
         """The settlement of *message* came to nothing. It may have been in hand no more when its
@@ -194,6 +202,7 @@ class InHand:
                 del self._had[name]
         self._succeeded = {name: at for name, at in self._succeeded.items() if at > before}
         self._losses = {name: (n, at) for name, (n, at) in self._losses.items() if at > before}
+        self._told = {name: at for name, at in self._told.items() if at > before}
 
 
 def _going_on(pool: Any) -> set[Any]:

@@ -18,7 +18,7 @@ from celery_resilience.brokers.rabbitmq.pyamqp import _closes
 from celery_resilience.messages.envelope import Envelope
 from celery_resilience.messages.headers import HEADER
 from celery_resilience.messages.history import Attempt, History
-from celery_resilience.worker import peers
+from celery_resilience.worker import lost_connection, peers
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.peers import Answer, name_of
 from celery_resilience.worker.pending import Settlement
@@ -288,6 +288,27 @@ def test_answer_tells_another_worker_what_runs_here(lost: tuple[Any, Any, Any]) 
     assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
 
 
+@pytest.fixture
+def asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer is for another redelivery: the last one was given long ago."""
+    monkeypatch.setattr(lost_connection, "_REPEATED", 0.0)
+
+
+def test_answer_is_repeated_to_those_that_could_not_act_on_it(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their own connection was lost before they had published what follows."""
+    hand, request, _ = lost
+    request._settled = True
+    name = name_of(request._message)
+    assert name is not None
+    assert [hand.tell(name) for _ in range(3)] == [Answer.HAD] * 3
+    passed = time.monotonic() + 30.5
+    monkeypatch.setattr(lost_connection.time, "monotonic", lambda: passed)
+    assert hand.tell(name) is Answer.NOTHING, "the answers before count from the first"
+
+
+@pytest.mark.usefixtures("asked_later")
 @pytest.mark.parametrize("losses", [1, 3])
 def test_answer_excuses_once_for_each_loss_what_was_lost_with_the_connection(
     lost: tuple[Any, Any, Any], losses: int
@@ -307,6 +328,7 @@ def test_answer_excuses_once_for_each_loss_what_was_lost_with_the_connection(
     assert hand.tell(name) is Answer.NOTHING
 
 
+@pytest.mark.usefixtures("asked_later")
 def test_body_that_runs_over_several_losses_is_excused_for_the_last_one_too(
     lost: tuple[Any, Any, Any],
 ) -> None:
@@ -324,6 +346,7 @@ def test_body_that_runs_over_several_losses_is_excused_for_the_last_one_too(
     assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
 
 
+@pytest.mark.usefixtures("asked_later")
 def test_message_being_requeued_when_the_connection_went_is_excused(
     lost: tuple[Any, Any, Any],
 ) -> None:
