@@ -21,8 +21,8 @@ class Cause(IntEnum):
     TOLD = 2
 
 
-# One table: the cause after each event, of one that was SAFETY, LIKELY, TOLD before. What was told
-# while an answer was on its way may be newer than the answer.
+# One table: the cause after each event, of one that was SAFETY, LIKELY, TOLD before. What has
+# become likely, or was told, while an answer was on its way may be newer than the answer.
 
 #: A notification has come.
 NOTIFIED = Cause.TOLD, Cause.TOLD, Cause.TOLD
@@ -31,7 +31,7 @@ EXPECTED = Cause.LIKELY, Cause.LIKELY, Cause.TOLD
 #: The server was asked for messages.
 ASKED = Cause.SAFETY, Cause.SAFETY, Cause.SAFETY
 #: It has handed out all that there was.
-EMPTIED = Cause.SAFETY, Cause.SAFETY, Cause.TOLD
+EMPTIED = Cause.SAFETY, Cause.LIKELY, Cause.TOLD
 
 
 class FetchTiming:

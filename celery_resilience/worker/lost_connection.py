@@ -85,8 +85,11 @@ class InHand:
         ended = state.successful_requests.as_dict()
         succeeded = names_acknowledged({id_ for id_, at in ended.items() if at > now - _NOTICED})
         self._succeeded |= dict.fromkeys(succeeded, now)
-        for request in {*self.unsettled(), *_held(c)}:
-            if not _is_ours(request) or not _is_open(request) or is_alive(request._message):
+        unsettled = {*self.unsettled()}
+        for request in {*unsettled, *_held(c)}:
+            if not _is_ours(request) or is_alive(request._message):
+                continue
+            if request not in unsettled and not _is_open(request):
                 continue
             name = name_of(request._message)
             if name is None:

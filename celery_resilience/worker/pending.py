@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,8 +35,9 @@ __all__ = ["PendingSettlements", "Result", "Settlement"]
 logger = logging.getLogger("celery_resilience")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
-#: So many whose messages were not ours any more are kept: they may be delivered to us again.
-_MOST_LEFT = 100
+#: How long those are kept whose messages were not ours any more, in seconds: they may be delivered
+#: to us again.
+_LEFT_FOR = 3600.0
 
 
 class Result(Enum):
@@ -75,11 +77,12 @@ class Settlement:
 
 
 class _Store:
-    """The settlements that have begun, and the newest of those whose messages were not ours."""
+    """The settlements that have begun, and those whose messages were not ours lately."""
 
     def __init__(self) -> None:
         self._open: dict[int, Settlement] = {}
-        self._left: deque[Settlement] = deque(maxlen=_MOST_LEFT)
+        #: With the time of each, by the monotonic clock.
+        self._left: deque[tuple[float, Settlement]] = deque()
 
     def add(self, settlement: Settlement) -> None:
         self._open[settlement.number] = settlement
@@ -96,13 +99,16 @@ class _Store:
 
     def leave(self, settlement: Settlement) -> None:
         """Its message is not ours."""
-        self._left.append(settlement)
+        now = time.monotonic()
+        while self._left and now - self._left[0][0] > _LEFT_FOR:
+            self._left.popleft()
+        self._left.append((now, settlement))
 
     def take_left(self, message: Any) -> Settlement | None:
         """Take out the one that was left, of *message*."""
-        for settlement in [*self._left]:
+        for at, settlement in [*self._left]:
             if settlement.delivery.message is message:
-                self._left.remove(settlement)
+                self._left.remove((at, settlement))
                 return settlement
         return None
 
@@ -250,10 +256,12 @@ class PendingSettlements:
             self._store.leave(settlement)
             logger.warning("%s: not settled: %s", subject, problem)
             self.came_to_nothing(settlement.delivery.message)
-        over = settlement.ended(result, settlement.tries)
-        if result is Result.DONE:
-            settlement.delivery.ack()
-        elif problem is not None and not over and result is not Result.NOT_OURS:
+        try:
+            over = settlement.ended(result, settlement.tries)
+        finally:  # whoever listens may raise; its copy is there
+            if result is Result.DONE:
+                settlement.delivery.ack()
+        if problem is not None and not over and result is not Result.NOT_OURS:
             self._again(settlement, problem)
 
     def _again(self, settlement: Settlement, problem: BaseException) -> None:

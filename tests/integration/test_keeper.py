@@ -326,6 +326,7 @@ def test_start_is_written_down_where_it_is_held_and_nowhere_else(
     Leases(db, "").requeue(owner.id)
     assert not rig.moves.record_start(delivery, noted), "another worker may have it by now"
     assert db.exists(owner.key) == 0
+    assert rig.channel.qos._delivered.keys() <= rig.channel.qos._dirty, "it would keep its place"
 
 
 # What could not be let go

@@ -189,6 +189,22 @@ def test_request_is_unsettled_until_its_message_is_acknowledged(lost: tuple[Any,
     assert hand.unsettled() == []
 
 
+def test_request_whose_end_is_being_decided_settles_the_new_delivery(
+    lost: tuple[Any, Any, Any],
+) -> None:
+    """Its process has died, and the result store is asked whether it had succeeded."""
+    hand, _, consumer = lost
+    request = Request(_message=message("asked for"), id="asked for")
+    state.active_requests.add(request)  # type: ignore[attr-defined]
+    request._message.channel.is_open = False
+    request._settled = True
+    hand.lose(consumer)
+    again = message("asked for")
+    assert hand.take_back(again, consumer)
+    assert request._message.delivery_tag is again.delivery_tag
+    assert not again.acknowledged
+
+
 def test_rejected_task_comes_again(lost: tuple[Any, Any, Any]) -> None:
     hand, request, consumer = lost
     request.acknowledged = request._rejected = True

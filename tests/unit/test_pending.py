@@ -156,6 +156,38 @@ def test_settlement_is_kept_until_it_is_over(
     assert pending.unfinished == 0
 
 
+def test_settlements_that_are_not_ours_are_all_taken_up_again() -> None:
+    """A connection may be lost while hundreds of greenlets run."""
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    tries: list[int] = []
+
+    def begin(done: Done) -> None:
+        done(NotOurs("x") if len(tries) < 500 else None)
+
+    def ended(result: Result, number: int) -> bool:
+        tries.append(number)
+        return True
+
+    messages = [SimpleNamespace() for _ in range(500)]
+    for message in messages:
+        pending.start(Settlement(Delivery(message, ENVELOPE, list), begin, ended))
+    assert all(pending.take_up(message) for message in messages)
+    assert len(tries) == 1000
+    assert not any(pending.take_up(message) for message in messages)
+
+
+def test_copy_that_is_there_is_acknowledged_though_a_listener_raises() -> None:
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    acks: list[bool] = []
+
+    def ended(result: Result, number: int) -> bool:
+        raise ValueError("a listener's")
+
+    delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: acks.append(True))
+    pending.start(Settlement(delivery, lambda done: done(None), ended))
+    assert acks == [True]
+
+
 def test_settlement_that_fails_is_logged_once_for_all_messages(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -111,10 +111,7 @@ class RedisBroker:
             whose = after_script(answer)
             _forget(delivery.message)
         if not whose.is_ours:
-            # Locally, and not as its request: it must not keep its place among what this worker
-            # holds, and yet it is not done. It may come again, to this worker too.
-            if not delivery.message.acknowledged:
-                delivery.message.ack()
+            _free(delivery.message)
             done(NotOurs(whose.value))
             return
         if whose.is_unusual:
@@ -207,7 +204,11 @@ class RedisBroker:
             keys=[original.held[0], original.takes],
             args=[original.tag, value, original.worker, original.number],
         )
-        return after_script(int(answer)).is_ours
+        ours = after_script(int(answer)).is_ours
+        if not ours:
+            _forget(delivery.message)
+            _free(delivery.message)
+        return ours
 
     # Retries that wait
 
@@ -281,11 +282,8 @@ class RedisBroker:
 
 
 def _forget(message: Any) -> None:
-    """Make *message*'s acknowledgement local: the script has removed it from the broker.
-
-    The worker still acknowledges it, for that is how it counts what it holds; sent to the
-    broker, that would delete by a tag which is no longer this message's.
-    """
+    """Make the acknowledgement of *message*, which a script has removed from the broker, local: so
+    the worker counts what it holds, and the broker does not hear of a tag that is another's."""
     qos, tag = message.channel.qos, message.delivery_tag
 
     def ack(multiple: bool = False) -> None:
@@ -293,3 +291,9 @@ def _forget(message: Any) -> None:
         message._state = "ACK"
 
     message.ack = ack
+
+
+def _free(message: Any) -> None:
+    """Free the place of *message* in this worker. It is not ours, nor is it done: it may return."""
+    if not message.acknowledged:
+        message.ack()
