@@ -152,7 +152,7 @@ CLASS = Differs(
     alone=True,
 )  # fmt: skip
 ONE_PLACE = Differs(
-    "A body that asks for a retry and then raises something else is retried, and that is all",
+    "A body that asks for a retry and raises something else is retried only",
     {"body": 2, "on_failure": 1, "on_retry": 0}, {"body": 2, "on_failure": 0, "on_retry": 1},
     alone=True,
 )  # fmt: skip
@@ -162,7 +162,7 @@ STAYS_UP = Differs(
     {"stored": 1, "on_failure": 1, "task_failure": 1, "errback of a name": 1}, alone=True,
 )  # fmt: skip
 ONCE = Differs(
-    "A hard time limit is told once",
+    "A hard time limit is reported once",
     {"stored": 2, "errback of a name": 2},
     {"stored": 1, "on_failure": 1, "after_return": 1, "task_failure": 1, "errback of a name": 1},
     alone=True,
