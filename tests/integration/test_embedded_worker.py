@@ -132,11 +132,14 @@ def test_task_of_ours_comes_after_the_worker_has_started(
 
 @pytest.mark.parametrize("broker", ["redis", "resilient-redis"], indirect=True)
 def test_message_of_a_worker_that_was_told_late_is_not_lost_with_it(
-    celery_app: Any, celery_worker: Any, broker: Broker, caplog: pytest.LogCaptureFixture
-) -> None:
+    celery_app: Any, celery_worker: Any, broker: Broker, caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     """Until its next connection kombu holds it, and gives it back when that is over."""
     caplog.set_level(logging.WARNING, "celery_resilience")
-    logging.getLogger("celery_resilience").addHandler(caplog.handler)
+    logger = logging.getLogger("celery_resilience")
+    logger.addHandler(caplog.handler)
+    request.addfinalizer(lambda: logger.removeHandler(caplog.handler))  # it is the next test's, too
     install(celery_app)
     gate = threading.Event()
 
