@@ -58,7 +58,11 @@ def test_flower_shows_tasks_that_retry_and_die(scene, start_worker, tmp_path):
         eventually(lambda: states().get(dead.id) == "FAILURE", 20, message="it died")
         assert get(f"/api/task/info/{recovered.id}")["retries"] == 2
         assert "ValueError" in get(f"/api/task/info/{dead.id}")["exception"]
-        assert worker.name in (get("/api/workers?refresh=1") or {})
+
+        def names() -> Any:  # a round that Flower began before the worker came knows none
+            return get("/api/workers?refresh=1") or {}
+
+        eventually(lambda: worker.name in names(), 20, message="Flower lists the worker")
     finally:
         flower.terminate()
         flower.wait(20)
