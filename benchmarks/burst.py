@@ -12,7 +12,8 @@ many tasks each worker ran, in the median round, and the time until the last has
 times (median).
 
 ``busy``: a worker with a full queue of tasks that do nothing, on this checkout and on an older one
-(``--before``), in turns of half a second. Printed are the tasks per second and, for each
+(``--before``), in turns of half a second (``--turn``; one that is longer than a run: one after the
+other). Printed are the tasks per second and, for each
 task, the scripts that Redis ran and the processor time of the worker and of Redis, each as the
 median of the pairs' ratios.
 """
@@ -40,7 +41,7 @@ from celery import Celery  # noqa: E402
 
 from celery_resilience.testing.server import EmbeddedServer  # noqa: E402
 
-POOLS = ("prefork", "threads", "gevent", "solo")
+POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
 WORKERS, SLOTS = 4, 2
 HOWS = ("one by one", "at once")
 
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--multiplier", type=int, action="append", help="prefetch (1 and 4)")
     parser.add_argument("--early", action="store_true", help="acknowledge before the body runs")
     parser.add_argument("--tasks", type=int, default=6000, help="in each run of busy")
+    parser.add_argument("--turn", type=float, default=0.5, help="seconds a turn of busy")
     parser.add_argument("--before", type=Path, help="an older checkout of this project")
     options = parser.parse_args()
     with EmbeddedServer(options=["--save", "", "--appendonly", "no"]) as server:
@@ -224,7 +226,7 @@ def race(
 ) -> dict[str, list[float]]:
     """Of each side tasks per second; scripts, and processor times in ms, for each task.
 
-    They take turns of half a second, the other is stopped meanwhile: so the machine's mood is the
+    They take turns (``--turn``), the other is stopped meanwhile: so the machine's mood is the
     same for both. A side's time is that of its turns.
     """
     with contextlib.ExitStack() as stack:
@@ -247,7 +249,7 @@ class Runner:
         self, options: argparse.Namespace, server: EmbeddedServer, tree: Path, pool: str,
         multiplier: int, stack: contextlib.ExitStack,
     ) -> None:  # fmt: skip
-        self._tasks, self._seconds = options.tasks, 0.0
+        self._tasks, self._turn, self._seconds = options.tasks, options.turn, 0.0
         self._runs = Runs(server, tree, 2, MULTIPLIER=str(multiplier))
         (self._worker,) = stack.enter_context(self._runs.workers(1, pool, SLOTS))
         stack.callback(self._signal, signal.SIGCONT)
@@ -276,7 +278,7 @@ class Runner:
             return
         began = time.perf_counter()
         self._signal(signal.SIGCONT)
-        while not self.is_over() and time.perf_counter() < began + 0.5:
+        while not self.is_over() and time.perf_counter() < began + self._turn:
             time.sleep(0.001)
         self._seconds += time.perf_counter() - began
         self._signal(signal.SIGSTOP)

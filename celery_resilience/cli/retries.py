@@ -88,8 +88,8 @@ def count(call: Call[Retries], *, queue: str | None, as_json: bool, **kwargs: An
 def show(call: Call[Retries], *, task_id: str, as_json: bool, **kwargs: Any) -> None:
     """Show one scheduled retry.
 
-    When it is due, every attempt before, and what comes with it. ID is a task's, or how it
-    begins.
+    When it is due, every attempt so far, and its arguments and headers. ID is a task id, or its
+    first characters.
     """
     from celery_resilience.cli.output import print_blocks, print_json
     from celery_resilience.cli.render_retry import as_json as json_of

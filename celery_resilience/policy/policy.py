@@ -7,6 +7,7 @@ backoff takes their place.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from random import Random
@@ -205,13 +206,18 @@ class Policy:
         terms = Terms(own.max_retries, own.max_elapsed, own.backoff, delay, counted=False)
         return retry(failure, terms, "raised by the task: Snooze", random, call_user_code)
 
-    def put_back(self, failure: Failure, random: Random) -> Decision:
+    def decide_requeue(self, failure: Failure, random: Random) -> Decision:
         """What follows when a task requeues its message: uncounted, with the policy's backoff, and
         not for longer than its ``max_elapsed`` (a day where it has none)."""
         own = self.terms_for(failure.verdict.kind)
         elapsed = DEFAULT.max_elapsed if own.max_elapsed is None else own.max_elapsed
         terms = Terms(None, elapsed, own.backoff, None, counted=False)
         return retry(failure, terms, "put back by the task: Reject", random, True)
+
+    def put_back(self, failure: Failure, random: Random) -> Decision:
+        """The old name of :meth:`decide_requeue`."""
+        warnings.warn("Policy.put_back is called decide_requeue", DeprecationWarning, stacklevel=2)
+        return self.decide_requeue(failure, random)
 
     def _check_rules(self, where: str) -> None:
         unconditional: list[tuple[str, Rule]] = []

@@ -1,6 +1,6 @@
 """Where a body finds what the attempts before it have left: ``self.context``.
 
-It is read from the message when the body first asks for it, and put back by the settlement. A
+It is read from the message when the body first asks for it, and written back by the settlement. A
 task that is sent meanwhile is given it as its parent's. A new message of the same task, as
 ``self.retry`` with new arguments makes one, is given all that lies behind it.
 """

@@ -126,7 +126,7 @@ def decide_failure(task: Any, failure: Failure, *, in_child: bool = True) -> Dec
 def decide_rejection(task: Any, failure: Failure) -> tuple[Verdict, Decision]:
     """The decision about a message that *task* has requeued, by ``Reject(requeue=True)``."""
     verdict = Verdict(Kind.UNKNOWN, "Reject", "code", "the task put its message back")
-    return verdict, task.policy_in_force.put_back(replace(failure, verdict=verdict), _random)
+    return verdict, task.policy_in_force.decide_requeue(replace(failure, verdict=verdict), _random)
 
 
 def failure_of(

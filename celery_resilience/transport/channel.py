@@ -115,7 +115,7 @@ class Channel(FetchingChannel):
         self.fetcher.ask(lua("move_unacked"), keys, args)
         self.fetcher.answer()
 
-    # Let go
+    # Acks
 
     def ack_soon(self, tag: str) -> bool:
         """Ack *tag* with the next question; False if there is none that follows at once."""
@@ -136,7 +136,7 @@ class Channel(FetchingChannel):
         return len(self._acks)
 
     def ack_now(self) -> None:
-        """Let go what was acknowledged, and wait until that is done."""
+        """Ack what is finished, and wait until that is done."""
         self.all_answered()
         while self._acks:
             self._ask(0)

@@ -1,4 +1,4 @@
--- Let go what was acknowledged, then take messages from lists: each is written down where it is
+-- Ack what is finished, then take messages from lists: each is written down where it is
 -- held before its list loses it.
 --
 -- KEYS  1 hash of what is held   2 kombu's index of it   3 the takes of workers   4 workers, by the

@@ -58,7 +58,7 @@ class FetchingChannel(_redis.Channel):  # type: ignore[misc]
         self._question = Question([], "", [])
         self._timing = FetchTiming()
         self._logged_at = -_LOG_EVERY
-        #: The connection went while a consumer was cancelled, or somebody else has closed it.
+        #: The connection went while a consumer was cancelled, or another thread has closed it.
         self._cut: BaseException | None = None
         #: Of each queue its name as JSON, and its lists, one for each priority.
         self._places: dict[str, tuple[bytes, list[bytes]]] = {}

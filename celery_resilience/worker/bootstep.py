@@ -118,8 +118,8 @@ class ResilienceStep(bootsteps.StartStopStep):
             c.task_consumer.channel.take_for(c)
         if self.settings.enabled and isinstance(broker, Prepares):
             broker.prepare(c.app.amqp.queues.consume_from)
-        if c.hub is None and self._checks is None:
-            self._checks = c.timer.call_repeatedly(_CHECK, self.settler.pending.check)
+        if c.hub is None:
+            self._check_by(c.timer)
 
     def start_late(self, c: Any) -> None:
         """Called once, in place of :meth:`start`, where *c* consumes already, in its loop."""
@@ -135,9 +135,14 @@ class ResilienceStep(bootsteps.StartStopStep):
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
         self.settler.pending.loop.watch(hub)
-        if self._checks is not None:  # of the last connection; Celery 5.7 has cancelled it itself
-            self._checks.cancel()
-        self._checks = hub.call_repeatedly(_CHECK, self.settler.pending.check)
+        self._check_by(hub)
+
+    def _check_by(self, timer: Any) -> None:
+        """Look after the settlements in wait, by *timer*; not every Celery keeps what it was told
+        at the last connection."""
+        if self._checks is not None:
+            getattr(self._checks, "entry", self._checks).cancel()  # one of greenlets repeats that
+        self._checks = timer.call_repeatedly(_CHECK, self.settler.pending.check)
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""

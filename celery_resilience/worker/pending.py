@@ -256,9 +256,12 @@ class PendingSettlements:
             self._store.leave(settlement)
             logger.warning("%s: not settled: %s", subject, problem)
             self.came_to_nothing(settlement.delivery.message)
+        over = False
         try:
             over = settlement.ended(result, settlement.tries)
-        finally:  # whoever listens may raise; its copy is there
+        except Exception:
+            logger.exception("%s: %s, which could not be told", subject, result.value)
+        finally:  # its copy is there
             if result is Result.DONE:
                 settlement.delivery.ack()
         if problem is not None and not over and result is not Result.NOT_OURS:

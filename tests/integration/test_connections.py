@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,29 @@ def test_lost_connection_is_no_death(
     assert client.letters() == []
     assert client.count("shop") == 0
     assert not re.search(r"celery_resilience/\S+:\d+: \w*Warning", worker.log())
+
+
+@pytest.mark.skipif(find_spec("eventlet") is None, reason="eventlet is not installed")
+@pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
+def test_worker_of_eventlet_settles_and_hears_of_a_lost_connection(
+    broker: Broker, client: Client, rabbitmq_server: RabbitServer, start_worker: StartWorker
+) -> None:
+    """Its sockets are not the standard library's, and its select can't poll."""
+    gate = client.record.with_name("gate")
+    worker = start_worker(SHOP, broker, pool="eventlet", concurrency=2, env=client.env)
+    assert client.value(client.send("flaky", "retried", 2))
+    client.send("refused", "dead")
+    eventually(lambda: len(client.letters()) == 1)
+    running = client.send("waits", "runs", str(gate))
+    eventually(lambda: client.executions()["runs"] == 1)
+    close(rabbitmq_server, broker)
+    eventually(lambda: "and runs here" in worker.log())
+    gate.touch()
+    assert client.value(running)
+    assert client.executions() == {"retried": 3, "dead": 1, "runs": 2}  # its first attempt fails
+    assert worker.terminate() == 0
+    assert client.count("shop") == 0
+    assert len(client.letters()) == 1
 
 
 @pytest.mark.parametrize(

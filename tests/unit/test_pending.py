@@ -188,6 +188,22 @@ def test_copy_that_is_there_is_acknowledged_though_a_listener_raises() -> None:
     assert acks == [True]
 
 
+def test_settlement_that_failed_goes_on_though_a_listener_raises() -> None:
+    """Unacknowledged, and forgotten here, its message would wait for the end of this worker."""
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    acks: list[bool] = []
+    problems: list[Exception | None] = [None, Unroutable("there is no queue jobs")]
+
+    def ended(result: Result, number: int) -> bool:
+        raise ValueError("a listener's")
+
+    delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: acks.append(True))
+    pending.start(Settlement(delivery, lambda done: done(problems.pop()), ended))
+    assert (acks, pending.failing) == ([], 1)
+    pending.use(SimpleNamespace())  # type: ignore[arg-type]
+    assert (acks, pending.unfinished) == ([True], 0)
+
+
 def test_settlement_that_fails_is_logged_once_for_all_messages(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -108,6 +108,13 @@ def test_each_error_gets_what_its_rule_says() -> None:
     assert retry.delay <= 2
 
 
+def test_old_name_of_the_decision_about_a_requeue_warns() -> None:
+    failed = failure(ValueError())
+    with pytest.warns(DeprecationWarning, match="decide_requeue"):
+        told = Policy(jitter="none").put_back(failed, Random(1))
+    assert told == Policy(jitter="none").decide_requeue(failed, Random(1))
+
+
 def test_first_matching_rule_wins() -> None:
     """As with except: the narrow one before the wide one."""
     policy = Policy(

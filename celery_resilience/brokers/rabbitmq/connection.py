@@ -7,7 +7,6 @@ connection must go on consuming.
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from typing import Any
 
 from celery_resilience.brokers.connections import CONNECT
 from celery_resilience.brokers.rabbitmq.greenlets import keep_deadline
-from celery_resilience.brokers.rabbitmq.pyamqp import tolerate_unreadable_properties
+from celery_resilience.brokers.rabbitmq.pyamqp import has_arrived, tolerate_unreadable_properties
 from celery_resilience.brokers.within import Awaited
 from celery_resilience.errors import BrokerError
 
@@ -116,7 +115,7 @@ class ConfirmingConnection:
         """Take in what has arrived."""
         with self.lock:
             try:
-                while self.connection is not None and _is_readable(self.connection.connection.sock):
+                while self.connection is not None and has_arrived(self.connection.connection):
                     self.connection.drain_events(timeout=0)
             except TimeoutError:
                 pass  # the rest of a frame is still on its way
@@ -155,13 +154,3 @@ class ConfirmingConnection:
 
 def _stay_closed() -> None:
     pass
-
-
-def _is_readable(sock: Any) -> bool:
-    """Whether *sock* has something for us: cheaper than to try and fail, once for each confirm."""
-    pending = getattr(sock, "pending", None)
-    if pending is not None and pending():  # over TLS one event may bring several frames
-        return True
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))

@@ -4,10 +4,9 @@ how long it waits for an answer."""
 from __future__ import annotations
 
 import errno
-import select
 from typing import Any
 
-from celery_resilience.brokers.rabbitmq.pyamqp import has_arrived
+from celery_resilience.brokers.rabbitmq.pyamqp import has_arrived, is_readable
 
 __all__ = ["end_with", "keep_deadline", "keep_deadlines", "wait_for_nothing"]
 
@@ -86,9 +85,7 @@ def keep_deadline(connection: Any) -> None:
             except OSError as exc:
                 if exc.errno not in _NOT_YET:
                     raise
-            poll = select.poll()
-            poll.register(transport.sock, select.POLLIN)
-            if not poll.poll(most * 1000):
+            if not is_readable(transport.sock, most):
                 raise TimeoutError(f"RabbitMQ has not sent the rest of a frame for {most:g} s")
 
     connection.blocking_read, transport._read = blocking_read, _read

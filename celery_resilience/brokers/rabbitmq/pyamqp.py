@@ -23,6 +23,7 @@ __all__ = [
     "UNREADABLE",
     "has_arrived",
     "is_alive",
+    "is_readable",
     "notice_losses",
     "tolerate_unreadable_properties",
 ]
@@ -108,9 +109,10 @@ def _has_ended(sock: Any, transport: Any, channel_id: int) -> bool:
 
 def _peek(sock: Any, size: int) -> bytes | None:
     """The first *size* bytes that wait to be read; none if *sock* has ended, None if none do."""
-    plain = getattr(sock, "_sock", sock)  # gevent's would wait
+    # Those of gevent and eventlet would wait.
+    plain = getattr(sock, "fd", None) or getattr(sock, "_sock", sock)
     try:
-        if plain.gettimeout() and not _is_readable(plain):
+        if plain.gettimeout() and not is_readable(plain):
             return None
         # An SSLSocket's own takes no flags.
         return _socket.socket.recv(plain, size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -120,10 +122,13 @@ def _peek(sock: Any, size: int) -> bytes | None:
         return b""
 
 
-def _is_readable(sock: Any) -> bool:
+def is_readable(sock: Any, seconds: float = 0.0) -> bool:
+    """Whether there is something to read on *sock*, or will be within so many *seconds*."""
+    if not hasattr(select, "poll"):  # eventlet has removed it; its select takes any descriptor
+        return bool(select.select([sock], [], [], seconds)[0])
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(seconds * 1000))
 
 
 def _closes(frames: bytes, channel_id: int) -> bool:

@@ -19,7 +19,7 @@ local until_ = call("ZSCORE", KEYS[1], ARGV[1])
 if until_ and tonumber(until_) > moment then
   return 0
 end
--- It may only have been stopped. What it held was put back, and it must not think that the server
+-- It may only have been stopped. What it held was requeued, and it must not think that the server
 -- has forgotten it; but it has to say again that it is alive, with its next take.
 call("ZREM", KEYS[1], "")
 local takes = tonumber(call("HGET", KEYS[3], ARGV[1]) or 0)
