@@ -312,18 +312,23 @@ for _name, _base in {"calls_itself": CallsItself, "calls_super": CallsSuper}.ite
 
 
 class Catches(Noted):
-    """It takes whatever comes out of the body for an answer, the Retry too."""
+    """It takes whatever comes out of the body for an answer, the Retry too.
+
+    The answer is always the same: the retry may end before the attempt that has published it.
+    """
 
     abstract = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().__call__(*args, **kwargs)
+            answer = super().__call__(*args, **kwargs)
         except Exception as exc:
             record(self.request.id, "caught", what(exc))
             if kwargs.get("then") == "ignores":
                 raise Ignore from None
-            return "caught"
+        else:
+            record(self.request.id, "answered", answer)
+        return "caught"
 
 
 CATCHES = {
