@@ -110,7 +110,7 @@ class Places:
                     envelope = Envelope.from_wire(loads(payload), "work")
                     found[_number(envelope)].append(envelope)
         else:
-            for name in self._delay_queues():
+            for name in self.delay_queues():
                 with self.scene.client.app.connection_for_read() as connection:
                     broker = open_broker(connection)
                     for each in broker.browse(name):
@@ -216,7 +216,7 @@ class Places:
                 complaints.append(f"{number} ({task.name}) is in {sorted(there)} x{copies} {why}")
             more = starts.get(number, 0) - task.starts
             if more > 0:
-                allowed = more <= scene.cell.row.doubles + (task.starts if forked else 0)
+                allowed = more <= scene.doubles + (task.starts if forked else 0)
                 tally["allowed" if allowed else "doubled"] += 1
                 if not allowed:
                     complaints.append(f"{number} ({task.name}) was started {more} times too often")
@@ -234,7 +234,7 @@ class Places:
             seconds=seconds, complaints=() if scene.stock else tuple(complaints),
         )  # fmt: skip
 
-    def _delay_queues(self) -> list[str]:
+    def delay_queues(self) -> list[str]:
         """The queues on RabbitMQ that retries wait in."""
         vhost = str(self.scene.client.app.conf.broker_url).rsplit("/", 1)[1]
         # Binaries come back from the node as sizes alone: so it is asked for text.

@@ -130,6 +130,8 @@ class Scene:
         self._supervised: list[Worker] = []
         #: How many workers have died, by our hand or by their task's.
         self.deaths = 0
+        #: How often more than it asked for each body may start.
+        self.doubles = self.cell.row.doubles
         self._numbers = itertools.count(1)
         results, number = self.servers.results, self.servers.database()
         _flush(results, number)
