@@ -62,11 +62,11 @@ def delay(headers: object, quota: bool = True) -> float | None:
     ],
     ids=str,
 )
-def test_a_dialect_is_understood(headers: dict[str, str], seconds: float | None) -> None:
+def test_dialect_is_understood(headers: dict[str, str], seconds: float | None) -> None:
     assert delay(headers) == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_the_dialects_are_asked_in_order() -> None:
+def test_dialects_are_asked_in_order() -> None:
     """Each one alone, then with every later one beside it: the earliest decides."""
     said = [
         ("retry-after-ms", "1000"),
@@ -85,11 +85,11 @@ def test_the_dialects_are_asked_in_order() -> None:
         assert delay(dict(reversed(said[at:]))) == pytest.approx(at + 1)
 
 
-def test_a_header_that_cant_be_read_leaves_it_to_the_next() -> None:
+def test_header_that_cant_be_read_leaves_it_to_the_next() -> None:
     assert delay({"retry-after-ms": "soon", "retry-after": "-1", "ratelimit-reset": "6"}) == 6
 
 
-def test_the_state_of_a_quota_counts_only_for_a_rate_limit() -> None:
+def test_state_of_a_quota_counts_only_for_a_rate_limit() -> None:
     for name, how, when in DIALECTS:
         value = {"milliseconds": "9", "ISO 8601": "2026-01-01T00:00:11Z"}.get(how, "9")
         headers = {name.replace("*", "requests"): value}
@@ -97,7 +97,7 @@ def test_the_state_of_a_quota_counts_only_for_a_rate_limit() -> None:
         assert delay(headers, quota=True) is not None
 
 
-def test_the_bucket_that_ran_dry_counts_and_else_the_slowest() -> None:
+def test_bucket_that_ran_dry_counts_and_else_the_slowest() -> None:
     resets = {"x-ratelimit-reset-requests": "5s", "x-ratelimit-reset-tokens": "50s"}
     assert delay(resets) == 50
     assert delay({**resets, "x-ratelimit-remaining-requests": "0"}) == 5
@@ -109,7 +109,7 @@ def test_the_bucket_that_ran_dry_counts_and_else_the_slowest() -> None:
     assert delay({**iso, "anthropic-ratelimit-requests-remaining": "0"}) == 5
 
 
-def test_a_far_future_is_given_as_it_is() -> None:
+def test_far_future_is_given_as_it_is() -> None:
     asked = delay({"Retry-After": "Thu, 01 Jan 2099 00:00:00 GMT"})
     assert asked == pytest.approx(73 * 365.25 * 86400, rel=0.001)
 
@@ -146,11 +146,11 @@ def test_headers_come_in_many_shapes(headers: object) -> None:
 @pytest.mark.parametrize(
     "headers", [None, "Retry-After: 3", b"x", 7, object(), [1, 2], _Endless(), {}]
 )
-def test_what_is_no_header_map_says_nothing(headers: object) -> None:
+def test_value_that_is_no_header_map_says_nothing(headers: object) -> None:
     assert delay(headers) is None
 
 
-def test_the_header_classes_of_the_clients_are_understood() -> None:
+def test_header_classes_of_the_clients_are_understood() -> None:
     sent = {"Retry-After": "3"}
     for shape in (
         library("httpx").Headers(sent),
@@ -209,13 +209,17 @@ VALUES = st.one_of(
 
 @settings(deadline=None)
 @given(st.dictionaries(st.one_of(NAMES, st.just("date"), st.text(max_size=9)), VALUES, max_size=8))
-def test_any_headers_give_a_delay_that_can_be_waited_or_none(headers: dict[str, object]) -> None:
+def test_headers_of_any_form_give_a_delay_that_can_be_waited_or_none(
+    headers: dict[str, object],
+) -> None:
     seconds = delay(headers)
     assert seconds is None or (type(seconds) is float and isfinite(seconds) and seconds >= 0)
 
 
 @settings(deadline=None)
 @given(st.text(max_size=200), st.text(max_size=60))
-def test_any_retry_after_gives_a_delay_that_can_be_waited_or_none(value: str, date: str) -> None:
+def test_retry_after_of_any_form_gives_a_delay_that_can_be_waited_or_none(
+    value: str, date: str
+) -> None:
     seconds = delay({"Retry-After": value, "Date": date})
     assert seconds is None or (isfinite(seconds) and seconds >= 0)

@@ -82,7 +82,7 @@ def test_properties_may_raise_anything(base: type[BaseException], error: type[In
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Interrupt])
-def test_a_property_that_raises_does_not_hide_the_next(error: type[BaseException]) -> None:
+def test_property_that_raises_does_not_hide_the_next(error: type[BaseException]) -> None:
     cls = type("Hostile", (Exception,), {"status_code": raising(error), "status": 503})
     assert answered(cls()).rule == "http.status.503"
 
@@ -107,7 +107,7 @@ def test_getattr_and_str_may_raise() -> None:
     answered(Hostile(Hostile()))
 
 
-def test_a_lying_class_is_not_believed() -> None:
+def test_lying_class_is_not_believed() -> None:
     class Liar(Exception):
         @property
         def __class__(self) -> type:  # type: ignore[override]
@@ -116,7 +116,7 @@ def test_a_lying_class_is_not_believed() -> None:
     assert answered(Liar()).kind is Kind.UNKNOWN
 
 
-def test_a_lying_delay_does_not_hide_the_status() -> None:
+def test_lying_delay_does_not_hide_the_status() -> None:
     delay = type("Liar", (), {"__class__": raising(Interrupt)})()
     cls = type("Hostile", (Exception,), {"retry_after": delay, "status": 503})
     assert answered(cls()).rule == "http.status.503"
@@ -163,7 +163,7 @@ def test_numbers_and_strings_may_be_strange_subclasses() -> None:
     assert answered(exception).retry_after == 3
 
 
-def test_a_metaclass_may_replace_everything() -> None:
+def test_metaclass_may_replace_everything() -> None:
     class Meta(type):
         @property
         def __mro__(cls) -> tuple[type, ...]:  # type: ignore[override]
@@ -192,7 +192,7 @@ def test_a_metaclass_may_replace_everything() -> None:
     assert answered(Hostile()).kind is Kind.TRANSIENT
 
 
-def test_a_module_name_may_be_anything() -> None:
+def test_module_name_may_be_anything() -> None:
     for module in (None, 7, "", "..", b"redis"):
         answered(type("Odd", (Exception,), {"__module__": module})())
 
@@ -238,7 +238,7 @@ def test_large_and_nested_groups_end_soon() -> None:
     assert time.perf_counter() - began < 2
 
 
-def test_a_member_that_is_shared_is_looked_at_once() -> None:
+def test_member_that_is_shared_is_looked_at_once() -> None:
     group = library("exceptiongroup").ExceptionGroup
     member: Exception = TimeoutError()
     for _ in range(7):
@@ -248,7 +248,7 @@ def test_a_member_that_is_shared_is_looked_at_once() -> None:
     assert time.perf_counter() - began < 1
 
 
-def test_a_reader_that_fails_leaves_it_to_the_next_rule() -> None:
+def test_reader_that_fails_leaves_it_to_the_next_rule() -> None:
     class Refused(dict[str, object]):
         def values(self) -> Any:
             raise Interrupt
@@ -257,7 +257,7 @@ def test_a_reader_that_fails_leaves_it_to_the_next_rule() -> None:
     assert answered(chained(exception, TimeoutError())).rule == "network.TimeoutError"
 
 
-def test_a_full_stack_is_survived() -> None:
+def test_full_stack_is_survived() -> None:
     """The exception to judge may be the RecursionError itself, with hardly a frame left."""
     found: list[Verdict] = []
 
@@ -275,7 +275,7 @@ def test_a_full_stack_is_survived() -> None:
     assert {verdict.kind for verdict in found} <= {Kind.PERMANENT, Kind.UNKNOWN}
 
 
-def test_an_unfinished_future_does_not_hold_us_up() -> None:
+def test_unfinished_future_does_not_hold_us_up() -> None:
     from concurrent.futures import Future
 
     answered(library("tenacity").RetryError(Future()))
@@ -346,7 +346,7 @@ def open_to_all(module: str, name: str) -> Any:
 @pytest.mark.parametrize(("module", "name"), BASES, ids=[name for _, name in BASES])
 @settings(deadline=None)
 @given(given=ATTRIBUTES, args=st.lists(st.one_of(st.integers(), st.text()), max_size=3))
-def test_any_attributes_get_an_answer(
+def test_attributes_of_any_form_get_an_answer(
     module: str, name: str, given: dict[str, object], args: list[object]
 ) -> None:
     cls = open_to_all(module, name)

@@ -28,7 +28,7 @@ from tests.classify.conftest import library
         ("http:404", Kind.PERMANENT, "http.status.404"),
     ],
 )
-def test_a_name_gets_the_verdict_of_its_class(name: str, kind: Kind, rule: str) -> None:
+def test_name_gets_the_verdict_of_its_class(name: str, kind: Kind, rule: str) -> None:
     verdict = classify_name(name)
     assert (verdict.kind, verdict.rule) == (kind, rule)
 
@@ -43,7 +43,7 @@ LIBRARIES = [
 
 
 @pytest.mark.parametrize(("name", "rule"), LIBRARIES)
-def test_a_class_of_a_library_is_imported(name: str, rule: str) -> None:
+def test_class_of_a_library_is_imported(name: str, rule: str) -> None:
     library(name.partition(".")[0])
     assert classify_name(name).rule == rule
 
@@ -59,7 +59,7 @@ def test_without_the_library_the_name_alone_decides(monkeypatch: pytest.MonkeyPa
     assert (unknown.kind, unknown.rule) == (Kind.UNKNOWN, "unknown")
 
 
-def test_the_hint_says_when_an_instance_would_say_more() -> None:
+def test_hint_says_when_an_instance_would_say_more() -> None:
     library("httpx")
     assert "`response`" in classify_name("httpx.HTTPStatusError").hint
 
@@ -81,7 +81,7 @@ def test_the_hint_says_when_an_instance_would_say_more() -> None:
         ("http:99999999999999", "is no status of a failure"),
     ],
 )
-def test_a_name_that_cant_be_understood_is_refused_with_a_way_out(name: str, said: str) -> None:
+def test_name_that_cant_be_understood_is_refused_with_a_way_out(name: str, said: str) -> None:
     with pytest.raises(ValueError, match="http:503") as refused:
         classify_name(name)
     assert said in str(refused.value)

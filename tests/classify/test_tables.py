@@ -32,18 +32,18 @@ def test_every_line_says_something_from_the_closed_lists() -> None:
         assert row.max_retries is None or row.max_retries > 0
 
 
-def test_no_line_is_there_twice() -> None:
+def test_lines_are_there_once() -> None:
     lines = Counter((row.family, row.what, row.key) for row in table())
     assert [line for line, times in lines.items() if times > 1] == []
 
 
-def test_a_root_module_belongs_to_one_family() -> None:
+def test_root_module_belongs_to_one_family() -> None:
     roots = Counter(root for family in LIBRARIES for root in family.roots)
     assert [root for root, times in roots.items() if times > 1] == []
     assert "builtins" not in roots
 
 
-def test_the_modules_import_the_standard_library_and_their_own_floor_only() -> None:
+def test_modules_import_the_standard_library_and_their_own_floor_only() -> None:
     allowed = (
         "celery_resilience.classify",
         "celery_resilience.errors",

@@ -18,7 +18,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_an_exception_gets_the_verdict_it_deserves(case: Case) -> None:
+def test_exception_gets_the_verdict_it_deserves(case: Case) -> None:
     verdict = classify(case.factory(), now=NOW)
     assert (verdict.kind, verdict.category) == (case.kind, case.category), verdict
     assert verdict.rule == case.rule or not case.rule, verdict
@@ -30,6 +30,6 @@ def test_an_exception_gets_the_verdict_it_deserves(case: Case) -> None:
     assert verdict.hint
 
 
-def test_the_table_of_cases_is_as_long_as_it_was() -> None:
+def test_table_of_cases_is_as_long_as_it_was() -> None:
     """A case that falls out of a list by accident is missed here."""
     assert len(CASES) >= 560

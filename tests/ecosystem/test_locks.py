@@ -31,7 +31,7 @@ except Exception as exc:
     ("package", "second", "keys"),
     [("celery_once", "AlreadyQueued", "qo_*"), ("celery_singleton", "True", "SINGLETONLOCK_*")],
 )
-def test_a_task_is_queued_once_until_its_last_attempt(
+def test_task_is_queued_once_until_its_last_attempt(
     scene, start_worker, tmp_path, package, second, keys
 ):
     if find_spec(package) is None:

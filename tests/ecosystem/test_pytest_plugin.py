@@ -12,7 +12,7 @@ from tests.worker import ROOT
 need("redis")
 
 
-def test_a_users_own_tests_pass_with_the_fixtures_of_celery(scene, tmp_path):
+def test_users_own_tests_pass_with_the_fixtures_of_celery(scene, tmp_path):
     file = ROOT / "tests" / "ecosystem" / "apps" / "with_plugin.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "celery.contrib.pytest"]
     done = subprocess.run(

@@ -46,7 +46,7 @@ def postgres() -> Iterator[PostgresServer]:
         server.stop()
 
 
-def test_every_attempt_runs_in_the_schema_of_its_sender(scene, start_worker, tmp_path, postgres):
+def test_attempts_run_in_the_schema_of_their_sender(scene, start_worker, tmp_path, postgres):
     env = {**scene.env, "POSTGRES_PORT": str(postgres.port)}
     told = {**os.environ, **env, "BROKER_URL": scene.url, "BACKEND_URL": scene.url}
     told["PYTHONPATH"] = str(ROOT)

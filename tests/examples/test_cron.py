@@ -14,7 +14,7 @@ from tests.examples.command import Example
     ("name", "waits"),
     [("EXPONENTIAL", [1, 2, 4, 8]), ("LINEAR", [1, 2, 3, 4]), ("FIXED", [1, 1, 1, 1])],
 )
-def test_the_backoffs_are_those_of_the_wrapper_that_they_replace(monkeypatch, name, waits):
+def test_backoffs_are_those_of_the_wrapper_that_they_replace(monkeypatch, name, waits):
     monkeypatch.setenv("BROKER_URL", "memory://")
     monkeypatch.setenv("BACKEND_URL", "cache+memory://")
     from examples.cron import tasks

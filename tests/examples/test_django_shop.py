@@ -7,7 +7,7 @@ import re
 from tests.examples.command import Example
 
 
-def test_a_django_project_retries_buries_and_replays():
+def test_django_project_retries_buries_and_replays():
     """What is committed is charged once, in spite of the bank; what is rolled back never is."""
     ended = Example("examples.django_shop", "django").ended()
     out = ended.output

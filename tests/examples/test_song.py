@@ -38,7 +38,7 @@ def test_every_call_has_the_limits_of_the_table(name):
     assert call.options()["failure_policy"] == call.policy
 
 
-def test_the_table_has_no_other_rows():
+def test_table_has_no_other_rows():
     library("httpx")
     from examples.song.calls import CALLS
 

@@ -54,7 +54,7 @@ def said(value: Any) -> str:
 
 @settings(max_examples=300, deadline=None)
 @given(text=ours.map(said) | anything | st.text() | st.binary())
-def test_any_header_is_a_history(text: Any) -> None:
+def test_header_of_any_form_is_a_history(text: Any) -> None:
     """Reading it raises nothing, what was read can be written, and that reads the same."""
     history = History.loads(text)
     attempt = Attempt(1, 0.0, 0.0, "w", "E", "m", "unknown", "r")
@@ -70,7 +70,7 @@ def test_any_header_is_a_history(text: Any) -> None:
     headers=st.dictionaries(st.text(max_size=10), anything, max_size=4),
     content_type=st.none() | st.text(max_size=20) | st.just("application/x-celery-resilience"),
 )
-def test_any_message_is_a_letter(
+def test_message_of_any_form_becomes_a_letter(
     text: Any, body: bytes, headers: dict[str, Any], content_type: str | None
 ) -> None:
     """Whatever lies in a dead-letter queue can be read, shown, and written again."""
@@ -99,7 +99,7 @@ def test_any_message_is_a_letter(
         },
     )
 )
-def test_any_payload_is_an_envelope(raw: dict[str, Any]) -> None:
+def test_payload_of_any_form_is_an_envelope(raw: dict[str, Any]) -> None:
     """kombu hands a worker what a list of Redis holds; no more is known about it."""
     envelope = Envelope.from_wire(raw, "work")
     assert isinstance(envelope.body, bytes)
@@ -162,7 +162,7 @@ def message(chance: random.Random, number: str) -> tuple[bytes, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("broker", "pool"), [("redis", "prefork"), ("redis", "solo"), ("rabbitmq-classic", "threads")]
 )
-def test_no_message_kills_a_worker_or_vanishes(
+def test_messages_of_any_form_kill_no_worker_and_stay(
     broker: str, pool: str, servers: Servers, tmp_path: Path
 ) -> None:
     """Each is a letter, or ran, or was dropped for its own ``expires``; the next one runs."""
@@ -207,7 +207,7 @@ def odd(place: tuple[str, ...], value: Any, number: str) -> bytes:
 
 
 @pytest.mark.parametrize("broker", REDIS)
-def test_no_property_of_any_type_ends_a_worker(
+def test_properties_of_any_type_end_no_worker(
     broker: str, servers: Servers, tmp_path: Path
 ) -> None:
     """It runs or is a letter, and the worker goes on."""

@@ -17,7 +17,7 @@ _FRAME = 131_072
 
 
 @pytest.mark.parametrize("size", [0, 50_000, 90_000, 119_000, 125_000, 500_000])
-def test_a_letter_fits_into_a_frame_and_keeps_the_message(size: int) -> None:
+def test_letter_fits_into_a_frame_and_keeps_the_message(size: int) -> None:
     """Packed or not: what is read is what was received."""
     headers = {"task": "t", "id": "1", "large": "x" * size, "at": datetime.now(timezone.utc)}
     message = Envelope(b"\x00body", "application/json", "utf-8", headers, {"priority": 3}, "work")

@@ -19,16 +19,16 @@ ON_4 = list(cells(["7-retry", "9-warm"], ["rabbitmq-quorum"], ["prefork"]))
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_nothing_is_lost(cell: Cell, servers: Servers, tmp_path: Path) -> None:
+def test_cell_loses_nothing(cell: Cell, servers: Servers, tmp_path: Path) -> None:
     """Every task is in exactly one place, and ran no more often than the row allows."""
     count = play(cell, servers, tmp_path)
     assert count.kept, f"{cell.row.what}: {count}"
 
 
 @pytest.mark.parametrize("cell", ON_4, ids=str)
-def test_nothing_is_lost_on_rabbitmq_4(cell: Cell, servers4: Servers, tmp_path: Path) -> None:
+def test_cell_loses_nothing_on_rabbitmq_4(cell: Cell, servers4: Servers, tmp_path: Path) -> None:
     """The same on the newest broker."""
-    test_nothing_is_lost(cell, servers4, tmp_path)
+    test_cell_loses_nothing(cell, servers4, tmp_path)
 
 
 def test_ci_names_cells_that_there_are() -> None:

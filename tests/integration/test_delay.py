@@ -147,7 +147,7 @@ def test_retry_comes_within_two_seconds_and_never_early(
 
 
 @both
-def test_no_worker_holds_a_retry_that_waits(
+def test_scheduled_retry_is_held_by_no_worker(
     broker: Broker, client: Client, start_worker: StartWorker
 ) -> None:
     """The worker can end; the retry is in none of its queues, but in the broker."""

@@ -261,7 +261,7 @@ def test_prefetch_count_is_kept(reader, put, db) -> None:
     assert sorted(seen) == list(range(20))
 
 
-def test_no_ack_means_not_held(reader, put, db) -> None:
+def test_messages_without_acks_are_not_held(reader, put, db) -> None:
     consumer = reader("a", no_ack=True)
     put("a", 1)
     assert bodies(consumer.read(1)) == [1]

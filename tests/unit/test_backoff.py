@@ -115,7 +115,7 @@ def test_ceilings_never_shrink(backoff: Backoff, attempt: int) -> None:
 
 
 @given(backoffs(), attempts, seconds, seeds)
-def test_no_one_comes_back_before_the_server_said(
+def test_retries_wait_until_the_server_said(
     backoff: Backoff, attempt: int, retry_after: float, seed: int
 ) -> None:
     """The cap does not shorten the server's delay, and at most the ceiling comes on top."""
@@ -147,7 +147,7 @@ def test_at_the_cap_a_proportion_still_spreads() -> None:
 
 
 @pytest.mark.parametrize("attempt", [1024, 1025, 10**6, 10**400])
-def test_no_number_of_attempts_overflows(attempt: int) -> None:
+def test_attempts_of_any_number_do_not_overflow(attempt: int) -> None:
     """2.0 ** 1024 is more than a float holds."""
     assert Backoff().ceiling(attempt) == 600
     assert Backoff(shape="linear").ceiling(attempt) == 600

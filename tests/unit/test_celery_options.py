@@ -180,7 +180,7 @@ def test_fractions_are_honoured() -> None:
 
 
 @pytest.mark.parametrize("no_backoff", [False, 0, 0.0])
-def test_no_backoff_is_no_backoff(no_backoff: object) -> None:
+def test_retry_backoff_false_or_zero_is_the_default_delay(no_backoff: object) -> None:
     """Celery says it as False or 0."""
     assert delays(options(autoretry_for=(Timeout,), retry_backoff=no_backoff), 1) == [180]
 
@@ -209,7 +209,7 @@ def test_max_retries_in_retry_kwargs_wins_unless_it_is_none() -> None:
     assert isinstance(decide(policy, retries=1), GiveUp)
 
 
-def test_no_deadline_binds_them() -> None:
+def test_celery_options_have_no_deadline() -> None:
     """max_elapsed is for policies and the classifier."""
     policy = options(autoretry_for=(Timeout,))
     assert isinstance(decide(policy, age=10 * 86400.0), RetryLater)

@@ -53,7 +53,7 @@ class Published:
         publisher._on_return(None, "", "letters", message)
 
 
-def test_one_that_comes_back_is_not_let_go(publisher: ConfirmingPublisher) -> None:
+def test_message_that_comes_back_is_not_acknowledged(publisher: ConfirmingPublisher) -> None:
     before = Published(publisher, b"1", id="a")
     after = Published(publisher, b"2", id="b")
     after.comes_back(publisher)

@@ -82,7 +82,7 @@ def committed() -> list[Path]:
     return [path for name in done.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def test_no_file_names_a_registry_or_a_machine():
+def test_files_name_no_registry_and_no_machine():
     # Patterns that do not match themselves.
     banned = re.compile(rb"pypi\.org/simple|files\.pythonhosted\.org|/ro[o]t/|/wo[r]k/")
     found = [

@@ -167,7 +167,7 @@ def test_queue_that_cannot_be_one_is_left_out(queue):
 
 
 @given(st.dictionaries(short, json_values, max_size=4), st.binary(max_size=50), st.none() | short)
-def test_any_message_is_a_letter(headers, body, content_type):
+def test_message_of_any_form_becomes_a_letter(headers, body, content_type):
     received = Envelope(body, content_type, "utf-8", headers, queue="dead_letter")
     letter = DeadLetter.from_envelope(received)
     assert letter.id

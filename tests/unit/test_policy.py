@@ -574,7 +574,7 @@ def test_users_functions_are_not_called_where_the_parent_decides(
     assert caplog.records == []
 
 
-def test_no_delay_is_asked_for_when_the_retries_are_used_up() -> None:
+def test_delay_is_not_asked_for_when_the_retries_are_used_up() -> None:
     """A function of the user's may be slow."""
     called: list[object] = []
     policy = Policy(on(Timeout).retry(max_retries=1, delay=called.append))  # type: ignore[arg-type]

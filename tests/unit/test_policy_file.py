@@ -181,7 +181,7 @@ _VALUES = [
     st.integers(0, GOOD.count("\n") - 1), st.integers(0, 40), st.integers(0, 9),
     st.sampled_from(["", "\n", "[[", "]]", ".", "=", '"', *_VALUES]), st.sampled_from(_VALUES),
 )  # fmt: skip
-def test_no_file_whatever_stops_the_worker_without_a_line(tmp_path_factory, n, at, cut, put, value):
+def test_file_of_any_form_is_read_or_refused_with_a_line(tmp_path_factory, n, at, cut, put, value):
     """A value of another type, or any text anywhere: it is read, or refused with a line."""
     lines = GOOD.split("\n")
     line = lines[n]

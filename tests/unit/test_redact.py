@@ -77,7 +77,7 @@ others = st.one_of(st.text(st.sampled_from("xyz'\"\\,{}[]"), max_size=5), st.int
 
 
 @given(st.dictionaries(st.sampled_from(["n", "it's", 'a"b']), others, max_size=2), values, others)
-def test_no_part_of_a_secret_survives_in_a_repr(before, secret, after):
+def test_secret_is_masked_whole_in_a_repr(before, secret, after):
     arguments = {**before, "token": secret, "after": after}
     texts = [repr(arguments), pformat(arguments, width=20)]
     if "b'" not in texts[0] and 'b"' not in texts[0]:
@@ -87,13 +87,13 @@ def test_no_part_of_a_secret_survives_in_a_repr(before, secret, after):
 
 
 @given(values, st.integers(0, 200))
-def test_no_part_of_a_secret_survives_where_the_text_is_cut(secret, at):
+def test_secret_is_masked_whole_where_the_text_is_cut(secret, at):
     text = repr({"n": [1, {"Card": secret}]})
     assert SECRET not in redact(text[:at] + "...")
 
 
 @given(secrets, st.sampled_from([repr, json.dumps]))
-def test_no_part_of_a_secret_survives_in_json(secret, quote):
+def test_secret_is_masked_whole_in_json(secret, quote):
     inner = json.dumps({"token": secret, "n": 1})
     for text in (inner, f"the server said {inner}, sorry", quote(inner), quote({"body": inner})):
         assert SECRET not in redact(text), text

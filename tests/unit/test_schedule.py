@@ -167,7 +167,7 @@ def test_horizon_ends_at_the_deadline() -> None:
     assert schedule(policy).horizon == Horizon(300, 300, 300, 300)
 
 
-def test_no_retries_have_no_horizon() -> None:
+def test_policy_without_retries_has_no_horizon() -> None:
     """0 means never."""
     assert schedule(Policy(max_retries=0)).horizon == Horizon(0, 0, 0, 0)
     assert peak_rate(Policy(max_retries=0), 10) == ()

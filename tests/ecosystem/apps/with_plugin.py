@@ -20,7 +20,7 @@ def celery_worker_parameters() -> dict[str, Any]:
     return {"perform_ping_check": False, "shutdown_timeout": 20}
 
 
-def test_a_task_recovers(celery_app, celery_worker):
+def test_task_recovers(celery_app, celery_worker):
     install(celery_app)
 
     @celery_app.task(bind=True, autoretry_for=(ConnectionError,), default_retry_delay=0)
