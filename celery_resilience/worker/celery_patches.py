@@ -19,7 +19,7 @@ from celery_resilience.brokers.rabbitmq.greenlets import end_with, wait_for_noth
 from celery_resilience.brokers.rabbitmq.pyamqp import notice_losses, tolerate_unreadable_properties
 from celery_resilience.settings import Settings
 from celery_resilience.worker.banner import add_to_banner
-from celery_resilience.worker.jobs import keep_what_runs, keeping_sent
+from celery_resilience.worker.jobs import keep_partial_results, keep_what_runs, keeping_sent
 from celery_resilience.worker.lost_connection import InHand
 from celery_resilience.worker.revocation import hear_revocations
 from celery_resilience.worker.settle import Settler
@@ -214,6 +214,10 @@ CONSUMER: tuple[Patch, ...] = (
 )  # fmt: skip
 
 CONNECTION: tuple[Patch, ...] = (
+    Patch("Hub.reset TaskPool.register_with_event_loop TaskPool.stop",
+          "after a lost connection Celery takes the rest of a result for the beginning of another",
+          lambda c, ours: keep_partial_results(c.hub, c.pool),
+          where=lambda c: c.hub is not None, always=True),
     Patch("TaskPool.flush",
           "Celery forgets at a reconnect what its processes run",
           lambda c, ours: keep_what_runs(c.pool), always=True, until=(5, 6)),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import select
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from time import monotonic
+from types import GeneratorType
 from typing import Any
 
 from celery.worker import state
 
-__all__ = ["keep_what_runs", "keeping_sent"]
+__all__ = ["keep_partial_results", "keep_what_runs", "keeping_sent"]
+
+logger = logging.getLogger("celery_resilience")
+
+#: How long a child may take to send the rest of a result when the worker ends, in seconds.
+_REST = 10.0
 
 
 def keep_what_runs(pool: Any) -> None:
@@ -43,3 +52,53 @@ def keeping_sent(pool: Any) -> Iterator[None]:
 def _is_with_a_child(job: Any) -> bool:
     process = getattr(job, "_write_to", None)
     return process is not None and process._is_alive() and not job.ready()
+
+
+def keep_partial_results(hub: Any, pool: Any) -> None:
+    """Celery forgets, when it resets its loop, which results its children have sent in part: it
+    would take the rest for the beginning of another one, and the worker would end of it, or wait
+    for ever for what never comes."""
+    if not hasattr(pool, "register_with_event_loop") or hasattr(hub.reset, "keeps_results"):
+        return
+    reset, register, stop = hub.reset, pool.register_with_event_loop, pool.stop
+    partial: dict[int, Generator[None, None, None]] = {}
+
+    def resetting() -> None:
+        for fd in getattr(pool._pool, "_fileno_to_outq", ()):
+            read = hub.readers.get(fd, (None,))[0]
+            if isinstance(read, GeneratorType):
+                partial[fd] = read
+        reset()
+
+    def registering(loop: Any) -> None:
+        register(loop)
+        for fd, read in partial.items():
+            if fd in pool._pool._fileno_to_outq:
+                loop.add_reader(fd, read)
+        partial.clear()
+
+    def stopping() -> None:  # until Celery 5.7 its loop is reset then, too
+        _finish(partial)
+        stop()
+
+    resetting.__dict__["keeps_results"] = True
+    hub.reset, pool.register_with_event_loop, pool.stop = resetting, registering, stopping
+
+
+def _finish(partial: dict[int, Generator[None, None, None]]) -> None:
+    """Read the rest of the results that are there in part, and take them out of *partial*."""
+    until = monotonic() + _REST
+    poll = select.poll()
+    for fd in partial:
+        poll.register(fd, select.POLLIN)
+    while partial and (left := until - monotonic()) > 0:
+        for fd, _ in poll.poll(left * 1000):
+            try:
+                next(partial[fd])
+                continue
+            except StopIteration:
+                pass
+            except Exception as exc:  # as an end of the file: the child has died
+                logger.warning("a result that a process of the pool has sent in part: %r", exc)
+            poll.unregister(fd)
+            del partial[fd]

@@ -234,8 +234,10 @@ class PendingSettlements:
             settlement.tries, settlement.waiting = settlement.tries + 1, False
             try:
                 settlement.begin(lambda problem: self._over(settlement, problem))
-            except Exception as exc:
+            except BaseException as exc:
                 self._over(settlement, exc)
+                if not isinstance(exc, Exception):
+                    raise
 
     def _repeat(self, settlement: Settlement) -> None:
         with self._lock:
@@ -261,11 +263,11 @@ class PendingSettlements:
             over = settlement.ended(result, settlement.tries)
         except Exception:
             logger.exception("%s: %s, which could not be told", subject, result.value)
-        finally:  # its copy is there
-            if result is Result.DONE:
+        finally:  # a greenlet may be out of time
+            if problem is None:  # its copy is there
                 settlement.delivery.ack()
-        if problem is not None and not over and result is not Result.NOT_OURS:
-            self._again(settlement, problem)
+            elif not over and result is not Result.NOT_OURS:
+                self._again(settlement, problem)
 
     def _again(self, settlement: Settlement, problem: BaseException) -> None:
         self._log.failed(settlement.delivery.subject, problem)

@@ -250,6 +250,15 @@ def opens(name: str, gate: str) -> str:
 
 
 @app.task(base=ResilientTask)
+def fails_at_length(name: str, gate: str) -> None:
+    """Wait until the file *gate* is there, and fail with many words."""
+    record(name)
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    raise PermanentError("no" * 20_000)
+
+
+@app.task(base=ResilientTask)
 def kills_worker(name: str, after: float = 0.3) -> None:
     """The whole worker, as the OOM killer does; its children end with it."""
     record(name)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
+import struct
+import termios
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -217,3 +220,52 @@ def test_request_that_waits_for_a_thread_is_kept_over_every_loss(
     with redis.Redis.from_url(broker.redis_url) as db:
         eventually(lambda: not db.exists("shop", *db.keys("celery_resilience:held:*")))
     assert client.executions() == {f"t-{n}": 2 for n in range(6)}
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+def test_result_that_a_process_has_sent_in_part_is_read_on_after_a_lost_connection(
+    broker: Broker, client: Client, rabbitmq_server: RabbitServer, start_worker: StartWorker
+) -> None:
+    """What follows it in its pipe is another one's, and no worker ends of it."""
+    worker = start_worker(SHOP, broker, concurrency=1, env=client.env)
+    gate = client.record.with_name("gate")
+    client.send("fails_at_length", "long", str(gate))
+    eventually(client.executions)
+    (child,) = client.inspect("stats", worker.name)[worker.name]["pool"]["processes"]
+    with contextlib.ExitStack() as stack:
+        pipes = narrow_pipes(child)
+        worker.send(signal.SIGSTOP)
+        stack.callback(worker.send, signal.SIGCONT)
+        gate.touch()
+        eventually(lambda: any(waiting(pipe) for pipe in pipes))
+        os.kill(child, signal.SIGSTOP)
+        stack.callback(os.kill, child, signal.SIGCONT)
+        worker.send(signal.SIGCONT)
+        eventually(lambda: not any(waiting(pipe) for pipe in pipes))
+        close(rabbitmq_server, broker)
+        eventually(lambda: worker.log().count("Connected to amqp") > 1)
+    for pipe in pipes:
+        os.close(pipe)
+    assert client.value(client.send("slow", "next", 0.0)) == "next"
+    eventually(lambda: client.count("shop") == 0)
+    assert worker.terminate() == 0
+    assert client.executions() == {"long": 1, "next": 1}
+    assert len(client.letters()) == 1
+
+
+def narrow_pipes(child: int) -> list[int]:
+    """The pipes that *child* has open hold one page each from now on."""
+    pipes = []
+    for entry in Path(f"/proc/{child}/fd").iterdir():
+        if os.readlink(entry).startswith("pipe:"):
+            pipe = os.open(entry, os.O_RDONLY | os.O_NONBLOCK)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)  # type: ignore[attr-defined]
+            pipes.append(pipe)
+    return pipes
+
+
+def waiting(pipe: int) -> int:
+    """How many bytes nobody has read yet."""
+    (number,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))
+    return int(number)

@@ -188,6 +188,38 @@ def test_copy_that_is_there_is_acknowledged_though_a_listener_raises() -> None:
     assert acks == [True]
 
 
+@pytest.mark.parametrize("where", ["begin", "ended"])
+def test_settlement_goes_on_though_its_greenlet_is_out_of_time(where: str) -> None:
+    """gevent's Timeout is no Exception."""
+
+    class Timeout(BaseException):
+        pass
+
+    pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
+    acks: list[bool] = []
+    late = [True]
+
+    def out_of_time(step: str) -> None:
+        if step == where and late:
+            late.clear()
+            raise Timeout
+
+    def begin(done: Done) -> None:
+        out_of_time("begin")
+        done(ConnectionError("away") if late else None)
+
+    def ended(result: Result, number: int) -> bool:
+        out_of_time("ended")
+        return False
+
+    delivery = Delivery(SimpleNamespace(), ENVELOPE, lambda: acks.append(True))
+    with pytest.raises(Timeout):
+        pending.start(Settlement(delivery, begin, ended))
+    assert (acks, pending.failing) == ([], 1)
+    pending.use(SimpleNamespace())  # type: ignore[arg-type]
+    assert (acks, pending.unfinished) == ([True], 0)
+
+
 def test_settlement_that_failed_goes_on_though_a_listener_raises() -> None:
     """Unacknowledged, and forgotten here, its message would wait for the end of this worker."""
     pending = PendingSettlements(SimpleNamespace(blueprint=SimpleNamespace(state=None)))
