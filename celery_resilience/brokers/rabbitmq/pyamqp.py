@@ -12,6 +12,7 @@ import logging
 import select
 import socket
 import struct
+from importlib import import_module
 from typing import Any
 
 from amqp.basic_message import Message
@@ -124,11 +125,19 @@ def _peek(sock: Any, size: int) -> bytes | None:
 
 def is_readable(sock: Any, seconds: float = 0.0) -> bool:
     """Whether there is something to read on *sock*, or will be within so many *seconds*."""
-    if not hasattr(select, "poll"):  # eventlet has removed it; its select takes any descriptor
+    if seconds and not hasattr(select, "poll"):  # others go on; its select takes any descriptor
         return bool(select.select([sock], [], [], seconds)[0])
-    poll = select.poll()
+    poll = _select().poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
+
+
+def _select() -> Any:
+    """The standard library's. From eventlet's poll is removed, and its select lets one greenlet at
+    a time wait for a descriptor: a mere look would end the worker's loop, which does."""
+    if hasattr(select, "poll"):
+        return select
+    return import_module("eventlet.patcher").original("select")
 
 
 def _closes(frames: bytes, channel_id: int) -> bool:
