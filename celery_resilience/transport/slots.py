@@ -93,7 +93,9 @@ class Slots:
         """How many tasks run at a time, with those slots that an autoscaler would add; None: the
         pool does not tell."""
         scaler = getattr(self._controller, "autoscaler", None)
-        number = getattr(scaler, "max_concurrency", None) or self._pool.num_processes
+        # Until Celery 5.7 a pool of gevent's greenlets tells how many run.
+        size = getattr(getattr(self._pool, "_pool", None), "size", None)
+        number = getattr(scaler, "max_concurrency", None) or size or self._pool.num_processes
         return max(1, number) if isinstance(number, int) else None
 
     def room(self, wanted: int, undelivered: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_resilience.brokers.base import Prepares
 from celery_resilience.brokers.connect import open_broker
+from celery_resilience.brokers.rabbitmq.pyamqp import refuse_lost
 from celery_resilience.settings import Settings, dead_letter_queues, refuse_long_names
 from celery_resilience.task.async_body import refuse_async_bodies
 from celery_resilience.task.context_store import refuse_stores_without_keys
@@ -22,6 +24,7 @@ from celery_resilience.worker.celery_patches import (
     CONNECTION,
     CONSUMER,
     apply_patches,
+    is_rabbitmq_with_hub,
     is_virtual,
     runs_in_loop,
 )
@@ -119,7 +122,7 @@ class ResilienceStep(bootsteps.StartStopStep):
         if self.settings.enabled and isinstance(broker, Prepares):
             broker.prepare(c.app.amqp.queues.consume_from)
         if c.hub is None:
-            self._check_by(c.timer)
+            self._check_by(c.timer, self.settler.pending.check)
 
     def start_late(self, c: Any) -> None:
         """Called once, in place of :meth:`start`, where *c* consumes already, in its loop."""
@@ -135,14 +138,20 @@ class ResilienceStep(bootsteps.StartStopStep):
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called by workers that have an event loop, before it runs."""
         self.settler.pending.loop.watch(hub)
-        self._check_by(hub)
 
-    def _check_by(self, timer: Any) -> None:
-        """Look after the settlements in wait, by *timer*; not every Celery keeps what it was told
-        at the last connection."""
+        def check() -> None:
+            if is_rabbitmq_with_hub(c):
+                refuse_lost(c.connection)
+            self.settler.pending.check()
+
+        self._check_by(hub, check)
+
+    def _check_by(self, timer: Any, check: Callable[[], None]) -> None:
+        """Have *timer* repeat the *check*; not every Celery keeps what it was told at the last
+        connection."""
         if self._checks is not None:
             getattr(self._checks, "entry", self._checks).cancel()  # one of greenlets repeats that
-        self._checks = timer.call_repeatedly(_CHECK, self.settler.pending.check)
+        self._checks = timer.call_repeatedly(_CHECK, check)
 
     def stop(self, c: Any) -> None:
         """The loop has ended, the pool goes on: from now on everything is settled at once."""

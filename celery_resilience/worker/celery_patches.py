@@ -16,7 +16,11 @@ from celery import VERSION
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from celery_resilience.brokers.rabbitmq.greenlets import end_with, wait_for_nothing
-from celery_resilience.brokers.rabbitmq.pyamqp import notice_losses, tolerate_unreadable_properties
+from celery_resilience.brokers.rabbitmq.pyamqp import (
+    notice_losses,
+    tell_of_losses,
+    tolerate_unreadable_properties,
+)
 from celery_resilience.settings import Settings
 from celery_resilience.worker.banner import add_to_banner
 from celery_resilience.worker.jobs import keep_partial_results, keep_what_runs, keeping_sent
@@ -28,7 +32,16 @@ from celery_resilience.worker.source_queue import name_the_queue, remember_tags,
 from celery_resilience.worker.transport import WorkerTransport, bound_connections
 from celery_resilience.worker.unprocessable import UnprocessableMessages
 
-__all__ = ["CONNECTION", "CONSUMER", "Ours", "Patch", "apply_patches", "is_virtual", "runs_in_loop"]
+__all__ = [
+    "CONNECTION",
+    "CONSUMER",
+    "Ours",
+    "Patch",
+    "apply_patches",
+    "is_rabbitmq_with_hub",
+    "is_virtual",
+    "runs_in_loop",
+]
 
 
 class Ours(Protocol):
@@ -88,6 +101,11 @@ def _is_rabbitmq(c: Any) -> bool:
 
 def _is_rabbitmq_without_hub(c: Any) -> bool:
     return c.hub is None and _is_rabbitmq(c)
+
+
+def is_rabbitmq_with_hub(c: Any) -> bool:
+    """Whether a loop of Celery's reads the connection of *c* to RabbitMQ."""
+    return c.hub is not None and c.connection is not None and _is_rabbitmq(c)
 
 
 # Of the consumer
@@ -241,6 +259,9 @@ CONNECTION: tuple[Patch, ...] = (
     Patch("Connection.drain_events",
           "kombu connects again without a word when another greenlet has noticed the loss",
           lambda c, ours: end_with(c.connection), where=_is_rabbitmq_without_hub),
+    Patch("Connection.drain_events Connection.heartbeat_check",
+          "a lost connection that is noticed outside of the loop would never be consumed again",
+          lambda c, ours: tell_of_losses(c.connection), where=is_rabbitmq_with_hub, always=True),
     Patch("event_dispatcher.connection.drain_events",
           "Celery waits a tenth of a second for its events' connection after each message",
           lambda c, ours: _wait_for_no_events(c), where=_is_rabbitmq_without_hub),

@@ -10,7 +10,7 @@ import redis
 
 from celery_resilience.brokers.redis import leases
 from celery_resilience.operate import doctor_redis
-from celery_resilience.operate.diagnosis import Diagnosis
+from celery_resilience.operate.diagnosis import Diagnosis, Finding
 from tests.client import Client
 from tests.servers import eventually
 from tests.worker import Broker, Worker
@@ -39,9 +39,9 @@ def test_message_of_a_forgotten_worker_that_was_killed_is_run(
         eventually(lambda: len(client.executions()) == 4 and holds(db) == 4)
         other.send(signal.SIGSTOP)  # nobody gives anything back before the doctor has looked
         worker.kill()
+        (finding,) = eventually(lambda: held_by_the_dead(client))
+        assert "4 messages are held by 1 workers that died" in finding.what
         with Diagnosis(client.app, "celery -A shop") as diagnosis:
-            (finding,) = eventually(lambda: [*doctor_redis.held_by_the_dead(diagnosis)])
-            assert "4 messages are held by 1 workers that died" in finding.what
             assert sum(diagnosis.retries.orphans().values()) == 4
         other.send(signal.SIGCONT)
         # The other one knows it: a new one would find it, for it looks through all that is held.
@@ -52,6 +52,11 @@ def test_message_of_a_forgotten_worker_that_was_killed_is_run(
         assert client.value(result)
     assert client.executions() == {f"w-{n}": 2 for n in range(4)}
     assert client.letters() == []
+
+
+def held_by_the_dead(client: Client) -> list[Finding]:
+    with Diagnosis(client.app, "celery -A shop") as diagnosis:
+        return [*doctor_redis.held_by_the_dead(diagnosis)]
 
 
 def holds(db: redis.Redis) -> int:

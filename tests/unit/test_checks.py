@@ -13,11 +13,6 @@ from celery_resilience.worker import bootstep
 from celery_resilience.worker.bootstep import ResilienceStep
 
 
-def a_step(checks: list[str]) -> Any:
-    pending = SimpleNamespace(check=lambda: checks.append("checked"))
-    return SimpleNamespace(_checks=None, settler=SimpleNamespace(pending=pending))
-
-
 @pytest.mark.parametrize("is_cleared", [True, False], ids=["cleared", "kept"])
 @pytest.mark.parametrize("timer", [GreenTimer, PlainTimer])
 def test_checks_go_on_after_a_lost_connection(
@@ -27,12 +22,13 @@ def test_checks_go_on_after_a_lost_connection(
     gevent = pytest.importorskip("gevent")
     monkeypatch.setattr(bootstep, "_CHECK", 0.001)
     checks: list[str] = []
-    step, its_timer = a_step(checks), timer()
-    ResilienceStep._check_by(step, its_timer)
+    step: Any = SimpleNamespace(_checks=None)
+    its_timer = timer()
+    ResilienceStep._check_by(step, its_timer, lambda: checks.append("checked"))
     first = getattr(step._checks, "entry", step._checks)
     if is_cleared:
         its_timer.clear()
-    ResilienceStep._check_by(step, its_timer)
+    ResilienceStep._check_by(step, its_timer, lambda: checks.append("checked"))
     if timer is GreenTimer:
         with gevent.Timeout(10):
             while len(checks) < 3:

@@ -131,6 +131,13 @@ def test_worker_takes_what_its_pool_can_begin(reserved: Any) -> None:
     assert slots.room(8, 0) == 0
 
 
+def test_pool_of_greenlets_has_the_slots_of_its_size() -> None:
+    """Until Celery 5.7 it tells how many of them run."""
+    _, pool, slots = worker(1)
+    pool._pool = SimpleNamespace(size=100)
+    assert slots.room(400, 0) == 100
+
+
 def test_pool_that_does_not_tell_is_given_what_the_prefetch_count_allows() -> None:
     assert worker(None)[2].room(8, 0) == 8
 

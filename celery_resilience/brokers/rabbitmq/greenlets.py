@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from celery_resilience.brokers.rabbitmq.pyamqp import has_arrived, is_readable
+from celery_resilience.brokers.rabbitmq.pyamqp import has_arrived, is_readable, refuse_lost
 
 __all__ = ["end_with", "keep_deadline", "keep_deadlines", "wait_for_nothing"]
 
@@ -22,8 +22,7 @@ def end_with(connection: Any) -> None:
     drain = connection.drain_events
 
     def drain_events(**options: Any) -> Any:
-        if not connection.connected:
-            raise ConnectionResetError("the connection to RabbitMQ is lost")
+        refuse_lost(connection)
         return drain(**options)
 
     connection.drain_events = drain_events

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import base64
+import errno
 import logging
 import select
 import socket
@@ -26,6 +27,8 @@ __all__ = [
     "is_alive",
     "is_readable",
     "notice_losses",
+    "refuse_lost",
+    "tell_of_losses",
     "tolerate_unreadable_properties",
 ]
 
@@ -74,6 +77,36 @@ def _connect_anew_after_timeout(channel: Any) -> None:
             raise RecoverableConnectionError(str(exc)) from exc
 
     channel._callbacks[Channel.Close] = on_close
+
+
+def tell_of_losses(connection: Any) -> None:
+    """Let Celery's loop hear that the kombu *connection* is lost, whoever has noticed it first.
+
+    What Celery reads before its loop begins may be the end of the connection, and it goes on. No
+    loop hears of a socket that is closed here, and the next heartbeat would connect again without
+    a word, and consume nothing.
+    """
+    drain, check = connection.drain_events, connection.heartbeat_check
+
+    def drain_events(**options: Any) -> Any:
+        try:
+            return drain(**options)
+        except Exception as exc:
+            if not connection.connected and getattr(exc, "errno", None) in (None, errno.EAGAIN):
+                exc.__dict__["errno"] = errno.ECONNRESET  # what has no number is ignored
+            raise
+
+    def heartbeat_check(*args: Any, **options: Any) -> Any:
+        refuse_lost(connection)
+        return check(*args, **options)
+
+    connection.drain_events, connection.heartbeat_check = drain_events, heartbeat_check
+
+
+def refuse_lost(connection: Any) -> None:
+    """Raise ConnectionResetError if the kombu *connection* is not connected any more."""
+    if not connection.connected:
+        raise ConnectionResetError("the connection to RabbitMQ is lost")
 
 
 def is_alive(message: Any) -> bool:
