@@ -163,8 +163,10 @@ def early(scene: Scene) -> None:
     scene.wait(lambda: scene.started("early"))
     if scene.cell.pool == "solo":  # in the others the loop goes on beside the body
         scene.expect(not scene.places.stuck(), "it is held while its body runs")
-    else:
+    elif scene.on_redis:
         scene.wait(lambda: not scene.places.stuck())
+    else:  # the body may begin before its acknowledgement has arrived
+        scene.wait(lambda: not scene.servers.rabbitmq.messages(scene.vhost, "work"))
     scene.kill(first)
     gate.touch()
     scene.worker(concurrency=1)
