@@ -44,7 +44,7 @@ def closed(scene: Scene) -> None:
         close_connections(scene)
         losses += 1
         # A body of 0.2 s meets one of four losses at most, and of thirty now and then another.
-        scene.doubles = max(scene.doubles, losses // 10)
+        scene.doubles = -(-losses // 10)
 
 
 @contextmanager
@@ -83,7 +83,8 @@ def timeout(scene: Scene) -> None:
         rabbit = scene.servers.rabbitmq
 
         def is_empty() -> bool:  # a copy may have been published of what was delivered again
-            queues = "work", *scene.places.delay_queues()
+            # It may come back from a delay queue between two looks.
+            queues = "work", *scene.places.delay_queues(), "work"
             return not any(rabbit.messages(scene.vhost, queue) for queue in queues)
 
         # What was delivered again comes to its end. A solo worker can't acknowledge in time.
