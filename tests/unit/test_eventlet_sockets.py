@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -36,9 +37,9 @@ print("seen")
 """
 
 
+@pytest.mark.skipif(find_spec("eventlet") is None, reason="eventlet is not installed")
 def test_look_does_not_disturb_the_greenlet_that_waits() -> None:
     """eventlet throws into the one or the other if both wait for the same descriptor."""
-    pytest.importorskip("eventlet")
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCENE], capture_output=True, text=True, timeout=60
     )
