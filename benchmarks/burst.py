@@ -12,10 +12,9 @@ many tasks each worker ran, in the median round, and the time until the last has
 times (median).
 
 ``busy``: a worker with a full queue of tasks that do nothing, on this checkout and on an older one
-(``--before``), in turns of half a second (``--turn``; one that is longer than a run: one after the
-other). Printed are the tasks per second and, for each
-task, the scripts that Redis ran and the processor time of the worker and of Redis, each as the
-median of the pairs' ratios.
+(``--before``), in turns of half a second (``--turn``; with one that is longer than a run, one after
+the other). Printed are the tasks per second and, for each task, the scripts that Redis ran and the
+processor time of the worker and of Redis, each as the median of the pairs' ratios.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class ResilienceStep(bootsteps.StartStopStep):
         self.settler.pending.loop.watch(hub)
 
         def check() -> None:
-            if is_rabbitmq_with_hub(c):
+            if self.settler.pending.loop.looping and is_rabbitmq_with_hub(c):
                 refuse_lost(c.connection)
             self.settler.pending.check()
 

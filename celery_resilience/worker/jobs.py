@@ -16,6 +16,9 @@ __all__ = ["keep_partial_results", "keep_what_runs", "keeping_sent"]
 
 logger = logging.getLogger("celery_resilience")
 
+#: Celery's reader of one result, as far as it has come.
+Reading = Generator[None, None, None]
+
 #: How long a child may take to send the rest of a result when the worker ends, in seconds.
 _REST = 10.0
 
@@ -58,34 +61,41 @@ def keep_partial_results(hub: Any, pool: Any) -> None:
     """Celery forgets, when it resets its loop, which results its children have sent in part: it
     would take the rest for the beginning of another one, and the worker would end of it, or wait
     for ever for what never comes."""
-    if not hasattr(pool, "register_with_event_loop") or hasattr(hub.reset, "keeps_results"):
+    is_prefork = hasattr(getattr(pool, "_pool", None), "_fileno_to_outq")
+    if not is_prefork or hasattr(pool.stop, "keeps_results"):
         return
     reset, register, stop = hub.reset, pool.register_with_event_loop, pool.stop
-    partial: dict[int, Generator[None, None, None]] = {}
+    #: By file descriptor the child, for another one may be given the same, and what reads it.
+    partial: dict[int, tuple[Any, Reading]] = {}
 
     def resetting() -> None:
-        for fd in getattr(pool._pool, "_fileno_to_outq", ()):
-            read = hub.readers.get(fd, (None,))[0]
+        for fd, child in (getattr(pool._pool, "_fileno_to_outq", None) or {}).items():
+            read = (hub.readers.get(fd) or (None,))[0]
             if isinstance(read, GeneratorType):
-                partial[fd] = read
+                partial[fd] = child, read
         reset()
+
+    def left() -> dict[int, Reading]:
+        children = pool._pool._fileno_to_outq
+        found = {fd: read for fd, (child, read) in partial.items() if children.get(fd) is child}
+        partial.clear()
+        return found
 
     def registering(loop: Any) -> None:
         register(loop)
-        for fd, read in partial.items():
-            if fd in pool._pool._fileno_to_outq:
-                loop.add_reader(fd, read)
-        partial.clear()
+        for fd, read in left().items():
+            loop.add_reader(fd, read)
 
     def stopping() -> None:  # until Celery 5.7 its loop is reset then, too
-        _finish(partial)
+        if partial:
+            _finish(left())
         stop()
 
-    resetting.__dict__["keeps_results"] = True
+    stopping.__dict__["keeps_results"] = True
     hub.reset, pool.register_with_event_loop, pool.stop = resetting, registering, stopping
 
 
-def _finish(partial: dict[int, Generator[None, None, None]]) -> None:
+def _finish(partial: dict[int, Reading]) -> None:
     """Read the rest of the results that are there in part, and take them out of *partial*."""
     until = monotonic() + _REST
     poll = select.poll()

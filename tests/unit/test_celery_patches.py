@@ -22,21 +22,22 @@ OLDEST, NEWEST = (5, 5, 0), (5, 7, 9)
 STEP: Any = SimpleNamespace(settings=SimpleNamespace(enabled=True))
 
 
-def places(patches: tuple[Patch, ...], version: tuple[int, ...]) -> list[str]:
+def places(patches: tuple[Patch, ...], version: tuple[int, ...], hub: object = None) -> list[str]:
     """What is replaced in a solo worker on RabbitMQ, and on a virtual transport."""
     found = []
     for driver in ({"driver_type": "amqp"}, {"driver_type": "redis", "_callbacks": {}}):
         c = SimpleNamespace(
-            pool=object.__new__(TaskPool), hub=None,
+            pool=object.__new__(TaskPool), hub=hub,
             connection=SimpleNamespace(transport=SimpleNamespace(**driver)),
         )  # fmt: skip
         found += [p.name for p in patches if p.is_for(c, True, version) and p.name not in found]
     return [name for each in found for name in each.split()]
 
 
+@pytest.mark.parametrize("hub", [None, object()], ids=["no-loop", "loop"])
 @pytest.mark.parametrize("version", [OLDEST, (5, 6, 3), NEWEST])
-def test_patch_has_a_place_of_its_own(version: tuple[int, ...]) -> None:
-    taken = Counter(places(CONSUMER + CONNECTION, version))
+def test_patch_has_a_place_of_its_own(version: tuple[int, ...], hub: object) -> None:
+    taken = Counter(places(CONSUMER + CONNECTION, version, hub))
     assert [name for name, times in taken.items() if times > 1] == []
 
 

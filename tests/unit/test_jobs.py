@@ -74,6 +74,48 @@ def test_partial_result_is_read_on_after_a_lost_connection(cut: int) -> None:
     scene.close()
 
 
+@pytest.mark.parametrize("then", ["reconnects", "ends"])
+def test_partial_result_of_a_child_that_was_replaced_is_forgotten(then: str) -> None:
+    """The next child may have been given the same file descriptor."""
+    scene = Scene()
+    os.write(scene.writing, SENT[:100])
+    scene.turn()
+    scene.hub.reset()
+    scene.handler.fileno_to_outq[scene.reading] = "another child"
+    while True:  # its own pipe is empty
+        try:
+            os.read(scene.reading, 65536)
+        except BlockingIOError:
+            break
+    if then == "reconnects":
+        scene.pool.register_with_event_loop(scene.hub)
+        os.write(scene.writing, SENT)
+        scene.turn()
+        assert scene.results == [RESULT]
+    else:
+        os.write(scene.writing, SENT)
+        scene.pool.stop()
+        assert scene.results == ["stopped"]
+    scene.close()
+
+
+def test_pool_of_another_worker_is_kept_too() -> None:
+    """Workers of one process share their loop."""
+    scene = Scene()
+    other: Any = SimpleNamespace(
+        _pool=SimpleNamespace(_fileno_to_outq={}), register_with_event_loop=list, stop=list
+    )
+    keep_partial_results(scene.hub, other)
+    assert other.stop is not list
+    os.write(scene.writing, SENT[:100])
+    scene.turn()
+    scene.lose_the_connection()
+    os.write(scene.writing, SENT[100:])
+    scene.turn()
+    assert scene.results == [RESULT]
+    scene.close()
+
+
 def test_partial_result_is_finished_when_the_worker_ends() -> None:
     """Celery reads the pipe again from where it is."""
     scene = Scene()

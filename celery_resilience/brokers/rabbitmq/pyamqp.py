@@ -93,7 +93,8 @@ def tell_of_losses(connection: Any) -> None:
             return drain(**options)
         except Exception as exc:
             if not connection.connected and getattr(exc, "errno", None) in (None, errno.EAGAIN):
-                exc.__dict__["errno"] = errno.ECONNRESET  # what has no number is ignored
+                # What has no number is ignored; not every exception knows of one.
+                setattr(exc, "errno", errno.ECONNRESET)  # noqa: B010
             raise
 
     def heartbeat_check(*args: Any, **options: Any) -> Any:
