@@ -63,6 +63,10 @@ class ResilienceStep(bootsteps.StartStopStep):
         self.settings = Settings.of(c.app, **flags, enabled=False if no_resilience else None)
         if self.settings.enabled:
             refuse_changed_internals(c)
+        if c.hub is not None:
+            # A process's second worker has, up to kombu 5.5, the hub of its first: with that one's
+            # timer, and nobody runs its own.
+            c.timer = c.hub.timer
         refuse_async_bodies(c.app, c.pool)
         self.settler = Settler(c, self.settings)
         self.lease = WorkerLease(self.settler.pending)

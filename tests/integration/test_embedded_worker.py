@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -55,6 +56,7 @@ def celery_app(broker: Broker) -> Iterator[Celery]:
     root.setLevel(level)
     root.handlers[:] = handlers
     _state.default_app, _state._tls.current_app = default, current
+    gc.collect()  # a result that goes says so to its store, while that is there
 
 
 def is_celerys(finalizer: Any) -> bool:

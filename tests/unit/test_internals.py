@@ -79,7 +79,7 @@ def test_worker_refuses_to_start_where_messages_would_be_lost(
 
 def test_worker_that_is_made_looks_at_the_internals(monkeypatch: pytest.MonkeyPatch) -> None:
     app = Celery("internals", broker="memory://", set_as_current=False)
-    made = SimpleNamespace(app=app, pool=None, conninfo=app.connection_for_read())
+    made = SimpleNamespace(app=app, pool=None, hub=None, conninfo=app.connection_for_read())
     monkeypatch.delattr(Consumer, "on_invalid_task")
     with pytest.raises(ImproperlyConfigured, match="has no on_invalid_task"):
         ResilienceStep(made)
