@@ -37,8 +37,6 @@ _NOTICED = 60.0
 #: How long an answer is repeated, in seconds: the worker that asks may lose its connection before
 #: it has done what follows from it, and then it, or another one, asks again.
 _REPEATED = 30.0
-#: Set on a message: the channel that its last delivery was lost with.
-_LOST_WITH = "_resilience_lost_with"
 
 
 class _Had(NamedTuple):
@@ -58,11 +56,11 @@ class InHand:
         self._had: dict[Name, deque[_Had]] = {}
         #: What succeeded shortly before a loss: its acknowledgement may be lost as well.
         self._succeeded: dict[Name, float] = {}
-        #: With how many losses it went that no redelivery was put down to, and when the last was.
-        self._losses: dict[Name, tuple[int, float]] = {}
-        #: When other workers were told of such a loss.
+        #: When the connection was lost; how many redeliveries of a message were put down to that,
+        #: and when the last was; when other workers were told so.
+        self._losses: deque[float] = deque(maxlen=1000)
+        self._excused: dict[Name, tuple[int, float]] = {}
         self._told: dict[Name, float] = {}
-        pending.came_to_nothing = self._not_settled
 
     def __bool__(self) -> bool:
         """Whether anything may come back."""
@@ -81,6 +79,7 @@ class InHand:
         """The consumer *c* has lost its connection; Celery has forgotten nothing yet."""
         now = time.monotonic()
         self._forget(now - _MEMORY)
+        self._losses.append(now)
         self._running.update(_going_on(c.pool))
         ended = state.successful_requests.as_dict()
         succeeded = names_acknowledged({id_ for id_, at in ended.items() if at > now - _NOTICED})
@@ -97,7 +96,6 @@ class InHand:
             had = self._had.setdefault(name, deque())
             if not any(each.request is request for each in had):  # a loss before this one
                 had.append(_Had(request if request in self._running else None, now))
-            self._lost(name, request._message)
 
     def take_back(self, message: Any, c: Any) -> bool:
         """Whether *message* belongs to a body that runs here, or has run: it must not run again.
@@ -110,8 +108,7 @@ class InHand:
         had = self._pop(name)
         if had is None:
             return False
-        if self._losses.get(name, (0, 0.0))[0] > 0:
-            self._count(name, -1)
+        self._excuse(name)
         request = had.request
         if request is not None and self._belongs_to(request, message, c):
             # Its acknowledgement may be lost with this connection as well.
@@ -120,10 +117,13 @@ class InHand:
         excuse(message)
         return False
 
-    def tell(self, name: Name) -> Answer:
-        """What this worker knows of the message *name*, for another one that has it now.
+    def tell(self, name: Name, age: float) -> Answer:
+        """What this worker knows of the message *name*, for another one that has it now, and that
+        may have been lost here in the last *age* seconds.
 
-        Each loss excuses one redelivery: one that kills workers must not come back for ever.
+        What RabbitMQ has delivered and this worker has not read, or no longer holds, it can't know:
+        each loss excuses one redelivery of any message. One that kills workers must not come back
+        for ever.
         """
         active = {*self._running, *state.active_requests}
         if any(_is(request, name) and _is_open(request) for request in active):
@@ -133,32 +133,21 @@ class InHand:
             return Answer.DONE
         if name in self._succeeded:
             return Answer.DONE
-        losses, _ = self._losses.get(name, (0, 0.0))
         now = time.monotonic()
-        # A loss that is not noticed yet is one, too.
-        if losses > 0 or (not losses and any(_is(r, name) and _is_open(r) for r in reserved())):
-            self._count(name, -1)
-            self._told[name] = now
+        if now - self._told.get(name, -_REPEATED) < _REPEATED:
             return Answer.HAD
-        repeats = now - self._told.get(name, -_REPEATED) < _REPEATED
-        return Answer.HAD if repeats else Answer.NOTHING
+        losses = sum(at > now - age for at in self._losses)
+        # One that is not noticed yet is one, too.
+        losses += any(_is(request, name) and _is_open(request) for request in reserved())
+        if losses <= self._excused.get(name, (0, 0.0))[0]:
+            return Answer.NOTHING
+        self._excuse(name)
+        self._told[name] = now
+        return Answer.HAD
 
-    def _not_settled(self, message: Any) -> None:
-        """The settlement of *message* came to nothing. It may have been in hand no more when its
-        connection was lost: that it comes again is due to the loss as well."""
-        name = name_of(message)
-        if name is not None and not is_alive(message):
-            self._lost(name, message)
-
-    def _lost(self, name: Name, message: Any) -> None:
-        """Count the loss of this delivery of *message*, once."""
-        if getattr(message, _LOST_WITH, None) is not message.channel:
-            setattr(message, _LOST_WITH, message.channel)
-            self._count(name, 1)
-
-    def _count(self, name: Name, losses: int) -> None:
-        before, _ = self._losses.get(name, (0, 0.0))
-        self._losses[name] = before + losses, time.monotonic()
+    def _excuse(self, name: Name) -> None:
+        before, _ = self._excused.get(name, (0, 0.0))
+        self._excused[name] = before + 1, time.monotonic()
 
     def _belongs_to(self, request: Any, message: Any, c: Any) -> bool:
         ours = request._message
@@ -204,7 +193,7 @@ class InHand:
             else:
                 del self._had[name]
         self._succeeded = {name: at for name, at in self._succeeded.items() if at > before}
-        self._losses = {name: (n, at) for name, (n, at) in self._losses.items() if at > before}
+        self._excused = {name: (n, at) for name, (n, at) in self._excused.items() if at > before}
         self._told = {name: at for name, at in self._told.items() if at > before}
 
 

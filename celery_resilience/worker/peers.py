@@ -48,6 +48,9 @@ COMMAND = "resilience_in_hand"
 #: How long answers are waited for, in seconds; how long until it is asked again; and for how long
 #: it is asked where no worker knows the message.
 _WAIT, _PAUSE, _PATIENCE = 1.0, 2.0, 9.0
+#: How long before a message was counted for the first time the loss may have been noticed that
+#: this was due to, in seconds: it may have waited for a consumer, and clocks differ.
+_BEFORE = 60.0
 #: So long those that come together wait for each other, in seconds: they are asked for at once.
 _TOGETHER = 0.1
 #: How long all of it takes at most, in seconds, should RabbitMQ not answer either.
@@ -127,23 +130,23 @@ def _named(fields: Any, headers: Any) -> Name:
 
 # To answer
 
-_answering: WeakKeyDictionary[Settler, Callable[[Name], Answer]] = WeakKeyDictionary()
+_answering: WeakKeyDictionary[Settler, Callable[[Name, float], Answer]] = WeakKeyDictionary()
 
 
-def answer_peers(settler: Settler, tell: Callable[[Name], Answer]) -> None:
+def answer_peers(settler: Settler, tell: Callable[[Name, float], Answer]) -> None:
     """Answer other workers that ask, from now on, for the worker of *settler*."""
     _answering[settler] = tell
     register: Any = Panel.register  # the stubs do not know how it is called
     register(name=COMMAND, type="inspect", visible=False)(_in_hand)
 
 
-def _in_hand(panel: Any, names: Any = (), **kwargs: Any) -> Sequence[str]:
-    """What this worker knows of the messages of these names."""
+def _in_hand(panel: Any, names: Any = (), ages: Any = (), **kwargs: Any) -> Sequence[str]:
+    """What this worker knows of the messages of these names, lost in the last *ages* seconds."""
     settler = settler_of(panel.app)
     tell = None if settler is None else _answering.get(settler)
     if tell is None:
         return []
-    return [tell(_name(told)).value for told in names]
+    return [tell(_name(told), age).value for told, age in zip(names, ages, strict=True)]
 
 
 def _name(told: Any) -> Name:
@@ -159,6 +162,8 @@ class _Asked(NamedTuple):
 
     then: Callable[[Found], None]
     since: float
+    #: When the message was first counted, in seconds since the epoch.
+    counted: float | None
 
 
 class _Questions:
@@ -170,13 +175,15 @@ class _Questions:
         self._asked: dict[Name, _Asked] = {}
         self._broker: Any = None
 
-    def ask(self, app: Any, name: Name, then: Callable[[Found], None]) -> None:
+    def ask(
+        self, app: Any, name: Name, counted: float | None, then: Callable[[Found], None]
+    ) -> None:
         if self._broker is not self._pending.broker:
             # The loop's timers have gone with the connection, and so have the messages.
             self._broker = self._pending.broker
             self._asked.clear()
         begins = not self._asked
-        self._asked[name] = _Asked(then, time.monotonic())
+        self._asked[name] = _Asked(then, time.monotonic(), counted)
         if begins:
             self._pending.loop.call_after(_TOGETHER, self._begin, app)
 
@@ -184,7 +191,9 @@ class _Questions:
         names = list(self._asked)
         if not names:
             return
-        call = partial(_question, app, names)
+        counted, now = [self._asked[name].counted for name in names], time.time()
+        ages = [0.0 if at is None else now - at + _BEFORE for at in counted]
+        call = partial(_question, app, names, ages)
         what = "asking the other workers about a redelivered message"
         self._aside.ask(what, call, partial(self._hear, app, names))
 
@@ -205,8 +214,11 @@ class _Questions:
 _questions: WeakKeyDictionary[Settler, _Questions] = WeakKeyDictionary()
 
 
-def ask_peers(request: Any, settler: Settler, then: Callable[[Found], None]) -> None:
-    """*then* gets what is known of the message of *request*, in the worker's loop.
+def ask_peers(
+    request: Any, settler: Settler, counted: float | None, then: Callable[[Found], None]
+) -> None:
+    """*then* gets what is known of the message of *request*, in the worker's loop; it was first
+    *counted* at that time, in seconds since the epoch.
 
     Where that is nothing it comes after some seconds. It never comes if the worker's
     connection is lost meanwhile: then RabbitMQ delivers the message again.
@@ -219,14 +231,15 @@ def ask_peers(request: Any, settler: Settler, then: Callable[[Found], None]) -> 
     questions = _questions.get(settler)
     if questions is None:
         questions = _questions[settler] = _Questions(settler)
-    questions.ask(app, name, then)
+    questions.ask(app, name, counted, then)
 
 
-def _question(app: Any, names: Sequence[Name]) -> Any:
+def _question(app: Any, names: Sequence[Name], ages: Sequence[float]) -> Any:
     with app.connection_for_write() as connection:
         bound(connection)
+        told = {"names": names, "ages": ages}
         return app.control.broadcast(
-            COMMAND, {"names": names}, connection=connection, reply=True, timeout=_WAIT
+            COMMAND, told, connection=connection, reply=True, timeout=_WAIT
         )
 
 

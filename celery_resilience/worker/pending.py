@@ -139,8 +139,6 @@ class PendingSettlements:
 
     def __init__(self, consumer: Any) -> None:
         self.loop = WorkerLoop(consumer)
-        #: Called with the message of a settlement that came to nothing.
-        self.came_to_nothing: Callable[[Any], None] = lambda message: None
         self.pause = Pause(consumer)
         #: For what this worker's loop must not wait for.
         self.aside = Aside(self.loop)
@@ -257,7 +255,6 @@ class PendingSettlements:
         elif result is Result.NOT_OURS:
             self._store.leave(settlement)
             logger.warning("%s: not settled: %s", subject, problem)
-            self.came_to_nothing(settlement.delivery.message)
         over = False
         try:
             over = settlement.ended(result, settlement.tries)

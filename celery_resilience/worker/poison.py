@@ -106,7 +106,7 @@ def ask_before_end(request: Any, settler: Settler, delivery: Delivery, history: 
         rule = f"max_worker_losses={limit}: its worker died whenever it was started"
         settler.bury(delivery, Reason.WORKER_LOST, rule)
 
-    ask_peers(request, settler, hear_peers)
+    ask_peers(request, settler, history.redelivered_at, hear_peers)
 
 
 def requeue(

@@ -255,7 +255,7 @@ def test_other_workers_are_not_waited_for_where_rabbitmq_does_not_answer(
     told: list[Any] = []
     settler: Any = SimpleNamespace(pending=SimpleNamespace(broker=object(), loop=loop))
     began = time.monotonic()
-    peers._Questions(settler).ask(app, peers.Name("1", 0, 0, (), ""), told.append)
+    peers._Questions(settler).ask(app, peers.Name("1", 0, 0, (), ""), None, told.append)
     while not told:
         calls.get(timeout=2 * peers.ASKED)()
     assert told == [peers.Found(peers.Answer.NOTHING)]

@@ -57,8 +57,6 @@ class Request(SimpleNamespace):
 
 
 class PendingSettlements:
-    came_to_nothing: Any
-
     def __init__(self) -> None:
         self.taken_up: list[Any] = []
 
@@ -143,14 +141,14 @@ def test_success_just_before_a_loss_is_told(
     hand.lose(consumer)
     now = name_of(message("now"))
     assert now is not None
-    assert hand.tell(now) is Answer.DONE
+    assert hand.tell(now, 0) is Answer.DONE
     others = [
         message("now", history=History(lineage=("a letter",))),
         message("now", arguments="('other arguments',)"),
         message("long ago"),
         message("not a success"),
     ]
-    assert [hand.tell(name_of(other)) for other in others] == [Answer.NOTHING] * 4
+    assert [hand.tell(name_of(other), 0) for other in others] == [Answer.NOTHING] * 4
 
 
 def test_acknowledgement_on_its_way_to_the_loop_comes_before_or_after_the_one_for_the_new_delivery(
@@ -263,11 +261,8 @@ def test_settlement_that_came_to_nothing_is_kept() -> None:
     pending = RealPending(SimpleNamespace(blueprint=SimpleNamespace(state=0)))
     answers: list[Any] = [NotOurs("its channel is closed"), None]
     delivery = Delivery(message(), Envelope(b"", None, None, headers={}, queue="q"), ack=list)
-    told: list[Any] = []
-    pending.came_to_nothing = told.append
     pending.start(Settlement(delivery, lambda done: done(answers.pop(0)), lambda *told: True))
     assert len(answers) == 1
-    assert told == [delivery.message]
     assert pending.take_up(delivery.message)
     assert answers == []
     assert not pending.take_up(delivery.message)
@@ -298,10 +293,10 @@ def test_answer_tells_another_worker_what_runs_here(lost: tuple[Any, Any, Any]) 
     hand, request, _ = lost
     name = name_of(request._message)
     assert name is not None
-    assert [hand.tell(name), hand.tell(name)] == [Answer.RUNS] * 2
-    assert hand.tell(name._replace(retries=1)) is Answer.NOTHING
+    assert [hand.tell(name, 0), hand.tell(name, 0)] == [Answer.RUNS] * 2
+    assert hand.tell(name._replace(retries=1), 0) is Answer.NOTHING
     request.acknowledged = True
-    assert [hand.tell(name), hand.tell(name)] == [Answer.DONE] * 2
+    assert [hand.tell(name, 0), hand.tell(name, 0)] == [Answer.DONE] * 2
 
 
 @pytest.fixture
@@ -318,66 +313,85 @@ def test_answer_is_repeated_to_those_that_could_not_act_on_it(
     request._settled = True
     name = name_of(request._message)
     assert name is not None
-    assert [hand.tell(name) for _ in range(3)] == [Answer.HAD] * 3
+    assert [hand.tell(name, 60) for _ in range(3)] == [Answer.HAD] * 3
     passed = time.monotonic() + 30.5
     monkeypatch.setattr(lost_connection.time, "monotonic", lambda: passed)
-    assert hand.tell(name) is Answer.NOTHING, "the answers before count from the first"
+    assert hand.tell(name, 60) is Answer.NOTHING, "the answers before count from the first"
 
 
 @pytest.mark.usefixtures("asked_later")
 @pytest.mark.parametrize("losses", [1, 3])
-def test_answer_excuses_once_for_each_loss_what_was_lost_with_the_connection(
+def test_answer_excuses_any_message_once_for_each_loss(
     lost: tuple[Any, Any, Any], losses: int
 ) -> None:
-    """It has not killed this worker, but it may kill others: not for ever."""
+    """RabbitMQ may have delivered it here, unread. It has not killed this worker, but it may kill
+    others: not for ever."""
     hand, request, consumer = lost
-    name = name_of(request._message)
-    assert name is not None
     request._settled = True  # its body has failed: only this worker can tell what becomes of it
-    for _ in range(losses - 1):  # it is delivered here once more, and not begun
-        other = Request(_message=message())
-        other._message.channel.is_open = False
-        state.reserved_requests.add(other)  # type: ignore[attr-defined]
+    known, unread = name_of(request._message), name_of(message("not read"))
+    assert known is not None
+    assert unread is not None
+    for _ in range(losses - 1):
         hand.lose(consumer)
-        state.reserved_requests.clear()  # type: ignore[attr-defined]
-    assert [hand.tell(name) for _ in range(losses)] == [Answer.HAD] * losses
-    assert hand.tell(name) is Answer.NOTHING
+    for name in (known, unread):
+        assert [hand.tell(name, 60) for _ in range(losses)] == [Answer.HAD] * losses
+        assert hand.tell(name, 60) is Answer.NOTHING
 
 
 @pytest.mark.usefixtures("asked_later")
-def test_body_that_runs_over_several_losses_is_excused_for_the_last_one_too(
-    lost: tuple[Any, Any, Any],
+def test_answer_excuses_for_losses_since_the_message_was_first_counted(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was delivered here again after each; then it fails, and that is lost as well."""
+    hand, _, consumer = lost
+    name = name_of(message("not read"))
+    assert name is not None
+    later = time.monotonic() + 100
+    monkeypatch.setattr(lost_connection.time, "monotonic", lambda: later)
+    assert hand.tell(name, 50) is Answer.NOTHING
+    hand.lose(consumer)
+    assert [hand.tell(name, 50), hand.tell(name, 50)] == [Answer.HAD, Answer.NOTHING]
+    assert [hand.tell(name, 150), hand.tell(name, 150)] == [Answer.HAD, Answer.NOTHING]
+
+
+@pytest.mark.usefixtures("asked_later")
+def test_loss_that_was_excused_here_excuses_nothing_elsewhere(lost: tuple[Any, Any, Any]) -> None:
+    """The message came back to the worker that had it, and then goes to another one."""
     hand, request, consumer = lost
-    for _ in range(2):
-        assert hand.take_back(message(), consumer)
-        request._message.channel.is_open = False
-        hand.lose(consumer)
-        hand.lose(consumer)  # it was not delivered here in between
+    assert hand.take_back(message(), consumer)
     request._settled = True
-    hand._pending.came_to_nothing(request._message)
     name = name_of(request._message)
     assert name is not None
-    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+    assert hand.tell(name, 60) is Answer.NOTHING
+    hand.lose(consumer)
+    assert [hand.tell(name, 60), hand.tell(name, 60)] == [Answer.HAD, Answer.NOTHING]
 
 
 @pytest.mark.usefixtures("asked_later")
-def test_message_being_requeued_when_the_connection_went_is_excused(
-    lost: tuple[Any, Any, Any],
+def test_loss_that_is_not_noticed_yet_excuses_what_is_held(
+    lost: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its copy could not be published, or its acknowledgement came too late."""
-    hand, request, _ = lost
-    put_back = message("put back")
-    name = name_of(put_back)
+    hand, _, consumer = lost
+    held = Request(_message=message("held", redelivered=False), id="held")
+    name = name_of(held._message)
     assert name is not None
-    hand._pending.came_to_nothing(put_back)
-    assert hand.tell(name) is Answer.NOTHING, "its channel is open: it was not lost"
-    put_back.channel.is_open = False
-    hand._pending.came_to_nothing(put_back)
-    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
-    request._settled = True
-    hand._pending.came_to_nothing(request._message)  # in hand at the loss: that counts once
-    name = name_of(request._message)
-    assert name is not None
-    assert [hand.tell(name), hand.tell(name)] == [Answer.HAD, Answer.NOTHING]
+    monkeypatch.setattr(state, "reserved_requests", {held})
+    assert [hand.tell(name, 0), hand.tell(name, 0)] == [Answer.HAD, Answer.NOTHING]
+    hand.lose(consumer)
+    assert hand.tell(name, 50) is Answer.HAD, "of the loss before"
+
+
+def test_question_says_how_long_ago_a_message_was_first_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[Any] = []
+    panel = SimpleNamespace(app=None)
+
+    def tell(name: peers.Name, age: float) -> Answer:
+        heard.append((name.id, age))
+        return Answer.HAD
+
+    monkeypatch.setattr(peers, "settler_of", lambda app: "ours")
+    monkeypatch.setattr(peers, "_answering", {"ours": tell})
+    asked = [["1", 0, 0, [], ""], ["2", 0, 0, [], ""]]
+    assert peers._in_hand(panel, asked, ages=[3.0, 0.0]) == ["had", "had"]
+    assert heard == [("1", 3.0), ("2", 0.0)]

@@ -79,7 +79,9 @@ def test_message_at_its_limit_that_runs_or_is_done_is_no_letter(
     settler: Any = Settler()
     envelope = Envelope(b"", None, None, headers={HEADER: AT_LIMIT.dumps()}, queue="shop")
     delivery: Any = SimpleNamespace(envelope=envelope, ack=lambda: settler.told.append("let go"))
-    monkeypatch.setattr(poison, "ask_peers", lambda request, settler, then: then(Found(found)))
+    monkeypatch.setattr(
+        poison, "ask_peers", lambda request, settler, counted, then: then(Found(found))
+    )
     monkeypatch.setattr(poison, "ask_for_success", lambda request, aside, then: then(stored))
     poison.ask_before_end(Request(), settler, delivery, history)
     assert settler.told == [becomes]
@@ -106,19 +108,20 @@ def test_question_is_repeated_for_those_that_no_worker_knows(
     pending = SimpleNamespace(broker=object(), loop=loop)
     questions = peers._Questions(SimpleNamespace(pending=pending))  # type: ignore[arg-type]
     asked: list[Any] = []
-    clock = SimpleNamespace(monotonic=lambda: 3.0 * len(asked))
+    clock = SimpleNamespace(monotonic=lambda: 3.0 * len(asked), time=lambda: 100.0)
     monkeypatch.setattr(peers, "time", clock)
 
     def ask(what: str, call: Any, then: Any) -> None:
-        asked.append(call.args[1])
+        asked.append(call.args[1:])
         then([{"w": ["", "had"]}] if len(asked) == 1 else None)
 
     questions._aside.ask = ask  # type: ignore[method-assign, assignment]
     told: list[Any] = []
     one, other = (peers.Name(id_, 0, 0, (), "") for id_ in ("one", "other"))
-    for name in (one, other):
-        questions.ask(None, name, lambda found, name=name: told.append((name.id, found)))  # type: ignore[misc]
+    for name, at in ((one, 95.0), (other, None)):
+        questions.ask(None, name, at, lambda found, name=name: told.append((name.id, found)))  # type: ignore[misc]
     while calls:
         calls.pop(0)()
-    assert asked == [[one, other], *[[one]] * 2]
+    # Each is asked for with the seconds since it was first counted, and a minute before.
+    assert asked == [([one, other], [65.0, 0.0]), *[([one], [65.0])] * 2]
     assert told == [("other", Found(Answer.HAD, "w")), ("one", Found(Answer.NOTHING))]
