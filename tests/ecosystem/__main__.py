@@ -65,7 +65,7 @@ def servers(stack: contextlib.ExitStack, broker: str) -> dict[str, str]:
 
 
 def run(
-    folder: Path, env: Mapping[str, str], plugins: Sequence[str], chosen: Sequence[str]
+    folder: Path, env: Mapping[str, str], plugins: Sequence[str], options: Sequence[str]
 ) -> dict[str, str]:
     """How each test ended: passed, failed or skipped; report and log are kept in *folder*."""
     source = unpacked(folder)
@@ -79,7 +79,7 @@ def run(
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with (folder / "log").open("wb") as log:
         subprocess.run(
-            [*command, *(chosen or ["t/integration"])], cwd=source, check=False,
+            [*command, *options], cwd=source, check=False,
             env={**os.environ, **env, "PYTHONPATH": path, "PATH": programs}, stdout=log, stderr=log,
         )  # fmt: skip
     return outcomes(report)
@@ -116,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="a folder for reports and logs")
     parser.add_argument("tests", nargs="*", help="t/integration/test_tasks.py ...; all by default")
     options = parser.parse_args(arguments)
+    explained = tomllib.loads(EXPLAINED.read_text())
+    left_out = explained.get(options.broker, {})
+    chosen = [*(options.tests or ["t/integration"]), *(f"--deselect={name}" for name in left_out)]
     sides = {"stock": (), "ours": ("tests.ecosystem.installs",)}
     print(f"Celery {celery.__version__}, stock and with install(app)", flush=True)
     began = time.monotonic()
@@ -128,9 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (keep / side).mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor() as threads:
             stock, ours = threads.map(
-                lambda side: run(keep / side, envs[side], sides[side], options.tests), sides
+                lambda side: run(keep / side, envs[side], sides[side], chosen), sides
             )
-    explained = tomllib.loads(EXPLAINED.read_text())
+    for name, why in left_out.items():
+        print(f"{name}: not run: {why}")
     unexplained = 0
     for name, (on_stock, with_us) in differences(stock, ours).items():
         why = explained.get(name)
