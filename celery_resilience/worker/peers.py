@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from hashlib import blake2b
@@ -45,16 +46,16 @@ logger = logging.getLogger("celery_resilience")
 
 #: What they are asked by: a control command.
 COMMAND = "resilience_in_hand"
-#: How long answers are waited for, in seconds; how long until it is asked again; and for how long
-#: it is asked where no worker knows the message.
-_WAIT, _PAUSE, _PATIENCE = 1.0, 2.0, 9.0
+#: How long answers are waited for, in seconds; how long until it is asked again; for how long it
+#: is asked where no worker knows the message, and where none answers.
+_WAIT, _PAUSE, _PATIENCE, _UNANSWERED = 1.0, 2.0, 9.0, 20.0
 #: How long before a message was counted for the first time the loss may have been noticed that
 #: this was due to, in seconds: it may have waited for a consumer, and clocks differ.
 _BEFORE = 60.0
 #: So long those that come together wait for each other, in seconds: they are asked for at once.
 _TOGETHER = 0.1
 #: How long all of it takes at most, in seconds, should RabbitMQ not answer either.
-ASKED = _PATIENCE + _PAUSE + ANSWER
+ASKED = _UNANSWERED + _PATIENCE + _PAUSE + ANSWER
 
 #: The headers that matter of what was acknowledged last. More than was prefetched can't be lost on
 #: the way. All of each message's would keep the garbage collector busy: 1 to 3 % of a short task.
@@ -157,13 +158,22 @@ def _name(told: Any) -> Name:
 # To ask
 
 
-class _Asked(NamedTuple):
-    """One message that is asked for."""
+@dataclass
+class _Asked:
+    """One message that is asked for: by all that have come here under its name."""
 
-    then: Callable[[Found], None]
-    since: float
+    then: list[Callable[[Found], None]]
     #: When the message was first counted, in seconds since the epoch.
     counted: float | None
+    #: Since when it is asked for, and when workers first answered: by the monotonic clock.
+    since: float
+    answered: float | None = None
+
+    def is_unknown(self, now: float) -> bool:
+        """Whether it has been asked for long enough. Nobody answers where RabbitMQ does not."""
+        if self.answered is None:
+            return now - self.since >= _UNANSWERED
+        return now - self.answered >= _PATIENCE
 
 
 class _Questions:
@@ -181,34 +191,41 @@ class _Questions:
         if self._broker is not self._pending.broker:
             # The loop's timers have gone with the connection, and so have the messages.
             self._broker = self._pending.broker
-            self._asked.clear()
+            self._asked = {}
         begins = not self._asked
-        self._asked[name] = _Asked(then, time.monotonic(), counted)
+        self._asked.setdefault(name, _Asked([], counted, time.monotonic())).then.append(then)
         if begins:
-            self._pending.loop.call_after(_TOGETHER, self._begin, app)
+            self._pending.loop.call_after(_TOGETHER, self._begin, app, self._asked)
 
-    def _begin(self, app: Any) -> None:
-        names = list(self._asked)
-        if not names:
+    def _begin(self, app: Any, asked: dict[Name, _Asked]) -> None:
+        """Ask for what was *asked*, if its connection is still the newest: an older one's questions
+        would only be in the way."""
+        if asked is not self._asked or not asked:
             return
-        counted, now = [self._asked[name].counted for name in names], time.time()
+        names, now = list(asked), time.time()
+        counted = [asked[name].counted for name in names]
         ages = [0.0 if at is None else now - at + _BEFORE for at in counted]
-        call = partial(_question, app, names, ages)
-        what = "asking the other workers about a redelivered message"
-        self._aside.ask(what, call, partial(self._hear, app, names))
 
-    def _hear(self, app: Any, names: Sequence[Name], answers: Any) -> None:
+        def question() -> Any:
+            return _question(app, names, ages) if asked is self._asked else None
+
+        what = "asking the other workers about a redelivered message"
+        self._aside.ask(what, question, partial(self._hear, app, asked, names))
+
+    def _hear(
+        self, app: Any, asked: dict[Name, _Asked], names: Sequence[Name], answers: Any
+    ) -> None:
+        now = time.monotonic()
         for number, name in enumerate(names):
-            asked = self._asked.get(name)
-            if asked is None:
-                continue
-            found = _best(answers or (), number)
-            late = time.monotonic() - asked.since >= _PATIENCE
-            if late or found.answer is not Answer.NOTHING:
-                del self._asked[name]
-                asked.then(found)
-        if self._asked:
-            self._pending.loop.call_after(_PAUSE, self._begin, app)
+            one, found = asked[name], _best(answers or (), number)
+            if answers and one.answered is None:
+                one.answered = now
+            if found.answer is not Answer.NOTHING or one.is_unknown(now):
+                del asked[name]
+                for then in one.then:
+                    then(found)
+        if asked:
+            self._pending.loop.call_after(_PAUSE, self._begin, app, asked)
 
 
 _questions: WeakKeyDictionary[Settler, _Questions] = WeakKeyDictionary()

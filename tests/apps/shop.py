@@ -52,7 +52,7 @@ if "LEASE" in os.environ:  # a test of a worker's death need not wait as long as
 
     leases.LEASE = float(os.environ["LEASE"])
     leases.RENEW = float(os.environ.get("RENEW", leases.LEASE / 6))
-    peers._PATIENCE, peers._PAUSE = 2.0, 0.5
+    peers._PATIENCE, peers._UNANSWERED, peers._PAUSE = 2.0, 4.0, 0.5
     leases.GRACE = 0.0  # the test's server may have been started a moment ago
 if "AHEAD" in os.environ:  # a pool that was quick lately takes so many more than it can begin
     from celery_resilience.transport.slots import Pace

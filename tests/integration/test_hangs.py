@@ -244,6 +244,7 @@ def test_other_workers_are_not_waited_for_where_rabbitmq_does_not_answer(
     silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "_PAUSE", 0.1)
+    monkeypatch.setattr(peers, "_UNANSWERED", 4.0)
     app = Celery(broker=f"amqp://127.0.0.1:{silent}", set_as_current=False)
     calls: queue.Queue[Any] = queue.Queue()
     loop = SimpleNamespace(

@@ -97,31 +97,90 @@ def test_answer_that_it_runs_counts_more_than_that_it_had() -> None:
     ]  # fmt: skip
 
 
+class Questions(peers._Questions):
+    """What one worker asks; RabbitMQ and the other workers are stubs. Each question takes 3 s."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Any) -> None:
+        self.calls: list[Any] = []
+        loop = SimpleNamespace(
+            looping=True, in_loop=lambda call: call(),
+            call_after=lambda delay, call, *args: self.calls.append(lambda: call(*args)),
+        )  # fmt: skip
+        self.pending = SimpleNamespace(broker=object(), loop=loop)
+        super().__init__(SimpleNamespace(pending=self.pending))  # type: ignore[arg-type]
+        self.asked: list[Any] = []
+        clock = SimpleNamespace(monotonic=lambda: 3.0 * len(self.asked), time=lambda: 100.0)
+        monkeypatch.setattr(peers, "time", clock)
+        monkeypatch.setattr(peers, "_question", lambda app, *asked: self.asked.append(asked))
+        given = iter(answers)
+
+        def ask(what: str, call: Any, then: Any) -> None:
+            call()
+            then(next(given))
+
+        self._aside.ask = ask  # type: ignore[method-assign, assignment]
+        self.told: list[Any] = []
+
+    def about(self, id_: str, counted: float | None = None) -> None:
+        name = peers.Name(id_, 0, 0, (), "")
+        self.ask(None, name, counted, lambda found: self.told.append((id_, found.answer)))
+
+    def go_on(self) -> None:
+        while self.calls:
+            self.calls.pop(0)()
+
+    def names(self) -> list[list[str]]:
+        return [[name.id for name in names] for names, _ in self.asked]
+
+
 def test_question_is_repeated_for_those_that_no_worker_knows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls: list[Any] = []
-    loop = SimpleNamespace(
-        looping=True, in_loop=lambda call: call(),
-        call_after=lambda delay, call, *args: calls.append(lambda: call(*args)),
-    )  # fmt: skip
-    pending = SimpleNamespace(broker=object(), loop=loop)
-    questions = peers._Questions(SimpleNamespace(pending=pending))  # type: ignore[arg-type]
-    asked: list[Any] = []
-    clock = SimpleNamespace(monotonic=lambda: 3.0 * len(asked), time=lambda: 100.0)
-    monkeypatch.setattr(peers, "time", clock)
+    nobody = [{"w": [""]}]
+    questions = Questions(monkeypatch, [{"w": ["", "had"]}], *[nobody] * 9)
+    questions.about("one", 95.0)
+    questions.about("other")
+    questions.go_on()
+    assert questions.told == [("other", Answer.HAD), ("one", Answer.NOTHING)]
+    assert questions.names() == [["one", "other"], *[["one"]] * 3]
+    # Each with the seconds since it was first counted, and a minute before.
+    assert [ages for _, ages in questions.asked] == [[65.0, 0.0], *[[65.0]] * 3]
 
-    def ask(what: str, call: Any, then: Any) -> None:
-        asked.append(call.args[1:])
-        then([{"w": ["", "had"]}] if len(asked) == 1 else None)
 
-    questions._aside.ask = ask  # type: ignore[method-assign, assignment]
-    told: list[Any] = []
-    one, other = (peers.Name(id_, 0, 0, (), "") for id_ in ("one", "other"))
-    for name, at in ((one, 95.0), (other, None)):
-        questions.ask(None, name, at, lambda found, name=name: told.append((name.id, found)))  # type: ignore[misc]
-    while calls:
-        calls.pop(0)()
-    # Each is asked for with the seconds since it was first counted, and a minute before.
-    assert asked == [([one, other], [65.0, 0.0]), *[([one], [65.0])] * 2]
-    assert told == [("other", Found(Answer.HAD, "w")), ("one", Found(Answer.NOTHING))]
+@pytest.mark.parametrize("nothing", [None, []])
+def test_question_that_nobody_has_answered_is_repeated_for_longer(
+    nothing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way to the others is broken, or slow: that says nothing of the message."""
+    questions = Questions(monkeypatch, *[nothing] * 6, [{"w": ["had"]}])
+    questions.about("one")
+    questions.go_on()
+    assert questions.told == [("one", Answer.HAD)]
+    questions = Questions(monkeypatch, *[nothing] * 9)
+    questions.about("one")
+    questions.go_on()
+    assert questions.told == [("one", Answer.NOTHING)]
+    assert len(questions.asked) == 7, "20 s"
+
+
+def test_question_of_a_connection_that_is_lost_is_asked_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each loss would leave its own behind, and they would wait for each other."""
+    questions = Questions(monkeypatch, *[[{"w": [""]}]] * 9)
+    for _ in range(5):
+        questions.about("lost")
+        questions.pending.broker = object()
+    questions.about("one")
+    assert len(questions.calls) == 6  # by gevent a lost connection takes no timers along
+    questions.go_on()
+    assert questions.told == [("one", Answer.NOTHING)]
+    assert questions.names() == [["one"]] * 4
+
+
+def test_answer_is_for_each_message_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = Questions(monkeypatch, [{"w": ["had"]}])
+    questions.about("one")
+    questions.about("one")
+    questions.go_on()
+    assert questions.told == [("one", Answer.HAD)] * 2
