@@ -172,7 +172,10 @@ def test_question_of_a_connection_that_is_lost_is_asked_no_more(
         questions.about("lost")
         questions.pending.broker = object()
     questions.about("one")
-    assert len(questions.calls) == 6  # by gevent a lost connection takes no timers along
+    timers = [questions.calls.pop(0) for _ in range(6)]  # with gevent a loss takes none along
+    for timer in timers:
+        timer()
+    assert questions.names() == [["one"]]
     questions.go_on()
     assert questions.told == [("one", Answer.NOTHING)]
     assert questions.names() == [["one"]] * 4
