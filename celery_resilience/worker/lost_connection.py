@@ -56,10 +56,10 @@ class InHand:
         self._had: dict[Name, deque[_Had]] = {}
         #: What succeeded shortly before a loss: its acknowledgement may be lost as well.
         self._succeeded: dict[Name, float] = {}
-        #: When the connection was lost; how many redeliveries of a message were put down to that,
-        #: and when the last was; when other workers were told so.
+        #: When the connection was lost; when redeliveries of a message were put down to that; and
+        #: when other workers were last told so.
         self._losses: deque[float] = deque(maxlen=1000)
-        self._excused: dict[Name, tuple[int, float]] = {}
+        self._excused: dict[Name, list[float]] = {}
         self._told: dict[Name, float] = {}
 
     def __bool__(self) -> bool:
@@ -136,18 +136,20 @@ class InHand:
         now = time.monotonic()
         if now - self._told.get(name, -_REPEATED) < _REPEATED:
             return Answer.HAD
-        losses = sum(at > now - age for at in self._losses)
+        losses, excused = (
+            sum(at >= now - age for at in times)
+            for times in (self._losses, self._excused.get(name, ()))
+        )
         # One that is not noticed yet is one, too.
         losses += any(_is(request, name) and _is_open(request) for request in reserved())
-        if losses <= self._excused.get(name, (0, 0.0))[0]:
+        if losses <= excused:
             return Answer.NOTHING
         self._excuse(name)
         self._told[name] = now
         return Answer.HAD
 
     def _excuse(self, name: Name) -> None:
-        before, _ = self._excused.get(name, (0, 0.0))
-        self._excused[name] = before + 1, time.monotonic()
+        self._excused.setdefault(name, []).append(time.monotonic())
 
     def _belongs_to(self, request: Any, message: Any, c: Any) -> bool:
         ours = request._message
@@ -193,7 +195,7 @@ class InHand:
             else:
                 del self._had[name]
         self._succeeded = {name: at for name, at in self._succeeded.items() if at > before}
-        self._excused = {name: (n, at) for name, (n, at) in self._excused.items() if at > before}
+        self._excused = {name: at for name, at in self._excused.items() if at[-1] > before}
         self._told = {name: at for name, at in self._told.items() if at > before}
 
 

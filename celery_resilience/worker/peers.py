@@ -169,11 +169,13 @@ class _Asked:
     since: float
     answered: float | None = None
 
-    def is_unknown(self, now: float) -> bool:
-        """Whether it has been asked for long enough. Nobody answers where RabbitMQ does not."""
+    def is_unknown(self, now: float, is_answer: bool) -> bool:
+        """Whether it has been asked for long enough, by the last answer if there are any. Nobody
+        answers where RabbitMQ does not."""
         if self.answered is None:
             return now - self.since >= _UNANSWERED
-        return now - self.answered >= _PATIENCE
+        most = _UNANSWERED + _PATIENCE
+        return now - self.answered >= _PATIENCE and (is_answer or now - self.since >= most)
 
 
 class _Questions:
@@ -204,7 +206,7 @@ class _Questions:
             return
         names, now = list(asked), time.time()
         counted = [asked[name].counted for name in names]
-        ages = [0.0 if at is None else now - at + _BEFORE for at in counted]
+        ages = [_BEFORE + (0.0 if at is None else now - at) for at in counted]
 
         def question() -> Any:
             return _question(app, names, ages) if asked is self._asked else None
@@ -215,17 +217,23 @@ class _Questions:
     def _hear(
         self, app: Any, asked: dict[Name, _Asked], names: Sequence[Name], answers: Any
     ) -> None:
-        now = time.monotonic()
+        now, ended = time.monotonic(), []
         for number, name in enumerate(names):
-            one, found = asked[name], _best(answers or (), number)
+            one, found = asked.get(name), _best(answers or (), number)
+            if one is None:
+                continue
             if answers and one.answered is None:
                 one.answered = now
-            if found.answer is not Answer.NOTHING or one.is_unknown(now):
+            if found.answer is not Answer.NOTHING or one.is_unknown(now, bool(answers)):
                 del asked[name]
-                for then in one.then:
-                    then(found)
+                ended += [(then, found) for then in one.then]
         if asked:
             self._pending.loop.call_after(_PAUSE, self._begin, app, asked)
+        for then, found in ended:  # last: whatever comes of it, the others are asked for again
+            try:
+                then(found)
+            except Exception:
+                logger.exception("a redelivered message is held: its end could not be decided")
 
 
 _questions: WeakKeyDictionary[Settler, _Questions] = WeakKeyDictionary()

@@ -144,7 +144,7 @@ def test_question_is_repeated_for_those_that_no_worker_knows(
     assert questions.told == [("other", Answer.HAD), ("one", Answer.NOTHING)]
     assert questions.names() == [["one", "other"], *[["one"]] * 3]
     # Each with the seconds since it was first counted, and a minute before.
-    assert [ages for _, ages in questions.asked] == [[65.0, 0.0], *[[65.0]] * 3]
+    assert [ages for _, ages in questions.asked] == [[65.0, 60.0], *[[65.0]] * 3]
 
 
 @pytest.mark.parametrize("nothing", [None, []])
@@ -187,3 +187,31 @@ def test_answer_is_for_each_message_of_its_name(monkeypatch: pytest.MonkeyPatch)
     questions.about("one")
     questions.go_on()
     assert questions.told == [("one", Answer.HAD)] * 2
+
+
+def test_silence_after_an_answer_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = Questions(monkeypatch, [{"w": [""]}], *[None] * 4, [{"w": ["had"]}])
+    questions.about("one")
+    questions.go_on()
+    assert questions.told == [("one", Answer.HAD)]
+    questions = Questions(monkeypatch, [{"w": [""]}], *[None] * 19)
+    questions.about("one")
+    questions.go_on()
+    assert questions.told == [("one", Answer.NOTHING)]
+    assert len(questions.asked) == 10, "29 s"
+
+
+def test_end_that_fails_or_asks_leaves_the_others_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    questions = Questions(monkeypatch, [{"w": ["had", ""]}], *[[{"w": ["had", "had"]}]] * 5)
+
+    def fail(found: Found) -> None:
+        questions.about("asked meanwhile")
+        raise RuntimeError("no")
+
+    questions.ask(None, peers.Name("fails", 0, 0, (), ""), None, fail)
+    questions.about("other")
+    questions.go_on()
+    assert questions.told == [("other", Answer.HAD), ("asked meanwhile", Answer.HAD)]
+    assert questions.names() == [["fails", "other"], ["other", "asked meanwhile"]]
